@@ -1,0 +1,89 @@
+"""Sums and means over groups of rows, for any group ids, in jit, on any mesh.
+
+A `[B, B]` comparison of ids stands in for the sort or the segment sum that would need
+the groups' number, or an unsharded batch axis. XLA fuses it into the reduction; at
+B = 8192 it costs what one 8192-wide matrix-vector product costs.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec, reshard
+
+
+def group_sum(values, group_ids, where=None):
+  """The sum over each row's group, given to every row of that group.
+
+  Args:
+    values: `[B]`.
+    group_ids: `[B]` integers, any values, in any order; equal ids make a group.
+    where: `[B]` bool, rows that count; None counts all. Values elsewhere may be NaN.
+
+  Returns:
+    `[B]` fp32.
+
+  Raises:
+    ValueError: a wrong shape or dtype.
+
+  >>> import jax.numpy as jnp
+  >>> group_sum(jnp.array([1.0, 2.0, 3.0]), jnp.array([7, -1, 7])).tolist()
+  [4.0, 2.0, 4.0]
+  """
+  values, same = _grouped(values, group_ids, where)
+  return jnp.where(same, values[None, :], 0.0).sum(-1)
+
+
+def group_count(group_ids, where=None):
+  """`[B]` fp32: how many rows of each row's group count.
+
+  >>> import jax.numpy as jnp
+  >>> group_count(jnp.array([7, -1, 7])).tolist()
+  [2.0, 1.0, 2.0]
+  """
+  return group_sum(jnp.ones(jnp.shape(group_ids), jnp.float32), group_ids, where)
+
+
+def group_mean(values, group_ids, where=None):
+  """`[B]` fp32: the mean over each row's group; 0 where no row of it counts.
+
+  >>> import jax.numpy as jnp
+  >>> group_mean(jnp.array([1.0, 2.0, 3.0]), jnp.array([7, -1, 7])).tolist()
+  [2.0, 2.0, 2.0]
+  """
+  count = jnp.maximum(group_count(group_ids, where), 1.0)
+  return group_sum(values, group_ids, where) / count
+
+
+def group_max(values, group_ids, where=None):
+  """`[B]` fp32: the largest value of each row's group; -inf where no row counts.
+
+  >>> import jax.numpy as jnp
+  >>> group_max(jnp.array([1.0, 2.0, 3.0]), jnp.array([7, -1, 7])).tolist()
+  [3.0, 2.0, 3.0]
+  """
+  values, same = _grouped(values, group_ids, where)
+  return jnp.where(same, values[None, :], -jnp.inf).max(-1)
+
+
+def replicate(x):
+  """`x` on every device of an Explicit mesh; elsewhere the compiler decides."""
+  mesh = jax.typeof(x).sharding.mesh
+  if AxisType.Explicit in mesh.axis_types:
+    return reshard(x, PartitionSpec(*[None] * x.ndim))
+  return x
+
+
+def _grouped(values, group_ids, where):
+  """`(values for the columns, [B, B] which columns count for which row)`."""
+  values, group_ids = jnp.asarray(values), jnp.asarray(group_ids)
+  if group_ids.ndim != 1 or not jnp.issubdtype(group_ids.dtype, jnp.integer):
+    raise ValueError(
+      f"group_ids must be [B] integers, got {group_ids.dtype}{list(group_ids.shape)}"
+    )
+  if values.shape != group_ids.shape:
+    raise ValueError(
+      f"values must be [B] = {group_ids.shape} like group_ids, got {values.shape}"
+    )
+  same = group_ids[:, None] == replicate(group_ids)[None, :]
+  if where is not None:
+    same = same & replicate(jnp.asarray(where) != 0)[None, :]
+  return replicate(values.astype(jnp.float32)), same

@@ -1,0 +1,28 @@
+"""The metrics that the ratio losses share."""
+
+import jax
+import jax.numpy as jnp
+
+from tis_jax.diagnostics.metrics import Metrics, maximum, mean, minimum
+
+
+def ratio_metrics(log_ratio, mask) -> Metrics:
+  """How far the policy has drifted from the loss's anchor, over the mask.
+
+  `policy/ratio` and its extremes, and the two estimates of KL(anchor || policy) that a
+  sample from the anchor allows: k1 (signed, unbiased) and k3 (non-negative, unbiased).
+  """
+  log_ratio = jax.lax.stop_gradient(log_ratio)
+  ratio = jnp.exp(log_ratio)
+  return {
+    "policy/ratio": mean(ratio, mask),
+    "policy/ratio_max": maximum(ratio, mask),
+    "policy/ratio_min": minimum(ratio, mask),
+    "policy/drift_k1": mean(-log_ratio, mask),
+    "policy/drift_k3": mean(ratio - 1.0 - log_ratio, mask),
+  }
+
+
+def fraction(condition, mask):
+  """The share of masked tokens where `condition` holds."""
+  return mean(condition.astype(jnp.float32), mask)

@@ -1,0 +1,149 @@
+"""From per-token losses to one number, with the denominator in plain sight.
+
+Every mode is one formula,
+
+  loss = sum_bt mask_bt token_loss_bt / denominator_b
+
+and differs in the denominator alone. `denominators` computes it, once, over the whole
+batch of an optimizer step; a micro-batch or a shard then divides its own rows by its
+own slice, and the sum over micro-batches and shards is the batch's loss, exactly.
+"""
+
+import jax.numpy as jnp
+
+from tis_jax.advantages.groups import group_sum
+from tis_jax.losses._inputs import as_fp32, as_mask, check_at_least
+
+MODES = (
+  "token_mean",
+  "sequence_mean",
+  "sequence_sum",
+  "sequence_sum_constant",
+  "token_sum",
+  "prompt_mean",
+)
+
+
+def aggregate(
+  token_loss,
+  mask,
+  mode="token_mean",
+  *,
+  denominator_mask=None,
+  denominator=None,
+  group_ids=None,
+  length=None,
+):
+  """Sums a token loss over its mask and divides by an explicit denominator.
+
+  Args:
+    token_loss: `[B, T]`. What lies under a False mask, NaN included, is ignored.
+    mask: `[B, T]` bool or 0/1, the tokens that train: after rejection, if any.
+    mode: see `denominators`.
+    denominator_mask: `[B, T]` the mask that the denominator counts. The mask before
+      rejection keeps the step's size (rejected tokens count as zeros), the mask after
+      it renormalises to what is left. None is `mask`: the latter.
+    denominator: `[B]` of `denominators`, or a scalar, when the rows here are a part of
+      the batch (micro-batch, shard); `mode` and what belongs to it are then its affair
+      and must be left out.
+    group_ids: `[B]` int32 prompt of each row, for "prompt_mean".
+    length: the constant of "sequence_sum_constant", in tokens.
+
+  Returns:
+    fp32 scalar; 0, with gradient 0, when nothing is in the mask.
+
+  Raises:
+    ValueError: wrong shapes, an unknown mode, an argument missing or in conflict.
+
+  >>> import jax.numpy as jnp
+  >>> loss = jnp.array([[1.0, 2.0, 3.0], [5.0, jnp.nan, jnp.nan]])
+  >>> mask = jnp.array([[1, 1, 1], [1, 0, 0]])
+  >>> [float(aggregate(loss, mask, m)) for m in ("token_mean", "sequence_mean")]
+  [2.75, 3.5]
+
+  Micro-batches add up to the batch:
+
+  >>> d = denominators(mask, "token_mean")
+  >>> sum(float(aggregate(loss[i:i+1], mask[i:i+1], denominator=d[i:i+1]))
+  ...     for i in (0, 1))
+  2.75
+  """
+  if jnp.ndim(token_loss) != 2:
+    raise ValueError(f"token_loss must be [B, T], got shape {jnp.shape(token_loss)}")
+  shape = jnp.shape(token_loss)
+  mask = as_mask(mask, shape)
+  if denominator is None:
+    counted = mask if denominator_mask is None else denominator_mask
+    as_mask(counted, shape, "denominator_mask")
+    denominator = denominators(counted, mode, group_ids=group_ids, length=length)
+  elif not (denominator_mask is None and group_ids is None and length is None):
+    raise ValueError(
+      "denominator is given: leave out denominator_mask, group_ids and length, "
+      "which are arguments of the `denominators` that made it"
+    )
+  denominator = jnp.asarray(denominator, jnp.float32)
+  if denominator.shape not in ((), shape[:1]):
+    raise ValueError(
+      f"denominator must be a scalar or [B] = ({shape[0]},), got {denominator.shape}"
+    )
+  rows = jnp.where(mask, as_fp32("token_loss", token_loss), 0.0).sum(-1)
+  empty = denominator == 0
+  return jnp.where(empty, 0.0, rows / jnp.where(empty, 1.0, denominator)).sum()
+
+
+def denominators(mask, mode="token_mean", *, group_ids=None, length=None):
+  """What each row's summed token loss is divided by, over a whole batch.
+
+  With `n_b` tokens in row b, `R` rows that hold any, `P` prompts that hold any:
+
+    token_mean             sum_b n_b       every token alike (DAPO, verl, SkyRL)
+    sequence_mean          R n_b           mean over rows of token means (GRPO)
+    sequence_sum           R               mean over rows of token sums
+    sequence_sum_constant  R length        the same over a constant (Dr. GRPO)
+    token_sum              1
+    prompt_mean            P n_prompt(b)   mean over prompts of token means
+
+  Args:
+    mask: `[B, T]` bool or 0/1: every row of the optimizer step.
+    mode: one of the above.
+    group_ids: `[B]` int32, any values, for "prompt_mean".
+    length: tokens, for "sequence_sum_constant".
+
+  Returns:
+    `[B]` fp32, 0 for rows that hold nothing. Slice it together with the rows.
+
+  Raises:
+    ValueError: an unknown mode; a missing or superfluous group_ids or length.
+
+  >>> import jax.numpy as jnp
+  >>> denominators(jnp.array([[1, 1, 1], [1, 0, 0]]), "sequence_mean").tolist()
+  [6.0, 2.0]
+
+  References: arXiv:2503.14476 (DAPO), arXiv:2503.20783 (Dr. GRPO).
+  """
+  if mode not in MODES:
+    raise ValueError(f"mode must be one of {MODES}, got {mode!r}")
+  if (group_ids is not None) != (mode == "prompt_mean"):
+    raise ValueError(f"group_ids belongs to mode 'prompt_mean', the mode is {mode!r}")
+  if (length is not None) != (mode == "sequence_sum_constant"):
+    raise ValueError(
+      f"length belongs to mode 'sequence_sum_constant', the mode is {mode!r}"
+    )
+  if jnp.ndim(mask) != 2:
+    raise ValueError(f"mask must be [B, T], got shape {jnp.shape(mask)}")
+  tokens = as_mask(mask, jnp.shape(mask)).sum(-1, dtype=jnp.float32)
+  filled = (tokens > 0).astype(jnp.float32)
+  if mode == "token_mean":
+    return filled * tokens.sum()
+  if mode == "sequence_mean":
+    return tokens * filled.sum()
+  if mode == "sequence_sum":
+    return filled * filled.sum()
+  if mode == "sequence_sum_constant":
+    check_at_least("length", length, 0, strict=True)
+    return filled * filled.sum() * length
+  if mode == "token_sum":
+    return filled
+  rows_of_prompt = group_sum(filled, group_ids)
+  prompts = (filled / jnp.maximum(rows_of_prompt, 1.0)).sum()
+  return filled * prompts * group_sum(tokens, group_ids)
