@@ -7,7 +7,7 @@ B = 8192 it costs what one 8192-wide matrix-vector product costs.
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec, reshard
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
 
 
 def group_sum(values, group_ids, where=None):
@@ -68,7 +68,7 @@ def replicate(x):
   """`x` on every device of an Explicit mesh; elsewhere the compiler decides."""
   mesh = jax.typeof(x).sharding.mesh
   if AxisType.Explicit in mesh.axis_types:
-    return reshard(x, PartitionSpec(*[None] * x.ndim))
+    return reshard(x, NamedSharding(mesh, PartitionSpec(*[None] * x.ndim)))
   return x
 
 
