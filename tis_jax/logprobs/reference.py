@@ -1,0 +1,134 @@
+"""The definition: log-probs from logits that are held in full.
+
+Every other implementation is tested against this one, and this one against float64.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from tis_jax.logprobs.types import TokenLogprobs, TopK
+
+
+def logprobs_from_logits(
+  logits: jax.Array,
+  targets: jax.Array,
+  *,
+  temperature: jax.Array | float = 1.0,
+  entropy: bool = True,
+  top_k: int = 0,
+) -> TokenLogprobs:
+  """Log-probs, entropy and log-normaliser of `targets` under given logits.
+
+      logp = l[target] - logsumexp(l),   l = float32(logits) / temperature
+
+  The one definition of a log-prob in this library; a sampler that holds the logits of a
+  decode step calls it directly, a learner calls `token_logprobs`, which agrees with it
+  without holding them. An entry of -inf is a token of probability 0. Differentiable in
+  `logits` and `temperature`.
+
+  Args:
+    logits: `[..., V]`, any float dtype; converted to fp32 before anything else.
+    targets: `[...]` integer token ids in `[0, V)`; one outside gives NaN, never a
+      number that looks like a log-prob.
+    temperature: positive scalar, or an array that broadcasts to `targets`; may be
+      traced.
+    entropy: whether to compute the entropy.
+    top_k: how many of the most probable tokens to return, 0 for none.
+
+  Returns:
+    `TokenLogprobs`, fp32, in nats.
+
+  Raises:
+    ValueError: where the shapes disagree, or a Python `temperature` is not positive.
+
+  >>> import jax.numpy as jnp
+  >>> logits = jnp.log(jnp.array([[0.5, 0.25, 0.25]]))
+  >>> out = logprobs_from_logits(logits, jnp.array([1]), top_k=2)
+  >>> [round(float(x), 4) for x in jnp.exp(out.logp)]
+  [0.25]
+  >>> round(float(out.entropy[0]), 4)  # 1.5 ln 2
+  1.0397
+  >>> out.top_k.tokens
+  Array([[0, 1]], dtype=int32)
+
+  Reference: the softmax with its maximum taken out, as in any text on numerics; why the
+  dtype matters is measured on the numerics page of the documentation.
+  """
+  if logits.shape[:-1] != targets.shape:
+    raise ValueError(f"logits {logits.shape} and targets {targets.shape} do not match")
+  temperature = check_temperature(temperature, targets.shape)
+  scaled = logits.astype(jnp.float32) / temperature[..., None]
+
+  peak = jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True))
+  # A row of -inf has no distribution; without this its maximum would also poison rows
+  # that only look so because a block of the vocabulary is masked.
+  peak = jnp.where(jnp.isfinite(peak), peak, 0.0)
+  shifted = scaled - peak
+  exp_shifted = jnp.exp(shifted)
+  total = jnp.sum(exp_shifted, axis=-1)
+  log_total = jnp.log(total)
+
+  # A compare-and-sum, not a gather: a gather fails on a vocab-sharded Explicit mesh.
+  at_target = _iota(scaled) == targets[..., None]
+  at_target_shifted = jnp.sum(jnp.where(at_target, shifted, 0.0), axis=-1)
+  in_range = (targets >= 0) & (targets < logits.shape[-1])
+  logp = jnp.where(in_range, at_target_shifted - log_total, jnp.nan)
+
+  mean_shifted = None
+  if entropy:
+    # exp(-inf) * -inf is NaN where the limit is 0, in the value and in the gradient.
+    finite = jnp.where(exp_shifted > 0, shifted, 0.0)
+    mean_shifted = jnp.sum(exp_shifted * finite, axis=-1) / total
+  best = None
+  if top_k:
+    values, tokens = jax.lax.top_k(jax.lax.stop_gradient(shifted), top_k)
+    best = TopK(values - jax.lax.stop_gradient(log_total)[..., None], tokens)
+  return TokenLogprobs(
+    logp=logp,
+    # Both terms are measured from the maximum, so logits of 1e4 cost no digits.
+    entropy=log_total - mean_shifted if entropy else None,
+    log_normalizer=log_total + peak[..., 0],
+    top_k=best,
+  )
+
+
+def materialized_logits(
+  hidden: jax.Array,
+  head: jax.Array,
+  *,
+  bias: jax.Array | None = None,
+  soft_cap: float | None = None,
+  tied: bool = False,
+  precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
+) -> jax.Array:
+  """`[..., V]` fp32 logits before temperature: cap(hidden @ head) + bias."""
+  logits = jax.lax.dot_general(
+    *_same_dtype(hidden, head),
+    (((hidden.ndim - 1,), (1 if tied else 0,)), ((), ())),
+    precision=precision,
+    preferred_element_type=jnp.float32,
+  )
+  if soft_cap is not None:
+    logits = soft_cap * jnp.tanh(logits / soft_cap)
+  if bias is not None:
+    logits = logits + jnp.broadcast_to(bias.astype(jnp.float32), logits.shape)
+  return logits
+
+
+def check_temperature(temperature, shape: tuple[int, ...]) -> jax.Array:
+  """fp32 temperature broadcast to `shape`; a Python number must be positive."""
+  if isinstance(temperature, (int, float)) and not temperature > 0:
+    raise ValueError(
+      f"temperature {temperature} is not positive; greedy decoding has no log-prob of"
+      " its own (score it at temperature 1)"
+    )
+  return jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), shape)
+
+
+def _same_dtype(hidden, head):
+  dtype = jnp.promote_types(hidden.dtype, head.dtype)
+  return hidden.astype(dtype), head.astype(dtype)
+
+
+def _iota(logits):
+  return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)

@@ -1,0 +1,34 @@
+"""What a log-prob call returns."""
+
+from typing import NamedTuple
+
+import jax
+
+
+class TopK(NamedTuple):
+  """The most probable tokens of each position, most probable first. No gradient.
+
+  Attributes:
+    logp: `[..., k]` fp32, in nats.
+    tokens: `[..., k]` int32 token ids.
+  """
+
+  logp: jax.Array
+  tokens: jax.Array
+
+
+class TokenLogprobs(NamedTuple):
+  """The readings of one pass over the vocabulary, all fp32 and in nats.
+
+  Attributes:
+    logp: `[...]`, log-probability of the target token.
+    entropy: `[...]`, entropy of the whole distribution; None when not asked for.
+    log_normalizer: `[...]`, logsumexp of the logits after soft-cap, bias and
+      temperature.
+    top_k: the k most probable tokens; None when not asked for.
+  """
+
+  logp: jax.Array
+  entropy: jax.Array | None
+  log_normalizer: jax.Array
+  top_k: TopK | None
