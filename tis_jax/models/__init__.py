@@ -1,0 +1,31 @@
+"""A Flax NNX decoder, the weights it reads, and their tokenizers."""
+
+from tis_jax.models.cache import KVCache, init_cache
+from tis_jax.models.config import DecoderConfig, RopeScaling
+from tis_jax.models.decoder import Decoder
+from tis_jax.models.params import (
+  abstract_params,
+  decoder_graph,
+  flatten,
+  init_params,
+  unflatten,
+)
+from tis_jax.models.precision import cast
+from tis_jax.models.sharding import params_sharding
+from tis_jax.models.tokenizers import CharacterTokenizer
+
+__all__ = [
+  "CharacterTokenizer",
+  "Decoder",
+  "DecoderConfig",
+  "KVCache",
+  "RopeScaling",
+  "abstract_params",
+  "cast",
+  "decoder_graph",
+  "flatten",
+  "init_cache",
+  "init_params",
+  "params_sharding",
+  "unflatten",
+]

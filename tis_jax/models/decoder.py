@@ -1,0 +1,172 @@
+"""A Llama-like decoder in Flax NNX: one block, stacked over layers and scanned."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tis_jax.models.cache import KVCache
+from tis_jax.models.config import DecoderConfig
+from tis_jax.models.layers import Block, attend, rms_norm, rotary_angles
+
+
+class Decoder(nnx.Module):
+  """Decoder-only transformer: tokens in, final hidden states out.
+
+  The output head is separate (`head`), so that log-probs can be taken without holding
+  [B, S, V] logits. Layers are stacked, [L, ...] an array, and run by `lax.scan`:
+  compile time does not grow with depth.
+
+  Args:
+    config: shapes and arithmetic.
+    rngs: `nnx.Rngs` with a `params` stream; normal(1/sqrt(fan in)) weights.
+    dtype: of the activations. Norms, rotary angles, attention logits and softmax are
+      fp32 inside, every contraction accumulates in fp32.
+    param_dtype: of the parameters.
+    remat: recompute each layer in the backward pass instead of keeping its inside.
+
+  Example:
+    >>> config = DecoderConfig(vocab_size=19, hidden_size=16, intermediate_size=32,
+    ...                        num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4)
+    >>> model = Decoder(config, rngs=nnx.Rngs(0))
+    >>> hidden_BSD, _ = model(jnp.array([[3, 1, 4]]))
+    >>> (hidden_BSD @ model.head()).shape
+    (1, 3, 19)
+  """
+
+  def __init__(
+    self,
+    config: DecoderConfig,
+    *,
+    rngs: nnx.Rngs,
+    dtype=jnp.float32,
+    param_dtype=jnp.float32,
+    remat: bool = False,
+  ):
+    self.config = config
+    self.dtype = jnp.dtype(dtype)
+    self.remat = remat
+    shape = (config.vocab_size, config.hidden_size)
+    scale = config.hidden_size**-0.5
+
+    def table(shape):
+      return nnx.Param(scale * jax.random.normal(rngs.params(), shape, param_dtype))
+
+    self.embedding = table(shape)
+    self.layers = nnx.vmap(
+      lambda rngs: Block(config, rngs=rngs, param_dtype=param_dtype)
+    )(rngs.fork(split=config.num_layers))
+    self.final_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
+    if not config.tie_embeddings:
+      self.output = table(shape[::-1])
+
+  def head(self) -> jax.Array:
+    """The output matrix [D, V] in the activations' dtype."""
+    if self.config.tie_embeddings:
+      return self.embedding[...].astype(self.dtype).T
+    return self.output[...].astype(self.dtype)
+
+  def __call__(
+    self,
+    tokens_BS: jax.Array,
+    *,
+    segment_ids_BS: jax.Array | None = None,
+    positions_BS: jax.Array | None = None,
+    cache: KVCache | None = None,
+  ) -> tuple[jax.Array, KVCache | None]:
+    """Hidden states of `tokens_BS` after the final norm, and the cache with them in it.
+
+    A token attends to the tokens up to itself in its own segment. With a cache the S
+    tokens take the slots `length .. length + S - 1` and also attend to earlier ones.
+
+    Args:
+      tokens_BS: int32 ids.
+      segment_ids_BS: int32; 0 is padding, tokens attend inside equal non-zero ids, a
+        segment is contiguous. None: all of a row is segment 1.
+      positions_BS: int32; None counts from 0 inside each segment (left padding and
+        packing need nothing more), going on from the cache.
+      cache: from `init_cache`, with S free slots left (unchecked under jit).
+
+    Returns:
+      (hidden_BSD in `dtype`, the advanced cache or None).
+    """
+    if segment_ids_BS is None:
+      segment_ids_BS = jnp.ones(tokens_BS.shape, jnp.int32)
+    if cache is not None:
+      cache = cache._replace(
+        segment_ids_BC=jax.lax.dynamic_update_slice(
+          cache.segment_ids_BC, segment_ids_BS.astype(jnp.int32), (0, cache.length)
+        )
+      )
+    if positions_BS is None:
+      positions_BS = _positions(segment_ids_BS, cache)
+    mask_BSC = _attention_mask(segment_ids_BS, cache)
+    angles = rotary_angles(self.config, positions_BS)
+    x_BSD = jnp.take(self.embedding[...], tokens_BS, axis=0).astype(self.dtype)
+    graph, stacked = nnx.split(self.layers)
+
+    def layer(carry, layer_inputs):
+      x_BSD, memory = carry
+      params, index = layer_inputs
+      attention = functools.partial(_attention, mask_BSC, memory, index)
+      return nnx.merge(graph, params)(x_BSD, angles, attention), None
+
+    if self.remat:
+      # Inside a scan the optimiser cannot undo the recomputation; no barrier needed.
+      layer = jax.checkpoint(layer, prevent_cse=False)
+    indices = jnp.arange(self.config.num_layers)
+    (x_BSD, cache), _ = jax.lax.scan(layer, (x_BSD, cache), (stacked, indices))
+    if cache is not None:
+      cache = cache._replace(length=cache.length + tokens_BS.shape[1])
+    return rms_norm(x_BSD, self.final_norm[...], self.config.rms_norm_eps), cache
+
+
+def _attention(mask_BSC, cache, layer, query, key, value):
+  """Attends to the new keys, or to the cache with them written into `layer`."""
+  if cache is None:
+    return attend(query, key, value, mask_BSC), None
+
+  def write(memory, new):
+    # The whole cache is carried and written in place; handing out layer by layer would
+    # copy all of it at every token.
+    start = (layer, 0, cache.length, 0, 0)
+    return jax.lax.dynamic_update_slice(memory, new[None].astype(memory.dtype), start)
+
+  cache = cache._replace(
+    keys_LBCNK=write(cache.keys_LBCNK, key),
+    values_LBCNK=write(cache.values_LBCNK, value),
+  )
+  keys, values = (
+    jax.lax.dynamic_index_in_dim(memory, layer, keepdims=False)
+    for memory in (cache.keys_LBCNK, cache.values_LBCNK)
+  )
+  return attend(query, keys, values, mask_BSC), cache
+
+
+def _positions(segment_ids_BS, cache):
+  """Index of each token inside its segment, counting what the cache holds of it."""
+  length = segment_ids_BS.shape[1]
+  index_1S = jnp.arange(length)[None, :]
+  previous = jnp.roll(segment_ids_BS, 1, axis=1)
+  starts = (segment_ids_BS != previous) | (index_1S == 0)
+  first_BS = jax.lax.cummax(jnp.where(starts, index_1S, 0), axis=1)
+  positions_BS = index_1S - first_BS
+  if cache is None:
+    return positions_BS
+  slots_1C = jnp.arange(cache.segment_ids_BC.shape[1])[None, :]
+  seen_BC = jnp.where(slots_1C < cache.length, cache.segment_ids_BC, 0)
+  same_BSC = segment_ids_BS[:, :, None] == seen_BC[:, None, :]
+  return positions_BS + jnp.sum(same_BSC, axis=-1, dtype=jnp.int32)
+
+
+def _attention_mask(segment_ids_BS, cache):
+  """bool [B, S, C]: same non-zero segment, and not later."""
+  slots_S = jnp.arange(segment_ids_BS.shape[1])
+  segment_ids_BC = segment_ids_BS
+  if cache is not None:
+    segment_ids_BC, slots_S = cache.segment_ids_BC, slots_S + cache.length
+  slots_C = jnp.arange(segment_ids_BC.shape[1])
+  causal_1SC = (slots_C[None, :] <= slots_S[:, None])[None]
+  same_BSC = segment_ids_BS[:, :, None] == segment_ids_BC[:, None, :]
+  return causal_1SC & same_BSC & (segment_ids_BS != 0)[:, :, None]

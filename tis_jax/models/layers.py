@@ -1,0 +1,163 @@
+"""The parts of a block: RMS norm, rotary positions, grouped attention, gated MLP.
+
+Letters in names: B rows, S new tokens, C slots to attend to, D width, N key heads,
+G query heads a key head, K head width, F MLP width.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tis_jax.models.config import DecoderConfig
+from tis_jax.models.precision import contract
+
+# Finite, so that a row with nothing to attend to gives numbers and not NaN.
+_MASKED = -1e30
+
+
+def rms_norm(x, scale, eps: float):
+  """x / rms(x) * scale over the last axis, computed in fp32, in the dtype of x."""
+  x32 = x.astype(jnp.float32)
+  x32 = x32 * jax.lax.rsqrt(jnp.mean(x32 * x32, axis=-1, keepdims=True) + eps)
+  scale = jnp.expand_dims(scale.astype(jnp.float32), range(x.ndim - 1))
+  return (x32 * scale).astype(x.dtype)
+
+
+def rotary_angles(config: DecoderConfig, positions_BS):
+  """Cosines and sines of the rotary angles, fp32 [B, S, K/2].
+
+  The k-th pair turns by position * theta^(-2k/K); `rope_scaling` slows the slow ones.
+
+  Source: Su et al. 2021 (arXiv 2104.09864); Llama 3's stretching as in `transformers`.
+  """
+  half = config.head_dim // 2
+  frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  if (scaling := config.rope_scaling) is not None:
+    turns = scaling.original_positions * frequency / (2 * jnp.pi)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
+    frequency = frequency * (kept + (1 - kept) / scaling.factor)
+  angles = positions_BS.astype(jnp.float32)[..., None] * frequency[None, None, :]
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(x, angles):
+  """Turns the pairs (k, k + K/2) of each head of x [B, S, ..., K] by its angles."""
+  axes = tuple(range(2, x.ndim - 1))
+  cos, sin = (jnp.expand_dims(a, axes) for a in angles)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  turned = [first * cos - second * sin, second * cos + first * sin]
+  return jnp.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def attend(query_BSNGK, keys_BCNK, values_BCNK, mask_BSC):
+  """softmax(query . keys / sqrt(K)) . values; logits and softmax in fp32.
+
+  Args:
+    query_BSNGK: rotated queries, grouped by the key head they share.
+    keys_BCNK: rotated keys.
+    values_BCNK: values.
+    mask_BSC: bool, which slots a token may look at.
+
+  Returns:
+    [B, S, N, G, K] in the dtype of the queries.
+  """
+  dtype = query_BSNGK.dtype
+  scale = query_BSNGK.shape[-1] ** -0.5
+  logits_BNGSC = jnp.einsum(
+    "bsngk,bcnk->bngsc",
+    query_BSNGK,
+    keys_BCNK.astype(dtype),
+    preferred_element_type=jnp.float32,
+  )
+  mask_BNGSC = mask_BSC[:, None, None, :, :]
+  logits_BNGSC = jnp.where(mask_BNGSC, logits_BNGSC * scale, _MASKED)
+  weights_BNGSC = jax.nn.softmax(logits_BNGSC, axis=-1).astype(dtype)
+  return jnp.einsum(
+    "bngsc,bcnk->bsngk",
+    weights_BNGSC,
+    values_BCNK.astype(dtype),
+    preferred_element_type=jnp.float32,
+  ).astype(dtype)
+
+
+def _weight(rngs, shape, fan_in, dtype, gain=1.0):
+  scale = gain * fan_in**-0.5
+  return nnx.Param(scale * jax.random.normal(rngs.params(), shape, dtype))
+
+
+class Attention(nnx.Module):
+  """Grouped-query attention with rotary positions."""
+
+  def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype):
+    width, kv, head = config.hidden_size, config.num_kv_heads, config.head_dim
+    group, dtype = config.group_size, param_dtype
+    # A residual branch starts small, so that depth does not grow the stream.
+    gain = (2 * config.num_layers) ** -0.5
+    self.eps = config.rms_norm_eps
+    self.query = _weight(rngs, (width, kv, group, head), width, dtype)
+    self.key = _weight(rngs, (width, kv, head), width, dtype)
+    self.value = _weight(rngs, (width, kv, head), width, dtype)
+    fan_in = config.num_heads * head
+    self.out = _weight(rngs, (kv, group, head, width), fan_in, dtype, gain)
+    if config.attention_bias:
+      self.query_bias = nnx.Param(jnp.zeros((kv, group, head), dtype))
+      self.key_bias = nnx.Param(jnp.zeros((kv, head), dtype))
+      self.value_bias = nnx.Param(jnp.zeros((kv, head), dtype))
+    if config.qk_norm:
+      self.query_norm = nnx.Param(jnp.ones((head,), dtype))
+      self.key_norm = nnx.Param(jnp.ones((head,), dtype))
+    self.has_bias, self.has_norm = config.attention_bias, config.qk_norm
+
+  def project(self, x_BSD, angles):
+    """Rotated queries [B, S, N, G, K], rotated keys and values [B, S, N, K]."""
+    query = contract("bsd,dngk->bsngk", x_BSD, self.query)
+    key = contract("bsd,dnk->bsnk", x_BSD, self.key)
+    value = contract("bsd,dnk->bsnk", x_BSD, self.value)
+    if self.has_bias:
+      query = query + self.query_bias[...].astype(query.dtype)[None, None]
+      key = key + self.key_bias[...].astype(key.dtype)[None, None]
+      value = value + self.value_bias[...].astype(value.dtype)[None, None]
+    if self.has_norm:
+      query = rms_norm(query, self.query_norm[...], self.eps)
+      key = rms_norm(key, self.key_norm[...], self.eps)
+    return rotate(query, angles), rotate(key, angles), value
+
+  def merge(self, heads_BSNGK):
+    """Heads back to the residual stream, [B, S, D]."""
+    return contract("bsngk,ngkd->bsd", heads_BSNGK, self.out)
+
+
+class MLP(nnx.Module):
+  """down(silu(gate(x)) * up(x)), known as SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
+
+  def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype):
+    width, inner = config.hidden_size, config.intermediate_size
+    gain = (2 * config.num_layers) ** -0.5
+    self.gate = _weight(rngs, (width, inner), width, param_dtype)
+    self.up = _weight(rngs, (width, inner), width, param_dtype)
+    self.down = _weight(rngs, (inner, width), inner, param_dtype, gain)
+
+  def __call__(self, x_BSD):
+    gate = contract("bsd,df->bsf", x_BSD, self.gate)
+    up = contract("bsd,df->bsf", x_BSD, self.up)
+    return contract("bsf,fd->bsd", jax.nn.silu(gate) * up, self.down)
+
+
+class Block(nnx.Module):
+  """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+  def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype):
+    self.eps = config.rms_norm_eps
+    self.attention_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
+    self.attention = Attention(config, rngs=rngs, param_dtype=param_dtype)
+    self.mlp_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
+    self.mlp = MLP(config, rngs=rngs, param_dtype=param_dtype)
+
+  def __call__(self, x_BSD, angles, attention):
+    """Runs the block; `attention(query, key, value)` decides what is attended to."""
+    normed = rms_norm(x_BSD, self.attention_norm[...], self.eps)
+    heads, memory = attention(*self.attention.project(normed, angles))
+    x_BSD = x_BSD + self.attention.merge(heads)
+    normed = rms_norm(x_BSD, self.mlp_norm[...], self.eps)
+    return x_BSD + self.mlp(normed), memory

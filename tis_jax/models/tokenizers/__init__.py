@@ -1,0 +1,6 @@
+"""Text to ids and back. A tokenizer has `encode`, `decode`, `eos_id`, `pad_id` and
+`vocab_size`; nothing else is asked of one."""
+
+from tis_jax.models.tokenizers.characters import CharacterTokenizer
+
+__all__ = ["CharacterTokenizer"]
