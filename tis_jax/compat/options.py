@@ -1,0 +1,110 @@
+"""Reading a peer's configuration: every mistake in it is named, with the peer.
+
+The peers read their options one by one and ignore what they do not know, so that a
+misspelt key silently trains without correction. Here a config fails when it is built.
+"""
+
+import difflib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+
+def read(
+  peer: str, config: Mapping[str, Any] | None, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+  """The options of `config` over the peer's `defaults`.
+
+  Raises:
+    TypeError: `config` is not a mapping.
+    ValueError: a key is unknown; the message names it, the peer, and the nearest key.
+
+  >>> read("verl", {"rollout_is": "token"}, {"rollout_is": None, "rollout_rs": None})
+  {'rollout_is': 'token', 'rollout_rs': None}
+  >>> read("verl", {"rollout_si": "token"}, {"rollout_is": None})
+  Traceback (most recent call last):
+  ...
+  ValueError: verl has no option 'rollout_si'; did you mean 'rollout_is'?
+  """
+  if config is None:
+    return dict(defaults)
+  if not hasattr(config, "keys"):
+    raise TypeError(f"{peer}: the config must be a mapping, got {config!r}")
+  for key in config.keys():  # noqa: SIM118 (ConfigDict iterates otherwise)
+    if key not in defaults:
+      nearest = difflib.get_close_matches(str(key), list(defaults), n=1, cutoff=0.0)
+      raise ValueError(f"{peer} has no option {key!r}; did you mean {nearest[0]!r}?")
+  return {**defaults, **{key: config[key] for key in config.keys()}}  # noqa: SIM118
+
+
+def choice(peer: str, key: str, value: Any, choices: tuple) -> Any:
+  """`value`, if it is one of `choices`.
+
+  >>> choice("slime", "tis_mode", "drop", ("truncate", "clip", "mask"))
+  Traceback (most recent call last):
+  ...
+  ValueError: slime: tis_mode must be one of 'truncate', 'clip', 'mask'; got 'drop'
+  """
+  if value not in choices:
+    raise ValueError(f"{peer}: {key} must be one of {_list(choices)}; got {value!r}")
+  return value
+
+
+def flag(peer: str, key: str, value: Any) -> bool:
+  """`value`, if it is a bool."""
+  if not isinstance(value, bool):
+    raise ValueError(f"{peer}: {key} must be true or false; got {value!r}")
+  return value
+
+
+def number(
+  peer: str,
+  key: str,
+  value: Any,
+  *,
+  above: float | None = None,
+  at_least: float | None = None,
+) -> float:
+  """`value` as a float; text such as `"1e-4"`, as YAML leaves it, is read.
+
+  >>> number("verl", "clip_ratio_c", "3", above=1.0)
+  3.0
+  >>> number("SkyRL", "tis_imp_ratio_cap", -1.0, above=0.0)
+  Traceback (most recent call last):
+  ...
+  ValueError: SkyRL: tis_imp_ratio_cap must be above 0; got -1.0
+  """
+  try:
+    result = float("nan") if isinstance(value, bool) else float(value)
+  except (TypeError, ValueError):
+    result = float("nan")
+  if math.isnan(result):
+    raise ValueError(f"{peer}: {key} must be a number; got {value!r}")
+  if above is not None and not result > above:
+    raise ValueError(f"{peer}: {key} must be above {above:g}; got {value!r}")
+  if at_least is not None and not result >= at_least:
+    raise ValueError(f"{peer}: {key} must be at least {at_least:g}; got {value!r}")
+  return result
+
+
+def band(
+  peer: str, low_key: str, low: Any, high_key: str, high: Any, *, above: float = 0.0
+) -> tuple[float, float]:
+  """Two bounds of a ratio, both positive and in order.
+
+  >>> band("ROLL", "ratio_low", 1.2, "ratio_high", 0.8)
+  Traceback (most recent call last):
+  ...
+  ValueError: ROLL: ratio_low (1.2) is above ratio_high (0.8); nothing would pass
+  """
+  low = number(peer, low_key, low, above=above)
+  high = number(peer, high_key, high, above=above)
+  if low > high:
+    raise ValueError(
+      f"{peer}: {low_key} ({low:g}) is above {high_key} ({high:g}); nothing would pass"
+    )
+  return low, high
+
+
+def _list(choices: tuple) -> str:
+  return ", ".join(repr(item) for item in choices)

@@ -1,0 +1,3 @@
+"""SkyRL: off-policy correction, losses, advantages and reductions, by its options."""
+
+from tis_jax.compat.skyrl.correction import correction as correction

@@ -1,0 +1,203 @@
+"""slime: the mismatch helper (`mis.py`), weights and rejection with separate bounds."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from tis_jax.compat import options
+from tis_jax.compat.arrays import (
+  Array,
+  log,
+  masked_max,
+  masked_mean,
+  masked_min,
+  masked_sum,
+  prepare,
+)
+from tis_jax.compat.mismatch import mismatch
+from tis_jax.corrections.ratios import ratio
+
+_PEER = "slime"
+_LEVELS = ("token", "sequence", "geometric")
+_DEFAULTS = {
+  "use_tis": False,
+  "tis_mode": "truncate",
+  "tis_level": "token",
+  "tis_lower_bound": 0.5,
+  "tis_upper_bound": 2.0,
+  "tis_batch_normalize": True,
+  "use_rs": False,
+  "rs_level": "token",
+  "rs_lower_bound": None,
+  "rs_upper_bound": None,
+  "rs_veto_threshold": 1e-4,
+}
+_MISMATCH = (
+  "training_ppl",
+  "training_log_ppl",
+  "rollout_ppl",
+  "rollout_log_ppl",
+  "kl",
+  "k3_kl",
+  "log_ppl_diff",
+  "log_ppl_abs_diff",
+  "ppl_ratio",
+  "chi2_token",
+  "chi2_seq",
+)
+Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
+
+
+def correction(config: Mapping[str, Any] | None = None) -> Correct:
+  r"""The correction of slime's `mis.py` options.
+
+  With rho the ratio at `tis_level` (token, sequence product, geometric mean), the
+  weight is min(rho, upper) (`truncate`), rho held inside both bounds (`clip`), or rho
+  itself with the tokens outside the bounds leaving the mask (`mask`). Rejection tests
+  the ratio at `rs_level` against the `rs_` bounds, which fall back to the `tis_` ones;
+  the veto, part of it, drops a sequence that holds a ratio under `rs_veto_threshold`.
+  A lower bound of None is 1/upper.
+
+  Args:
+    config: slime's options: `use_tis`, `tis_mode` (truncate, clip, mask), `tis_level`
+      (token, sequence, geometric), `tis_lower_bound`, `tis_upper_bound`,
+      `tis_batch_normalize`, `use_rs`, `rs_level`, `rs_lower_bound`, `rs_upper_bound`,
+      `rs_veto_threshold`.
+
+  Returns:
+    `fn(old_logp, sampler_logp, mask) -> (weight, mask, metrics)` over `[B, T]` arrays.
+    The weight is None without `use_tis`. slime leaves the averaging of its per-token
+    metrics to the trainer; here they are means over the tokens of the incoming mask,
+    perplexities means over sequences.
+
+  Raises:
+    ValueError: an unknown key, an impossible value, or `tis_batch_normalize` at the
+      geometric level, which slime refuses as well.
+
+  >>> fn = correction({"use_tis": True, "tis_batch_normalize": False})
+  >>> weight, mask, metrics = fn(
+  ...   jnp.array([[0.0, -1.0]]), jnp.array([[-1.0, -1.5]]), jnp.array([[1, 1]])
+  ... )
+  >>> weight
+  Array([[2.       , 1.6487212]], dtype=float32)
+
+  Source: slime, `examples/train_infer_mismatch_helper/mis.py` (2026-08).
+  """
+  cfg = _check(options.read(_PEER, config, _DEFAULTS))
+
+  def correct(old_logp, sampler_logp, mask):
+    dtype = jnp.asarray(mask).dtype
+    old_logp, sampler_logp, valid_BT = prepare(old_logp, sampler_logp, mask)
+    log_ratio_BT = old_logp - sampler_logp
+    kept_BT = valid_BT
+    weight_BT, metrics = None, {}
+    if cfg["use_tis"]:
+      weight_BT, kept_BT, metrics = _weigh(cfg, log_ratio_BT, valid_BT)
+    if cfg["use_rs"]:
+      passed_BT, rejection_metrics = _reject(cfg, log_ratio_BT, valid_BT)
+      kept_BT = kept_BT & passed_BT
+      metrics |= rejection_metrics
+    if weight_BT is not None:
+      if cfg["tis_batch_normalize"]:
+        weight_BT, metrics["mis_batch_norm_factor"] = _normalize(
+          cfg["tis_level"], weight_BT, valid_BT
+        )
+      metrics["mis_is_ratio_mean_final"] = masked_mean(weight_BT, valid_BT)
+      metrics["mis_is_ratio_min_final"] = masked_min(weight_BT, valid_BT)
+      metrics["mis_is_ratio_max_final"] = masked_max(weight_BT, valid_BT)
+    gap = mismatch(old_logp, sampler_logp, valid_BT)
+    metrics |= {f"mis_{name}": gap[name] for name in _MISMATCH}
+    return weight_BT, kept_BT.astype(dtype), metrics
+
+  return correct
+
+
+def _check(cfg: dict[str, Any]) -> dict[str, Any]:
+  for key in ("use_tis", "use_rs", "tis_batch_normalize"):
+    options.flag(_PEER, key, cfg[key])
+  options.choice(_PEER, "tis_mode", cfg["tis_mode"], ("truncate", "clip", "mask"))
+  for key in ("tis_level", "rs_level"):
+    options.choice(_PEER, key, cfg[key], _LEVELS)
+  if cfg["use_tis"] and cfg["tis_batch_normalize"] and cfg["tis_level"] == "geometric":
+    raise ValueError(
+      "slime: tis_batch_normalize works at tis_level 'token' and 'sequence' only"
+    )
+  upper = options.number(_PEER, "tis_upper_bound", cfg["tis_upper_bound"], above=0)
+  lower = 1 / upper if cfg["tis_lower_bound"] is None else cfg["tis_lower_bound"]
+  lower = options.number(_PEER, "tis_lower_bound", lower, at_least=0)
+  if cfg["use_tis"] and cfg["tis_mode"] != "truncate":
+    options.band(_PEER, "tis_lower_bound", lower, "tis_upper_bound", upper)
+  rs_upper = upper if cfg["rs_upper_bound"] is None else cfg["rs_upper_bound"]
+  rs_lower = lower if cfg["rs_lower_bound"] is None else cfg["rs_lower_bound"]
+  if cfg["use_rs"]:
+    rs_lower, rs_upper = options.band(
+      _PEER, "rs_lower_bound", rs_lower, "rs_upper_bound", rs_upper
+    )
+  veto = cfg["rs_veto_threshold"]
+  if veto is not None:
+    veto = options.number(_PEER, "rs_veto_threshold", veto, above=0)
+  return cfg | {
+    "tis_lower_bound": lower,
+    "tis_upper_bound": upper,
+    "rs_lower_bound": rs_lower,
+    "rs_upper_bound": rs_upper,
+    "rs_veto_threshold": veto,
+  }
+
+
+def _ratio(level: str, log_ratio_BT: Array, valid_BT: Array) -> Array:
+  if level == "token":
+    return ratio(jnp.where(valid_BT, log_ratio_BT, 0.0))
+  aggregate = masked_sum if level == "sequence" else masked_mean
+  row_B = ratio(aggregate(log_ratio_BT, valid_BT, 1))
+  return jnp.broadcast_to(row_B[:, None], log_ratio_BT.shape)
+
+
+def _weigh(cfg, log_ratio_BT, valid_BT):
+  ratio_BT = _ratio(cfg["tis_level"], log_ratio_BT, valid_BT)
+  lower, upper = cfg["tis_lower_bound"], cfg["tis_upper_bound"]
+  low_BT, high_BT = ratio_BT < lower, ratio_BT > upper
+  share = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
+  kept_BT, weight_BT = valid_BT, ratio_BT
+  metrics = {"mis_tis_weight_before_bound": masked_mean(ratio_BT, valid_BT)}
+  if cfg["tis_mode"] == "truncate":
+    weight_BT = jnp.minimum(ratio_BT, upper)
+    metrics["mis_tis_truncate_fraction"] = share(high_BT)
+  else:
+    name = f"mis_tis_{cfg['tis_mode']}_fraction"
+    metrics |= {f"{name}_low": share(low_BT), f"{name}_high": share(high_BT)}
+    if cfg["tis_mode"] == "clip":
+      weight_BT = jnp.clip(ratio_BT, lower, upper)
+    else:
+      kept_BT = valid_BT & ~low_BT & ~high_BT
+  metrics["mis_tis_weight_after_bound"] = masked_mean(weight_BT, valid_BT)
+  return jnp.where(valid_BT, weight_BT, 0.0), kept_BT, metrics
+
+
+def _reject(cfg, log_ratio_BT, valid_BT):
+  ratio_BT = _ratio(cfg["rs_level"], log_ratio_BT, valid_BT)
+  low_BT = ratio_BT < cfg["rs_lower_bound"]
+  high_BT = ratio_BT > cfg["rs_upper_bound"]
+  share = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
+  metrics = {
+    "mis_rs_mask_fraction_low": share(low_BT),
+    "mis_rs_mask_fraction_high": share(high_BT),
+  }
+  passed_BT = ~low_BT & ~high_BT
+  if cfg["rs_veto_threshold"] is not None:
+    bad_BT = valid_BT & (log_ratio_BT < log(cfg["rs_veto_threshold"]))
+    bad_B = bad_BT.any(1)
+    passed_BT = passed_BT & ~bad_B[:, None]
+    metrics["mis_rs_catastrophic_token_fraction"] = share(bad_BT)
+    metrics["mis_rs_catastrophic_seq_fraction"] = bad_B.mean(dtype=jnp.float32)
+  return passed_BT, metrics
+
+
+def _normalize(level, weight_BT, valid_BT):
+  if level == "token":
+    mean = masked_mean(weight_BT, valid_BT)
+  else:
+    mean = masked_mean(masked_mean(weight_BT, valid_BT, 1), valid_BT.any(1))
+  factor = jnp.where(mean > 1e-8, mean, 1.0)
+  return weight_BT / factor, factor

@@ -1,0 +1,246 @@
+"""verl: `algorithm.rollout_correction`, weights and the eleven rejection statistics."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from tis_jax.compat import options
+from tis_jax.compat.arrays import (
+  Array,
+  log,
+  masked_mean,
+  masked_sum,
+  prepare,
+)
+from tis_jax.compat.mismatch import mismatch
+from tis_jax.compat.verl import correction_2025_10, metrics
+from tis_jax.corrections.ratios import DIVERGENCES, clamp_log, ratio
+
+_PEER = "verl"
+_PREFIX = "rollout_corr/"
+_STATISTICS = (
+  *("token_k1", "token_k2", "token_k3"),
+  *("seq_sum_k1", "seq_sum_k2", "seq_sum_k3"),
+  *("seq_mean_k1", "seq_mean_k2", "seq_mean_k3"),
+  *("seq_max_k2", "seq_max_k3"),
+)
+_REMOVED = {"token": "token_k1", "sequence": "seq_sum_k1", "geometric": "seq_mean_k1"}
+DEFAULTS = {
+  "rollout_is": None,
+  "rollout_is_threshold": 2.0,
+  "rollout_is_batch_normalize": False,
+  "rollout_rs": None,
+  "rollout_rs_threshold": None,
+  "bypass_mode": False,
+  "loss_type": "ppo_clip",
+}
+Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
+
+
+def correction(config: Mapping[str, Any] | None = None) -> Correct:
+  r"""The correction of verl's rollout-correction options, both generations of them.
+
+  With l = old_logp - sampler_logp, rho = exp(clip(l, -20, 20)) per token or
+  exp(clip(sum l, -20, 20)) per sequence, the weight is min(rho, C), or for an IcePop
+  threshold `"lo_hi"` rho inside [lo, hi] and 0 outside. Rejection keeps what passes
+  every option of `rollout_rs`: token_k1..k3, seq_sum_k1..k3, seq_mean_k1..k3,
+  seq_max_k2..k3. Weights, statistics and metrics all see the incoming mask.
+
+  Where verl is wrong, so is this: the k1 statistics are -log rho, so that `token_k1`
+  with `"0.6_1.4"` accepts rho in [1/1.4, 1/0.6]; rows without tokens count in the
+  sequence metrics. The native chain is right in both.
+
+  A config with `rollout_is_level`, `rollout_is_mode`, `rollout_is_threshold_lower` or
+  `rollout_is_veto_threshold`, or whose `rollout_is` is a bool, is of the generation of
+  2025-10 (levels token, sequence, geometric; modes truncate and mask, of which `clip`
+  is a synonym) and reports verl's `mismatch/` metrics.
+
+  Args:
+    config: the `rollout_correction` section, pasted.
+
+  Returns:
+    `fn(old_logp, sampler_logp, mask) -> (weight, mask, metrics)` over `[B, T]` arrays;
+    the mask in the dtype it came in, metrics as scalars. The weight is None where none
+    applies: no `rollout_is`, or `bypass_mode` with `ppo_clip`, where verl only logs it
+    because the loss divides by the sampler already.
+
+  Raises:
+    ValueError: an unknown key or an impossible value.
+
+  >>> fn = correction({"rollout_is": "token", "rollout_rs": "seq_mean_k1",
+  ...                  "rollout_rs_threshold": "0.5_2.0"})
+  >>> old, sampler = jnp.array([[-1.0, -2.0]]), jnp.array([[-2.0, -2.0]])
+  >>> weight, mask, metrics = fn(old, sampler, jnp.ones((1, 2), bool))
+  >>> weight, mask
+  (Array([[2., 1.]], dtype=float32), Array([[ True,  True]], dtype=bool))
+  >>> metrics["rollout_corr/kl"]
+  Array(-0.5, dtype=float32)
+
+  Source: verl, `trainer/ppo/rollout_corr_helper.py` (2026-08) and
+  `trainer/ppo/mismatch_helper.py` (2025-10).
+  """
+  if config is not None and correction_2025_10.recognises(config):
+    return correction_2025_10.correction(config)
+  cfg = check(_PEER, config)
+  log_only = cfg["bypass_mode"] and cfg["loss_type"] == "ppo_clip"
+
+  def correct(old_logp, sampler_logp, mask):
+    dtype = jnp.asarray(mask).dtype
+    old_logp, sampler_logp, valid_BT = prepare(old_logp, sampler_logp, mask)
+    log_ratio_BT = jnp.where(valid_BT, old_logp - sampler_logp, 0.0)
+    weight_BT, kept_BT, out = None, valid_BT, {}
+    if cfg["rollout_is"] is not None:
+      weight_BT, weight_metrics = _weigh(cfg, log_ratio_BT, valid_BT)
+      out |= weight_metrics
+    if cfg["rollout_rs"]:
+      kept_BT, rejection_metrics = _reject(cfg["rollout_rs"], log_ratio_BT, valid_BT)
+      out |= rejection_metrics
+    out |= mismatch(old_logp, sampler_logp, valid_BT)
+    out = {f"{_PREFIX}{name}": value for name, value in out.items()}
+    return None if log_only else weight_BT, kept_BT.astype(dtype), out
+
+  return correct
+
+
+def check(peer: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
+  """The options with their thresholds parsed.
+
+  `rollout_is_threshold` becomes a pair (low or None, high), `rollout_rs` a dict from
+  statistic to its bounds.
+  """
+  cfg = options.read(peer, config, DEFAULTS)
+  options.choice(peer, "rollout_is", cfg["rollout_is"], (None, "token", "sequence"))
+  options.flag(peer, "rollout_is_batch_normalize", cfg["rollout_is_batch_normalize"])
+  options.flag(peer, "bypass_mode", cfg["bypass_mode"])
+  options.choice(peer, "loss_type", cfg["loss_type"], ("ppo_clip", "reinforce"))
+  threshold = cfg["rollout_is_threshold"]
+  if threshold is None:  # verl: no threshold, no weights
+    cfg["rollout_is"] = None
+  elif isinstance(threshold, str) and "_" in threshold:
+    cfg["rollout_is_threshold"] = _range(peer, "rollout_is_threshold", threshold)
+  else:
+    high = options.number(peer, "rollout_is_threshold", threshold, above=0)
+    cfg["rollout_is_threshold"] = (None, high)
+  cfg["rollout_rs"] = _rejections(
+    peer, cfg["rollout_rs"], cfg.pop("rollout_rs_threshold")
+  )
+  return cfg
+
+
+def _range(peer: str, key: str, text: str) -> tuple[float, float]:
+  low, _, high = text.partition("_")
+  return options.band(peer, f"{key} low", low, f"{key} high", high)
+
+
+def _rejections(peer, names, thresholds) -> dict[str, tuple[float, float]]:
+  """From `"token_k1,seq_max_k3"` and `"0.5_2.0,3.0"` to bounds of each statistic."""
+  if names is None:
+    return {}
+  if not isinstance(names, str):
+    raise ValueError(f"{peer}: rollout_rs must be text; got {names!r}")
+  names = list(dict.fromkeys(name.strip() for name in names.split(",")))
+  for name in names:
+    if name in _REMOVED:
+      raise ValueError(
+        f"{peer}: rollout_rs {name!r} was removed; write {_REMOVED[name]!r}"
+      )
+    options.choice(peer, "rollout_rs", name, _STATISTICS)
+  if thresholds is None:
+    raise ValueError(f"{peer}: rollout_rs {names} needs rollout_rs_threshold")
+  if not isinstance(thresholds, str):
+    thresholds = str(options.number(peer, "rollout_rs_threshold", thresholds))
+  specs = [spec.strip() for spec in thresholds.split(",") if spec.strip()]
+  if len(specs) not in {1, len(names)}:
+    raise ValueError(
+      f"{peer}: rollout_rs_threshold must hold 1 or {len(names)} bounds, one for each "
+      f"of {names}; got {thresholds!r}"
+    )
+  specs = specs * len(names) if len(specs) == 1 else specs
+  return {
+    name: _bounds(peer, name, spec) for name, spec in zip(names, specs, strict=True)
+  }
+
+
+def _bounds(peer: str, name: str, spec: str) -> tuple[float, float]:
+  """The bounds of the statistic itself: of -log rho for k1, from 0 for k2 and k3."""
+  key = f"rollout_rs_threshold of {name}"
+  if name.endswith("k1"):
+    if "_" in spec:
+      low, high = _range(peer, key, spec)
+    else:
+      high = options.number(peer, key, spec, above=0)
+      low, high = options.band(peer, f"{key} low", 1 / high, f"{key} high", high)
+    return log(low), log(high)
+  if "_" in spec:
+    raise ValueError(f"{peer}: {key} takes one upper bound, not a range; got {spec!r}")
+  return 0.0, options.number(peer, key, spec, above=0)
+
+
+def _weigh(cfg, log_ratio_BT, valid_BT):
+  low, high = cfg["rollout_is_threshold"]
+  sequence = cfg["rollout_is"] == "sequence"
+  total_B = masked_sum(log_ratio_BT, valid_BT, 1)
+  raw_BT = jnp.broadcast_to(
+    ratio(total_B)[:, None] if sequence else ratio(log_ratio_BT),
+    valid_BT.shape,
+  )
+  if low is None:
+    weight_BT = jnp.minimum(raw_BT, high)
+  else:
+    weight_BT = jnp.where((raw_BT >= low) & (raw_BT <= high), raw_BT, 0.0)
+  raw_BT = jnp.where(valid_BT, raw_BT, 0.0)
+  weight_BT = jnp.where(valid_BT, weight_BT, 0.0)
+  out = metrics.weights(
+    weight_BT,
+    raw_BT,
+    valid_BT,
+    low=1 / high if low is None else low,
+    high=high,
+    total_B=total_B if sequence else None,
+    clip=(0.0, high),
+  )
+  if low is not None:
+    outside_BT = (raw_BT < low) | (raw_BT > high)
+    out["rollout_is_oob_ratio"] = masked_mean(outside_BT.astype(jnp.float32), valid_BT)
+  if cfg["rollout_is_batch_normalize"]:
+    if sequence:
+      mean = masked_mean(masked_mean(weight_BT, valid_BT, 1), valid_BT.any(1))
+    else:
+      mean = masked_mean(weight_BT, valid_BT)
+    factor = jnp.where(mean > 1e-8, mean, 1.0)
+    weight_BT, out["rollout_is_batch_norm_factor"] = weight_BT / factor, factor
+  return weight_BT, out
+
+
+def _reject(bounds, log_ratio_BT, valid_BT):
+  kept_BT, out = valid_BT, {}
+  for name, (low, high) in bounds.items():
+    statistic, by_row = _statistic(name, log_ratio_BT, valid_BT)
+    two_sided = name.endswith("k1")
+    passed = (statistic <= high) & ((statistic >= low) | (not two_sided))
+    passed_BT = jnp.broadcast_to(passed[:, None] if by_row else passed, valid_BT.shape)
+    kept_BT = kept_BT & passed_BT
+    part = metrics.rejection(
+      statistic, passed_BT, valid_BT, low, high, by_row=by_row, two_sided=two_sided
+    )
+    out |= {f"rollout_rs_{name}_{key}": value for key, value in part.items()}
+  dropped_BT = valid_BT & ~kept_BT
+  share = lambda x: x.mean(dtype=jnp.float32)
+  out["rollout_rs_masked_fraction"] = masked_mean(
+    dropped_BT.astype(jnp.float32), valid_BT
+  )
+  out["rollout_rs_seq_masked_fraction"] = share(dropped_BT.any(1))
+  return kept_BT, out
+
+
+def _statistic(name, log_ratio_BT, valid_BT):
+  """The statistic `[B, T]` (`[B]` for a `seq_` option), and whether it is by row."""
+  token_BT = DIVERGENCES[name[-2:]](clamp_log(log_ratio_BT))
+  if name.startswith("token"):
+    return token_BT, False
+  if name.startswith("seq_sum"):
+    return masked_sum(token_BT, valid_BT, 1), True
+  if name.startswith("seq_mean"):
+    return masked_mean(token_BT, valid_BT, 1), True
+  return jnp.where(valid_BT, token_BT, 0.0).max(1), True
