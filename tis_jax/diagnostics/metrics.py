@@ -6,7 +6,7 @@ any order. `finalize` turns a dict of them into plain numbers, with standard err
 
   metrics = {"ratio": mean(ratio_BT, mask_BT), "ratio_max": maximum(ratio_BT, mask_BT)}
   metrics = merge(metrics, metrics_of_next_micro_batch)
-  finalize(metrics)  # {"ratio": 1.02, "ratio/stderr": 0.01, "ratio_max": 3.4}
+  finalize(metrics)  # {"ratio": 1.02, "ratio/stderr": 0.01, "ratio_max": 3.4, ...}
 """
 
 from collections.abc import Mapping
@@ -18,17 +18,28 @@ import jax.numpy as jnp
 
 
 class Mean(NamedTuple):
-  """A mean over counted items: sum, sum of squares and count (all fp32 scalars)."""
+  """A mean over counted items: their sum, their squared deviations, their number.
+
+  The squares are taken about the items' own mean: sums of plain squares would lose the
+  spread of a weight that sits near 1 to cancellation in fp32.
+  """
 
   total: jax.Array
-  total_sq: jax.Array
+  squares: jax.Array
   count: jax.Array
-  reduce = staticmethod(jnp.add)
+
+  def pooled(self) -> "Mean":
+    total, count = self.total.sum(0), self.count.sum(0)
+    shift = quotient(self.total, self.count) - quotient(total, count)
+    return Mean(total, (self.squares + self.count * shift**2).sum(0), count)
 
   def finalize(self) -> dict[str, jax.Array]:
-    value = _ratio(self.total, self.count)
-    variance = jnp.maximum(_ratio(self.total_sq, self.count) - value**2, 0.0)
-    return {"": value, "stderr": jnp.sqrt(_ratio(variance, self.count))}
+    variance = quotient(self.squares, self.count)
+    return {
+      "": quotient(self.total, self.count),
+      "std": jnp.sqrt(variance),
+      "stderr": jnp.sqrt(quotient(variance, self.count)),
+    }
 
 
 class Ratio(NamedTuple):
@@ -36,17 +47,21 @@ class Ratio(NamedTuple):
 
   numerator: jax.Array
   denominator: jax.Array
-  reduce = staticmethod(jnp.add)
+
+  def pooled(self) -> "Ratio":
+    return Ratio(self.numerator.sum(0), self.denominator.sum(0))
 
   def finalize(self) -> dict[str, jax.Array]:
-    return {"": _ratio(self.numerator, self.denominator)}
+    return {"": quotient(self.numerator, self.denominator)}
 
 
 class Sum(NamedTuple):
   """A plain total: tokens, sequences, events."""
 
   value: jax.Array
-  reduce = staticmethod(jnp.add)
+
+  def pooled(self) -> "Sum":
+    return Sum(self.value.sum(0))
 
   def finalize(self) -> dict[str, jax.Array]:
     return {"": self.value}
@@ -56,7 +71,9 @@ class Max(NamedTuple):
   """The largest value seen; 0 when nothing was."""
 
   value: jax.Array
-  reduce = staticmethod(jnp.maximum)
+
+  def pooled(self) -> "Max":
+    return Max(self.value.max(0))
 
   def finalize(self) -> dict[str, jax.Array]:
     return {"": jnp.where(jnp.isneginf(self.value), 0.0, self.value)}
@@ -66,20 +83,85 @@ class Min(NamedTuple):
   """The smallest value seen; 0 when nothing was."""
 
   value: jax.Array
-  reduce = staticmethod(jnp.minimum)
+
+  def pooled(self) -> "Min":
+    return Min(self.value.min(0))
 
   def finalize(self) -> dict[str, jax.Array]:
     return {"": jnp.where(jnp.isposinf(self.value), 0.0, self.value)}
 
 
-Metric = Mean | Ratio | Sum | Max | Min
+class EffectiveSampleSize(NamedTuple):
+  """`(sum w)^2 / (n sum w^2)`: the share of n samples that the weights leave in force.
+
+  Kish, "Survey Sampling" (1965). 1 for equal weights, 1/n when one sample rules; 0 when
+  nothing was counted.
+  """
+
+  total: jax.Array
+  squares: jax.Array
+  count: jax.Array
+
+  def pooled(self) -> "EffectiveSampleSize":
+    return EffectiveSampleSize(
+      self.total.sum(0), self.squares.sum(0), self.count.sum(0)
+    )
+
+  def finalize(self) -> dict[str, jax.Array]:
+    # In this order nothing overflows fp32: weights reach 5e8, their squares 2e17.
+    mean_weight = quotient(self.total, self.count)
+    return {"": mean_weight * quotient(self.total, self.squares)}
+
+
+class Histogram(NamedTuple):
+  """Counts between fixed edges, and the percentiles that follow from them."""
+
+  counts: jax.Array
+  edges: jax.Array
+  percentiles = (1, 5, 25, 50, 75, 95, 99)
+
+  def pooled(self) -> "Histogram":
+    return Histogram(self.counts.sum(0), self.edges.max(0))
+
+  def finalize(self) -> dict[str, jax.Array]:
+    values = percentile(self, jnp.array(self.percentiles, jnp.float32))
+    return {f"p{p:02d}": values[i] for i, p in enumerate(self.percentiles)}
+
+
+Metric = Mean | Ratio | Sum | Max | Min | EffectiveSampleSize | Histogram
 Metrics = dict[str, Metric]
 
 
-def mean(x: jax.Array, mask: jax.Array) -> Mean:
-  """The mean of `x` where `mask` is True. Values elsewhere may be NaN."""
-  x = jnp.where(mask, x, 0.0).astype(jnp.float32)
-  return Mean(x.sum(), (x * x).sum(), mask.sum(dtype=jnp.float32))
+def mean(x: jax.Array, mask: jax.Array, *, pivot: float = 0.0) -> Mean:
+  """The mean of `x` where `mask` is True. Values elsewhere may be NaN.
+
+  Args:
+    x: any shape.
+    mask: the same shape, bool or 0/1.
+    pivot: a value that `x` is known to sit near (1 for a ratio). One pass over the data
+      then keeps its spread to full precision, and its mean too.
+
+  >>> finalize({"w": mean(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1, 1, 0]))})
+  {'w': Array(1.5, ...), 'w/std': Array(0.5, ...), 'w/stderr': Array(0.353553, ...)}
+  """
+  mask = mask != 0
+  deviation = jnp.where(mask, x.astype(jnp.float32) - pivot, 0.0)
+  return mean_of_sums(
+    deviation.sum(), (deviation * deviation).sum(), _count(mask), pivot=pivot
+  )
+
+
+def mean_of_sums(
+  total: jax.Array, squares: jax.Array, count: jax.Array, *, pivot: float = 0.0
+) -> Mean:
+  """A mean from sums that were taken already, of `x - pivot` and of its square.
+
+  >>> mean_of_sums(jnp.array(1.0), jnp.array(1.0), jnp.array(2.0), pivot=1.0)
+  Mean(total=Array(3., ...), squares=Array(0.5, ...), count=Array(2., ...))
+  """
+  total, squares, count = (jnp.asarray(v, jnp.float32) for v in (total, squares, count))
+  about_mean = jnp.maximum(squares - quotient(total, count) * total, 0.0)
+  return Mean(total + pivot * count, about_mean, count)
 
 
 def ratio(numerator: jax.Array, denominator: jax.Array) -> Ratio:
@@ -90,18 +172,75 @@ def ratio(numerator: jax.Array, denominator: jax.Array) -> Ratio:
 
 def total(x: jax.Array, mask: jax.Array | None = None) -> Sum:
   """The sum of `x` where `mask` is True."""
-  x = x if mask is None else jnp.where(mask, x, 0)
+  x = x if mask is None else jnp.where(mask != 0, x, 0)
   return Sum(x.sum(dtype=jnp.float32))
 
 
 def maximum(x: jax.Array, mask: jax.Array) -> Max:
   """The largest `x` where `mask` is True."""
-  return Max(jnp.where(mask, x, -jnp.inf).astype(jnp.float32).max(initial=-jnp.inf))
+  x = jnp.where(mask != 0, x.astype(jnp.float32), -jnp.inf)
+  return Max(x.max(initial=-jnp.inf))
 
 
 def minimum(x: jax.Array, mask: jax.Array) -> Min:
   """The smallest `x` where `mask` is True."""
-  return Min(jnp.where(mask, x, jnp.inf).astype(jnp.float32).min(initial=jnp.inf))
+  x = jnp.where(mask != 0, x.astype(jnp.float32), jnp.inf)
+  return Min(x.min(initial=jnp.inf))
+
+
+def effective_sample_size(weight: jax.Array, mask: jax.Array) -> EffectiveSampleSize:
+  """The effective sample size of `weight` where `mask` is True, as a share.
+
+  >>> ess = effective_sample_size(jnp.array([1.0, 3.0]), jnp.array([True, True]))
+  >>> finalize({"ess": ess})
+  {'ess': Array(0.8, ...)}
+  """
+  mask = mask != 0
+  weight = jnp.where(mask, weight.astype(jnp.float32), 0.0)
+  return EffectiveSampleSize(weight.sum(), (weight * weight).sum(), _count(mask))
+
+
+def histogram(x: jax.Array, mask: jax.Array, edges: jax.Array) -> Histogram:
+  """Counts the `x` where `mask` is True between fixed ascending `edges`.
+
+  Bin `i` holds `edges[i] < x <= edges[i + 1]`; the outer bins also hold what lies
+  beyond the outer edges. Nothing is sorted or scattered, so `x` may be sharded.
+
+  Args:
+    x: `[..., T]`.
+    mask: `[..., T]` bool or 0/1.
+    edges: `[K + 1]`.
+
+  >>> histogram(jnp.array([0.2, 0.3, 7.0]), jnp.ones(3), jnp.array([0.0, 1.0, 2.0]))
+  Histogram(counts=Array([2., 1.], ...), edges=Array([0., 1., 2.], ...))
+  """
+  # A masked item lies above every edge, so no cumulative count holds it.
+  x = jnp.where(mask != 0, x.astype(jnp.float32), jnp.inf)[..., None]
+  inner = jnp.asarray(edges, jnp.float32)[1:-1].reshape((1,) * (x.ndim - 1) + (-1,))
+  rows = (x <= inner).sum(axis=-2, dtype=jnp.float32)
+  below = rows.sum(axis=tuple(range(rows.ndim - 1)))
+  cumulative = jnp.concatenate([jnp.zeros(1), below, _count(mask != 0)[None]])
+  return Histogram(jnp.diff(cumulative), jnp.asarray(edges, jnp.float32))
+
+
+def percentile(histogram: Histogram, percent: jax.Array) -> jax.Array:
+  """The values below which `percent` of the counted items lie, linear inside a bin.
+
+  Off by at most the width of the bin that holds it; 0 when nothing was counted.
+
+  >>> counts, edges = jnp.array([1.0, 3.0]), jnp.array([0.0, 1.0, 2.0])
+  >>> percentile(Histogram(counts, edges), jnp.array([25.0, 50.0])).tolist()
+  [1.0, 1.333333]
+  """
+  cumulative = jnp.cumsum(histogram.counts)
+  count = cumulative[-1]
+  target = percent / 100.0 * count
+  bin_ = jnp.sum(cumulative[None, :] < target[:, None], axis=1)
+  bin_ = jnp.minimum(bin_, histogram.counts.size - 1)
+  inside = target - (cumulative - histogram.counts)[bin_]
+  share = quotient(inside, histogram.counts[bin_])
+  low, high = histogram.edges[bin_], histogram.edges[bin_ + 1]
+  return jnp.where(count > 0, low + share * (high - low), 0.0)
 
 
 def merge(*parts: Mapping[str, Metric]) -> Metrics:
@@ -111,24 +250,13 @@ def merge(*parts: Mapping[str, Metric]) -> Metrics:
     if set(other) != set(first):
       odd = sorted(set(other) ^ set(first))
       raise ValueError(f"metrics to merge differ in their keys: {odd}")
-  return {
-    name: metric
-    if not rest
-    else type(metric)(
-      *(
-        _reduce_many(metric.reduce, field)
-        for field in zip(metric, *(other[name] for other in rest), strict=True)
-      )
-    )
-    for name, metric in first.items()
-  }
+  return merge_stacked(jax.tree.map(lambda *leaves: jnp.stack(leaves), *parts))
 
 
 def merge_stacked(metrics: Mapping[str, Metric], axis: int = 0) -> Metrics:
   """Pools metrics whose leaves carry a leading axis, as `lax.scan` stacks them."""
-  reducers = {jnp.add: jnp.sum, jnp.maximum: jnp.max, jnp.minimum: jnp.min}
   return {
-    name: type(metric)(*(reducers[metric.reduce](f, axis=axis) for f in metric))
+    name: type(metric)(*(jnp.moveaxis(f, axis, 0) for f in metric)).pooled()
     for name, metric in metrics.items()
   }
 
@@ -142,14 +270,11 @@ def finalize(metrics: Mapping[str, Metric]) -> dict[str, jax.Array]:
   }
 
 
-def _ratio(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+def quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
   """A quotient that is 0, not NaN, when nothing was counted."""
   empty = denominator == 0
   return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
 
 
-def _reduce_many(reduce, fields):
-  first, *rest = fields
-  for field in rest:
-    first = reduce(first, field)
-  return first
+def _count(mask: jax.Array) -> jax.Array:
+  return mask.sum(dtype=jnp.float32)
