@@ -2,7 +2,7 @@
 
 Every mode is one formula,
 
-  loss = sum_bt mask_bt token_loss_bt / denominator_b
+  loss = sum_bt mask_bt token_loss_bt / denominator_bt
 
 and differs in the denominator alone. `denominators` computes it, once, over the whole
 batch of an optimizer step; a micro-batch or a shard then divides its own rows by its
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from tis_jax.advantages.groups import group_sum
 from tis_jax.losses._inputs import as_fp32, as_mask, check_at_least
+from tis_jax.losses._sequences import check_segment_ids, sequence_length, sequence_sum
 
 MODES = (
   "token_mean",
@@ -32,6 +33,7 @@ def aggregate(
   denominator_mask=None,
   denominator=None,
   group_ids=None,
+  segment_ids=None,
   length=None,
 ):
   """Sums a token loss over its mask and divides by an explicit denominator.
@@ -43,10 +45,11 @@ def aggregate(
     denominator_mask: `[B, T]` the mask that the denominator counts. The mask before
       rejection keeps the step's size (rejected tokens count as zeros), the mask after
       it renormalises to what is left. None is `mask`: the latter.
-    denominator: `[B]` of `denominators`, or a scalar, when the rows here are a part of
-      the batch (micro-batch, shard); `mode` and what belongs to it are then its affair
-      and must be left out.
-    group_ids: `[B]` int32 prompt of each row, for "prompt_mean".
+    denominator: what `denominators` returned for these rows, or a scalar, when they are
+      a part of the batch (micro-batch, shard). It stands for the mode and all that
+      belongs to it, which must then be left out.
+    group_ids: `[B]` integers, the prompt of each row, for "prompt_mean".
+    segment_ids: `[B, T]` integers of packed rows: a run of equal ids is a sequence.
     length: the constant of "sequence_sum_constant", in tokens.
 
   Returns:
@@ -75,42 +78,51 @@ def aggregate(
   if denominator is None:
     counted = mask if denominator_mask is None else denominator_mask
     as_mask(counted, shape, "denominator_mask")
-    denominator = denominators(counted, mode, group_ids=group_ids, length=length)
-  elif not (denominator_mask is None and group_ids is None and length is None):
+    denominator = denominators(
+      counted, mode, group_ids=group_ids, segment_ids=segment_ids, length=length
+    )
+  elif any(x is not None for x in (denominator_mask, group_ids, segment_ids, length)):
     raise ValueError(
-      "denominator is given: leave out denominator_mask, group_ids and length, "
-      "which are arguments of the `denominators` that made it"
+      "denominator is given: leave out denominator_mask, group_ids, segment_ids and "
+      "length, which are arguments of the `denominators` that made it"
     )
   denominator = jnp.asarray(denominator, jnp.float32)
-  if denominator.shape not in ((), shape[:1]):
+  if denominator.shape not in ((), shape[:1], shape):
     raise ValueError(
-      f"denominator must be a scalar or [B] = ({shape[0]},), got {denominator.shape}"
+      f"denominator must be a scalar, [B] or [B, T] = {shape}, got {denominator.shape}"
     )
-  rows = jnp.where(mask, as_fp32("token_loss", token_loss), 0.0).sum(-1)
+  summed = jnp.where(mask, as_fp32("token_loss", token_loss), 0.0)
+  if denominator.ndim < 2:
+    summed = summed.sum(-1)
   empty = denominator == 0
-  return jnp.where(empty, 0.0, rows / jnp.where(empty, 1.0, denominator)).sum()
+  return jnp.where(empty, 0.0, summed / jnp.where(empty, 1.0, denominator)).sum()
 
 
-def denominators(mask, mode="token_mean", *, group_ids=None, length=None):
+def denominators(
+  mask, mode="token_mean", *, group_ids=None, segment_ids=None, length=None
+):
   """What each row's summed token loss is divided by, over a whole batch.
 
-  With `n_b` tokens in row b, `R` rows that hold any, `P` prompts that hold any:
+  With `n_b` tokens in sequence b, `S` sequences and `P` prompts that hold any token:
 
     token_mean             sum_b n_b       every token alike (DAPO, verl, SkyRL)
-    sequence_mean          R n_b           mean over rows of token means (GRPO)
-    sequence_sum           R               mean over rows of token sums
-    sequence_sum_constant  R length        the same over a constant (Dr. GRPO)
+    sequence_mean          S n_b           mean over sequences of token means (GRPO)
+    sequence_sum           S               mean over sequences of token sums
+    sequence_sum_constant  S length        the same over a constant (Dr. GRPO)
     token_sum              1
     prompt_mean            P n_prompt(b)   mean over prompts of token means
 
   Args:
     mask: `[B, T]` bool or 0/1: every row of the optimizer step.
     mode: one of the above.
-    group_ids: `[B]` int32, any values, for "prompt_mean".
+    group_ids: `[B]` integers, any values, for "prompt_mean".
+    segment_ids: `[B, T]` integers of packed rows: a run of equal ids is a sequence.
+      None: a row is a sequence.
     length: tokens, for "sequence_sum_constant".
 
   Returns:
-    `[B]` fp32, 0 for rows that hold nothing. Slice it together with the rows.
+    `[B]` fp32 (`[B, T]` with segment_ids, one a token), 0 for rows that hold nothing.
+    Slice it together with the rows.
 
   Raises:
     ValueError: an unknown mode; a missing or superfluous group_ids or length.
@@ -129,19 +141,30 @@ def denominators(mask, mode="token_mean", *, group_ids=None, length=None):
     raise ValueError(
       f"length belongs to mode 'sequence_sum_constant', the mode is {mode!r}"
     )
+  if mode == "prompt_mean" and segment_ids is not None:
+    raise ValueError("mode 'prompt_mean' takes one sequence a row, not packed rows")
   if jnp.ndim(mask) != 2:
     raise ValueError(f"mask must be [B, T], got shape {jnp.shape(mask)}")
-  tokens = as_mask(mask, jnp.shape(mask)).sum(-1, dtype=jnp.float32)
-  filled = (tokens > 0).astype(jnp.float32)
+  mask = as_mask(mask, jnp.shape(mask))
+  if segment_ids is None:
+    tokens = mask.sum(-1, dtype=jnp.float32)
+    filled = (tokens > 0).astype(jnp.float32)
+    sequences = filled.sum()
+  else:
+    segment_ids = check_segment_ids(segment_ids, mask.shape)
+    filled = mask.astype(jnp.float32)
+    tokens = sequence_sum(filled, mask, segment_ids)
+    # Each token is the n-th part of its sequence.
+    sequences = (filled / sequence_length(mask, segment_ids)).sum()
   if mode == "token_mean":
-    return filled * tokens.sum()
+    return filled * mask.sum(dtype=jnp.float32)
   if mode == "sequence_mean":
-    return tokens * filled.sum()
+    return tokens * sequences
   if mode == "sequence_sum":
-    return filled * filled.sum()
+    return filled * sequences
   if mode == "sequence_sum_constant":
     check_at_least("length", length, 0, strict=True)
-    return filled * filled.sum() * length
+    return filled * sequences * length
   if mode == "token_sum":
     return filled
   rows_of_prompt = group_sum(filled, group_ids)

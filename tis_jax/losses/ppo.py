@@ -18,8 +18,8 @@ def ppo_loss(
   mask=None,
   *,
   clip_low=0.2,
-  clip_high=0.2,
-  dual_clip=None,
+  clip_high=0.28,
+  dual_clip=3.0,
 ):
   """Clipped surrogate of PPO, per token.
 

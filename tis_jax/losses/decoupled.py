@@ -1,0 +1,123 @@
+"""Decoupled PPO: one policy to measure the clip from, another that sampled."""
+
+import jax
+import jax.numpy as jnp
+
+from tis_jax.diagnostics.metrics import maximum, mean
+from tis_jax.losses._inputs import (
+  as_fp32,
+  check_at_least,
+  clamped_log_ratio,
+  prepare,
+  require_shape,
+)
+from tis_jax.losses.ppo import ppo_loss
+
+
+def decoupled_ppo_loss(
+  logp,
+  old_logp,
+  sampler_logp,
+  advantages,
+  mask=None,
+  *,
+  clip_low=0.2,
+  clip_high=0.28,
+  dual_clip=3.0,
+  weight_high=5.0,
+):
+  """Decoupled PPO: PPO around `old_logp`, weighted by `pi_old / mu`.
+
+    loss = sg(min(exp(old_logp - sampler_logp), weight_high)) ppo_loss(logp, old_logp)
+
+  The same as `ppo_loss` under a chain that truncates token weights, for code that has
+  no chain. With a chain, use `ppo_loss`: this loss takes no further weight.
+
+  Args:
+    logp: `[B, T]` log-probs of the current policy, in nats; carries the gradient.
+    old_logp: `[B, T]` log-probs of the proximal policy, at the start of the update.
+    sampler_logp: `[B, T]` log-probs that the sampler gave its tokens.
+    advantages: `[B, T]`, or `[B]` for one number a sequence.
+    mask: `[B, T]` bool or 0/1; None trains every token.
+    clip_low: width of PPO's range below 1.
+    clip_high: width of PPO's range above 1.
+    dual_clip: see `ppo_loss`.
+    weight_high: cap on the weight, above 0; None leaves it uncapped.
+
+  Returns:
+    `(token_loss, metrics)`: `[B, T]` fp32, 0 where the mask is False; poolable metrics.
+
+  Raises:
+    ValueError: a wrong shape or dtype, a bound out of range.
+
+  >>> import jax.numpy as jnp
+  >>> old_logp = jnp.log(jnp.array([[0.5, 0.5]]))
+  >>> sampler_logp = jnp.log(jnp.array([[0.25, 0.05]]))  # weights 2 and 10
+  >>> decoupled_ppo_loss(old_logp, old_logp, sampler_logp, jnp.array([1.0]))[0].tolist()
+  [[-2.0, -5.0]]
+
+  References: Hilton et al. 2021, arXiv:2110.00641; AReaL, arXiv:2505.24298.
+  """
+  check_at_least("weight_high", weight_high, 0.0, strict=True)
+  token_loss, metrics = ppo_loss(
+    logp,
+    old_logp,
+    advantages,
+    mask,
+    clip_low=clip_low,
+    clip_high=clip_high,
+    dual_clip=dual_clip,
+  )
+  mask, _, old_logp, sampler_logp = prepare(
+    mask, None, old_logp=old_logp, sampler_logp=sampler_logp
+  )
+  weight = jax.lax.stop_gradient(jnp.exp(clamped_log_ratio(old_logp, sampler_logp)))
+  if weight_high is not None:
+    weight = jnp.minimum(weight, weight_high)
+  metrics = metrics | {
+    "policy/weight": mean(weight, mask),
+    "policy/weight_max": maximum(weight, mask),
+  }
+  return token_loss * weight, metrics
+
+
+def interpolated_old_logp(
+  logp, sampler_logp, versions, *, learner_version, old_version=None
+):
+  """The proximal log-probs without a forward pass, by interpolation in the version.
+
+  Of a token sampled at version v, with the learner at version n:
+
+    old_logp = sampler_logp + a (sg(logp) - sampler_logp),   a = (old - v) / (n - v)
+
+  Args:
+    logp: `[B, T]` log-probs of the current policy, in nats.
+    sampler_logp: `[B, T]` log-probs that the sampler gave its tokens.
+    versions: `[B, T]` integers, the weights' version each token was sampled at.
+    learner_version: version of `logp`.
+    old_version: version of the proximal policy; None is `learner_version - 1`.
+
+  Returns:
+    `[B, T]` fp32, no gradient. Where a token is as new as the learner, or newer than
+    the proximal policy, it is the sampler's own log-prob (a = 0).
+
+  Raises:
+    ValueError: a wrong shape or dtype.
+
+  >>> import jax.numpy as jnp
+  >>> interpolated_old_logp(jnp.array([[-1.0]]), jnp.array([[-3.0]]),
+  ...                       jnp.array([[6]]), learner_version=10).tolist()
+  [[-1.5]]
+
+  References: A-3PO, arXiv:2512.06547.
+  """
+  logp = as_fp32("logp", jax.lax.stop_gradient(logp))
+  sampler_logp = as_fp32("sampler_logp", sampler_logp)
+  require_shape("sampler_logp", sampler_logp, logp.shape, "logp")
+  require_shape("versions", versions, logp.shape, "logp")
+  if old_version is None:
+    old_version = learner_version - 1
+  age = (learner_version - versions).astype(jnp.float32)
+  passed = (old_version - versions).astype(jnp.float32)
+  share = jnp.where(age > 0, jnp.clip(passed / jnp.maximum(age, 1.0), 0.0, 1.0), 0.0)
+  return sampler_logp + share * (logp - sampler_logp)

@@ -1,0 +1,102 @@
+"""DPPO: a trust region on the divergence of probabilities, not on their ratio."""
+
+import jax
+import jax.numpy as jnp
+
+from tis_jax.losses._inputs import check_at_least, clamped_log_ratio, prepare
+from tis_jax.losses._metrics import fraction, ratio_metrics
+
+DIVERGENCES = ("tv", "kl")
+_EPSILON = 1e-8
+
+
+def dppo_loss(
+  logp,
+  sampler_logp,
+  advantages,
+  mask=None,
+  *,
+  divergence="tv",
+  low=0.2,
+  high=0.2,
+  ratio_high=20.0,
+):
+  """DPPO: REINFORCE on `pi / mu`, cut off where the token has moved too far already.
+
+  With `r = exp(logp - sampler_logp)`, `keep` of `dppo_keep` and `sg` the stop-gradient:
+
+    loss = -A keep sg(min(r, ratio_high)) logp
+
+  A ratio over-punishes rare tokens (a change of 1e-4 in probability is a ratio of 2 at
+  p = 1e-4) and under-punishes common ones; the divergence treats both alike.
+
+  Args:
+    logp: `[B, T]` log-probs of the current policy, in nats; carries the gradient.
+    sampler_logp: `[B, T]` log-probs that the sampler gave its tokens.
+    advantages: `[B, T]`, or `[B]` for one number a sequence.
+    mask: `[B, T]` bool or 0/1; None trains every token.
+    divergence: "tv" (difference of the token's probability) or "kl" (between the two
+      Bernoulli distributions "this token or another", in nats).
+    low: bound on the divergence where A <= 0.
+    high: bound on the divergence where A > 0. About 0.2 for "tv", 0.05 for "kl".
+    ratio_high: cap on the ratio.
+
+  Returns:
+    `(token_loss, metrics)`: `[B, T]` fp32, 0 where the mask is False; poolable metrics.
+
+  Raises:
+    ValueError: a wrong shape or dtype, an unknown divergence, a bound out of range.
+
+  >>> import jax.numpy as jnp
+  >>> logp = jnp.log(jnp.array([[0.9, 0.9]]))
+  >>> sampler_logp = jnp.log(jnp.array([[0.8, 0.3]]))  # the second moved by 0.6
+  >>> dppo_loss(logp, sampler_logp, jnp.array([1.0]))[0].round(3).tolist()
+  [[0.119, 0.0]]
+
+  References: arXiv:2602.04879; verl's `dppo_tv` and `dppo_kl`, SkyRL's `dppo`.
+  """
+  check_at_least("ratio_high", ratio_high, 0.0, strict=True)
+  mask, advantages, logp, sampler_logp = prepare(
+    mask, advantages, logp=logp, sampler_logp=sampler_logp
+  )
+  keep = dppo_keep(
+    logp, sampler_logp, advantages, divergence=divergence, low=low, high=high
+  )
+  log_ratio = clamped_log_ratio(jax.lax.stop_gradient(logp), sampler_logp)
+  weight = jnp.where(keep, jnp.minimum(jnp.exp(log_ratio), ratio_high), 0.0)
+  metrics = ratio_metrics(log_ratio, mask) | {"policy/clipped": fraction(~keep, mask)}
+  return -advantages * weight * logp, metrics
+
+
+def dppo_keep(logp, anchor_logp, advantages, *, divergence="tv", low=0.2, high=0.2):
+  """Which tokens DPPO trains: those whose update would not carry them further out.
+
+  Where A > 0 a token is kept while its divergence upwards is at most `high`, where
+  A <= 0 while its divergence downwards is at most `low`. Moves in the direction
+  opposite to the update are never cut. All three arrays are `[B, T]`; so is the bool
+  returned.
+
+  >>> import jax.numpy as jnp
+  >>> logp, anchor = jnp.log(jnp.array([[0.9, 0.1]])), jnp.log(jnp.array([[0.5, 0.5]]))
+  >>> dppo_keep(logp, anchor, jnp.array([[1.0, 1.0]])).tolist()
+  [[False, True]]
+  """
+  if divergence not in DIVERGENCES:
+    raise ValueError(f"divergence must be one of {DIVERGENCES}, got {divergence!r}")
+  check_at_least("low", low, 0.0)
+  check_at_least("high", high, 0.0)
+  logp = jax.lax.stop_gradient(logp)
+  rise = jnp.exp(logp) - jnp.exp(anchor_logp)
+  if divergence == "tv":
+    up, down = rise, -rise
+  else:
+    apart = _bernoulli_kl(anchor_logp, logp)
+    up, down = jnp.where(rise > 0, apart, 0.0), jnp.where(rise < 0, apart, 0.0)
+  return jnp.where(advantages > 0, up <= high, down <= low)
+
+
+def _bernoulli_kl(logp, other_logp):
+  """KL between "this token or another" under `logp` and under `other_logp`."""
+  rest, other_rest = -jnp.expm1(logp), -jnp.expm1(other_logp)
+  log_rest = jnp.log((rest + _EPSILON) / (other_rest + _EPSILON))
+  return jnp.exp(logp) * (logp - other_logp) + rest * log_rest

@@ -1,0 +1,71 @@
+"""TOPR: importance weights for the failures only."""
+
+import jax
+import jax.numpy as jnp
+
+from tis_jax.losses._inputs import LOG_RATIO_BOUND, clamped_log_ratio, prepare
+from tis_jax.losses._metrics import fraction, ratio_metrics
+from tis_jax.losses._sequences import check_segment_ids, sequence_sum
+
+LEVELS = ("sequence", "token")
+
+
+def topr_loss(
+  logp,
+  sampler_logp,
+  advantages,
+  mask=None,
+  *,
+  segment_ids=None,
+  level="sequence",
+):
+  """TOPR: supervised where A > 0, truncated REINFORCE where A <= 0.
+
+  With `r = pi / mu`, of the whole sequence or of each token, and `sg` the
+  stop-gradient:
+
+    loss = -A sg(1 if A > 0 else min(r, 1)) logp
+
+  A failure that the policy no longer commits (r near 0) stops pushing, which is what
+  keeps off-policy negatives from running away; a success is learned at full weight
+  however unlikely it has become.
+
+  Args:
+    logp: `[B, T]` log-probs of the current policy, in nats; carries the gradient.
+    sampler_logp: `[B, T]` log-probs that the sampler gave its tokens.
+    advantages: `[B, T]`, or `[B]`; rewards with the sign of success.
+    mask: `[B, T]` bool or 0/1; None trains every token.
+    segment_ids: `[B, T]` integers of packed rows: a run of equal ids is a sequence.
+    level: "sequence" (the paper: the product over the sequence) or "token" (ROLL).
+
+  Returns:
+    `(token_loss, metrics)`: `[B, T]` fp32, 0 where the mask is False; poolable metrics.
+
+  Raises:
+    ValueError: a wrong shape or dtype, or an unknown level.
+
+  >>> import jax.numpy as jnp
+  >>> logp = jnp.log(jnp.array([[0.5], [0.5]]))
+  >>> sampler_logp = jnp.log(jnp.array([[1.0], [1.0]]))  # ratio 1/2
+  >>> loss, _ = topr_loss(logp, sampler_logp, jnp.array([1.0, -1.0]))
+  >>> loss.round(3).tolist()
+  [[0.693], [-0.347]]
+
+  References: Le Roux et al. 2025, arXiv:2503.14286.
+  """
+  if level not in LEVELS:
+    raise ValueError(f"level must be one of {LEVELS}, got {level!r}")
+  mask, advantages, logp, sampler_logp = prepare(
+    mask, advantages, logp=logp, sampler_logp=sampler_logp
+  )
+  segment_ids = check_segment_ids(segment_ids, logp.shape)
+  log_ratio = clamped_log_ratio(jax.lax.stop_gradient(logp), sampler_logp)
+  decides = log_ratio
+  if level == "sequence":
+    decides = sequence_sum(log_ratio, mask, segment_ids)
+  tapered = jnp.exp(jnp.clip(decides, -LOG_RATIO_BOUND, 0.0))
+  weight = jnp.where(advantages > 0, 1.0, tapered)
+  metrics = ratio_metrics(log_ratio, mask) | {
+    "policy/clipped": fraction((advantages <= 0) & (decides > 0), mask)
+  }
+  return -advantages * weight * logp, metrics
