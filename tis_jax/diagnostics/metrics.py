@@ -164,6 +164,16 @@ def mean_of_sums(
   return Mean(total + pivot * count, about_mean, count)
 
 
+def fraction(hit: jax.Array, mask: jax.Array) -> Mean:
+  """The share of the True items of `mask` that `hit` holds for.
+
+  >>> finalize({"hit": fraction(jnp.array([1, 0, 1]), jnp.array([1, 1, 0]))})["hit"]
+  Array(0.5, ...)
+  """
+  hits = _count((hit != 0) & (mask != 0))
+  return mean_of_sums(hits, hits, _count(mask != 0))
+
+
 def ratio(numerator: jax.Array, denominator: jax.Array) -> Ratio:
   """The quotient of two sums that were taken already."""
   as_fp32 = partial(jnp.asarray, dtype=jnp.float32)

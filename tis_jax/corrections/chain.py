@@ -1,0 +1,193 @@
+"""A corrector: stages in the order they are written, over one batch of log-probs."""
+
+import dataclasses
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from tis_jax.corrections.mismatch import mismatch_metrics
+from tis_jax.corrections.stage import Batch, Stage, State
+from tis_jax.corrections.types import Correction
+
+
+def chain(
+  *stages: "Stage | Chain", metrics: Literal["none", "core", "full"] = "core"
+) -> "Chain":
+  """A corrector that applies `stages` in the order written.
+
+  Every stage sees the mask that the ones before it left: a sequence's product, a batch
+  mean or a divergence is taken over the tokens that still train. With no stage at all
+  the weight is 1 and the metrics are there, so a run can be watched before it is
+  corrected.
+
+  Args:
+    *stages: what `truncate`, `reject`, ... return, or other chains (which are spliced
+      in).
+    metrics: "core" is one pass over the data; "full" adds percentiles and the log-ratio
+      by position, probability and staleness; "none" leaves them out.
+
+  Returns:
+    A `Chain`: call it with `(old_logp, sampler_logp, mask)`.
+
+  Raises:
+    ValueError: two stages that would both weight by the same ratio, or a `normalize`
+      before anything made a weight.
+    TypeError: something that is not a stage.
+
+  >>> from tis_jax.corrections import reject, truncate
+  >>> correct = chain(reject(1.5, level="geometric"), truncate(2.0))
+  >>> old, sampler = jnp.log(jnp.array([[0.4, 0.6]])), jnp.log(jnp.array([[0.5, 0.5]]))
+  >>> out = correct(old, sampler, jnp.array([[True, True]]))
+  >>> out.weight.round(4).tolist(), out.mask.tolist()
+  ([[0.8, 1.2]], [[True, True]])
+  """
+  flat = []
+  for stage in stages:
+    if isinstance(stage, Chain):
+      flat.extend(stage.stages)
+    elif isinstance(stage, Stage):
+      flat.append(stage)
+    else:
+      raise TypeError(f"chain: {stage!r} is not a stage; write tis.truncate(2.0), ...")
+  weights = [stage.name for stage in flat if stage.makes == "weight"]
+  if len(weights) > 1:
+    raise ValueError(
+      f"chain: {weights} would each multiply the same ratio into the weight. Keep one"
+      " of them; to bound the ratio a second time without weighting, use reject(...)."
+    )
+  scales = [i for i, stage in enumerate(flat) if stage.makes == "scale"]
+  made = [i for i, stage in enumerate(flat) if stage.makes == "weight"]
+  if scales and (not made or scales[0] < made[0]):
+    raise ValueError(
+      f"chain: {flat[scales[0]].name} scales a weight, and no stage before it makes"
+      " one. Put truncate(...), clip(...) or importance(...) in front of it."
+    )
+  if metrics not in ("none", "core", "full"):
+    raise ValueError(f"chain: metrics must be none, core or full, not {metrics!r}")
+  return Chain(tuple(flat), metrics)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Chain:
+  """A corrector. Its thresholds are its leaves: passed to jit, it does not recompile.
+
+  Attributes:
+    stages: the stages, in order.
+    metrics: which metrics it takes.
+  """
+
+  stages: tuple[Stage, ...]
+  metrics: str = dataclasses.field(default="core", metadata={"static": True})
+
+  @property
+  def weighs(self) -> bool:
+    """Whether it weights by the sampler-to-old ratio.
+
+    If so it must not meet a loss whose own ratio already starts at the sampler.
+    """
+    return any(stage.makes == "weight" for stage in self.stages)
+
+  def __call__(
+    self,
+    old_logp,
+    sampler_logp,
+    mask,
+    *,
+    segment_ids=None,
+    present=None,
+    group_ids=None,
+    advantages=None,
+    versions=None,
+    learner_version=None,
+    version_logp=None,
+    rewards=None,
+  ) -> Correction:
+    """Corrects one batch.
+
+    Args:
+      old_logp: `[B, T]` the learner's log-probs at the start of the update, in nats.
+      sampler_logp: `[B, T]` the log-probs the sampler reported, in nats.
+      mask: `[B, T]` bool or 0/1, the tokens that train.
+      segment_ids: `[B, T]` int, which sequence of a packed row each token belongs to.
+      present: `[B, T]` bool, False where the sampler reported no log-prob. Such a token
+        (and one whose log-prob is NaN) keeps weight 1 and is counted.
+      group_ids: `[B]` int, which rows answer the same prompt.
+      advantages: `[B]` or `[B, T]`.
+      versions: `[B, T]` int, the weights version that sampled each token.
+      learner_version: int scalar, the version of `old_logp`.
+      version_logp: `[B, T]` the learner's log-prob under the version that sampled the
+        token, where it still holds those weights.
+      rewards: `[B]` float, for the metrics that set rewards against rejections.
+
+    Returns:
+      A `Correction` of weight, mask and poolable metrics, free of gradients.
+
+    Raises:
+      ValueError: shapes that differ, or a stage that lacks an argument it needs.
+    """
+    arrays = {
+      "segment_ids": segment_ids,
+      "present": present,
+      "group_ids": group_ids,
+      "advantages": advantages,
+      "versions": versions,
+      "learner_version": learner_version,
+      "version_logp": version_logp,
+      "rewards": rewards,
+    }
+    given = {name: x for name, x in arrays.items() if x is not None}
+    for stage in self.stages:
+      for name in stage.needs:
+        if name not in given:
+          raise ValueError(f"{stage.name} needs {name}=, which the call does not give")
+    _check_shapes(old_logp, sampler_logp, mask, given)
+    return _correct(self, old_logp, sampler_logp, mask, given)
+
+
+@partial(jax.jit, inline=True)
+def _correct(corrector: Chain, old_logp, sampler_logp, mask, given) -> Correction:
+  corrector, old_logp, sampler_logp, given = jax.lax.stop_gradient(
+    (corrector, old_logp, sampler_logp, given)
+  )
+  given = dict(given)
+  rewards = given.pop("rewards", None)
+  batch = Batch(old_logp, sampler_logp, mask, **given)
+  state = State(batch.mask, batch.mask, jnp.ones_like(batch.log_ratio))
+  metrics, seen = {}, {}
+  for stage in corrector.stages:
+    state, found = stage.run(batch, state, **stage.thresholds, **dict(stage.options))
+    seen[stage.name] = nth = seen.get(stage.name, 0) + 1
+    name = stage.name if nth == 1 else f"{stage.name}_{nth}"
+    metrics |= {f"{name}/{key}": value for key, value in found.items()}
+  weight = jnp.where(batch.mask, state.weight, 0.0)
+  if corrector.metrics == "none":
+    return Correction(weight, state.mask, metrics)
+  metrics |= mismatch_metrics(
+    batch, state, weight, rewards=rewards, full=corrector.metrics == "full"
+  )
+  return Correction(weight, state.mask, metrics)
+
+
+def _check_shapes(old_logp, sampler_logp, mask, given) -> None:
+  shape = jnp.shape(old_logp)
+  if len(shape) != 2:
+    raise ValueError(f"old_logp must be [B, T], not of shape {shape}")
+  expected = {
+    "sampler_logp": (sampler_logp, [shape]),
+    "mask": (mask, [shape]),
+    "segment_ids": (given.get("segment_ids"), [shape]),
+    "present": (given.get("present"), [shape]),
+    "versions": (given.get("versions"), [shape]),
+    "version_logp": (given.get("version_logp"), [shape]),
+    "advantages": (given.get("advantages"), [shape, shape[:1]]),
+    "group_ids": (given.get("group_ids"), [shape[:1]]),
+    "rewards": (given.get("rewards"), [shape[:1]]),
+    "learner_version": (given.get("learner_version"), [()]),
+  }
+  for name, (x, shapes) in expected.items():
+    if x is not None and jnp.shape(x) not in shapes:
+      wanted = " or ".join(str(s) for s in shapes)
+      raise ValueError(f"{name} has shape {jnp.shape(x)}, but must be {wanted}")

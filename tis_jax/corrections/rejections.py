@@ -1,0 +1,145 @@
+"""Stages that take tokens, turns or sequences out of the mask by their ratio."""
+
+import jax.numpy as jnp
+
+from tis_jax.corrections import ratios
+from tis_jax.corrections.stage import (
+  Batch,
+  Level,
+  Stage,
+  State,
+  check_band,
+  check_level,
+  log_bound,
+  reject_units,
+)
+from tis_jax.diagnostics.metrics import Metrics, fraction
+
+
+def reject(high=None, low=None, *, level: Level = "sequence") -> Stage:
+  """Drops what has a ratio outside `[low, high]`, bounds included in what is kept.
+
+  At level "token" and "prefix" a token goes, at "turn" a turn, otherwise the sequence.
+  The weight is left as it is: the mask says what trains.
+
+  Args:
+    high: the upper bound on the ratio; None means no upper bound. May be traced.
+    low: the lower bound on the ratio; None means `1 / high`, 0 means none.
+    level: what the ratio is taken over. "geometric" is the mean token ratio, which
+      keeps ever more of the longer sequences; "root" (the product to the power
+      1/sqrt(n)) keeps an equal share of every length when the mismatch is token noise.
+
+  Returns:
+    A stage for `chain`.
+
+  Raises:
+    ValueError: no bound at all, bounds out of order, or an unknown level.
+
+  Source: Liu, Li et al., "When speed kills stability" (2025), for the geometric and the
+  product form; SkyRL and verl for the bounds.
+
+  >>> from tis_jax.corrections import chain
+  >>> correct = chain(reject(2.0, level="token"))
+  >>> old = jnp.log(jnp.array([[0.9, 0.3, 0.2]]))
+  >>> sampler = jnp.log(jnp.full((1, 3), 0.3))
+  >>> correct(old, sampler, jnp.ones((1, 3))).mask.tolist()
+  [[False, True, True]]
+  """
+  check_level("reject", level)
+  if high is None and low is None:
+    raise ValueError("reject: give high, low or both; with neither nothing is rejected")
+  high = jnp.inf if high is None else high
+  low = 1.0 / high if low is None else low
+  check_band("reject", low, high)
+  thresholds = {"log_high": log_bound(high), "log_low": log_bound(low)}
+  return Stage(_reject, thresholds, "reject", "mask", (("level", level),))
+
+
+def veto(low=1e-4, high=None) -> Stage:
+  """Drops a sequence in which any token has a ratio below `low` or above `high`.
+
+  Args:
+    low: the smallest ratio a token may have; 0 or None for no lower bound. Ratios are
+      clamped at exp(-20) = 2e-9, so a bound below that never fires. May be traced.
+    high: the largest ratio a token may have; None for no upper bound.
+
+  Returns:
+    A stage for `chain`.
+
+  Raises:
+    ValueError: no bound at all, or bounds out of order.
+
+  Source: verl's `rollout_is_veto_threshold`, SkyRL's `outlier_token_is_threshold_*`.
+  """
+  if high is None and not _is_set(low):
+    raise ValueError("veto: give low, high or both; with neither nothing is rejected")
+  low = 0.0 if low is None else low
+  high = jnp.inf if high is None else high
+  check_band("veto", low, high)
+  return Stage(
+    _veto, {"log_high": log_bound(high), "log_low": log_bound(low)}, "veto", "mask"
+  )
+
+
+def reject_missing(level: Level = "token") -> Stage:
+  """Drops tokens without a sampler log-prob, or the sequences that hold one.
+
+  Without this stage such a token trains with weight 1 and is counted.
+
+  Args:
+    level: "token" drops the token, "turn" its turn, "sequence" its sequence.
+
+  Returns:
+    A stage for `chain`.
+
+  Raises:
+    ValueError: another level.
+  """
+  check_level("reject_missing", level, ("token", "turn", "sequence"))
+  return Stage(_missing, {}, "reject_missing", "mask", (("level", level),))
+
+
+def _reject(batch: Batch, state: State, *, log_high, log_low, level: Level):
+  log_raw = batch.level(level, state.tokens)
+  return drop(batch, state, log_raw > log_high, log_raw < log_low, level)
+
+
+def _veto(batch: Batch, state: State, *, log_high, log_low):
+  counted = batch.known & state.tokens
+  starts = batch.starts("sequence")
+  high = any_token(counted & (batch.log_ratio > log_high), starts)
+  low = any_token(counted & (batch.log_ratio < log_low), starts)
+  return drop(batch, state, high, low, "sequence")
+
+
+def _missing(batch: Batch, state: State, *, level: Level):
+  missing = state.tokens & ~batch.known
+  if level != "token":
+    missing = any_token(missing, batch.starts(level))
+  return reject_units(state, ~missing, level), {}
+
+
+def any_token(condition, starts):
+  """Whether any token of each unit meets the condition."""
+  if starts is None:
+    return condition.any(axis=1, keepdims=True)
+  return ratios.unit_max(condition.astype(jnp.float32), starts) > 0
+
+
+def drop(batch: Batch, state: State, high, low, level: Level) -> tuple[State, Metrics]:
+  """Rejects what is too high or too low; a token of unknown ratio is never either."""
+  if level == "token":
+    high, low = high & batch.known, low & batch.known
+  metrics = {"high": fraction(high, state.mask), "low": fraction(low, state.mask)}
+  if level not in ("token", "prefix"):
+    units = batch.first(level, state.mask)
+    name = "turns" if level == "turn" else "sequences"
+    metrics |= {
+      f"{name}_high": fraction(high, units),
+      f"{name}_low": fraction(low, units),
+    }
+  return reject_units(state, ~(high | low), level), metrics
+
+
+def _is_set(low) -> bool:
+  return low is not None and not (isinstance(low, (int, float)) and low == 0)
