@@ -1,3 +1,7 @@
 """verl: rollout correction, policy losses, advantages and KL, by verl's options."""
 
-from tis_jax.compat.verl.correction import correction as correction
+from tis_jax.compat.verl.kl import kl_penalty
+from tis_jax.compat.verl.policy_losses import policy_loss
+from tis_jax.compat.verl.rollout_correction import correction
+
+__all__ = ["correction", "kl_penalty", "policy_loss"]

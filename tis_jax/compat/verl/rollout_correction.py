@@ -14,7 +14,7 @@ from tis_jax.compat.arrays import (
   prepare,
 )
 from tis_jax.compat.mismatch import mismatch
-from tis_jax.compat.verl import correction_2025_10, metrics
+from tis_jax.compat.verl import metrics, rollout_correction_2025_10
 from tis_jax.corrections.ratios import DIVERGENCES, clamp_log, ratio
 
 _PEER = "verl"
@@ -80,8 +80,8 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   Source: verl, `trainer/ppo/rollout_corr_helper.py` (2026-08) and
   `trainer/ppo/mismatch_helper.py` (2025-10).
   """
-  if config is not None and correction_2025_10.recognises(config):
-    return correction_2025_10.correction(config)
+  if config is not None and rollout_correction_2025_10.recognises(config):
+    return rollout_correction_2025_10.correction(config)
   cfg = check(_PEER, config)
   log_only = cfg["bypass_mode"] and cfg["loss_type"] == "ppo_clip"
 

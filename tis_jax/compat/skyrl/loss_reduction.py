@@ -1,0 +1,76 @@
+"""SkyRL: `loss_reduction`, which divides the advantages before the loss sums."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from tis_jax.compat import options
+from tis_jax.compat.arrays import Array
+
+_PEER = "SkyRL"
+_KINDS = ("token_mean", "sequence_mean", "seq_mean_token_sum_norm", "prompt_mean")
+
+
+def reduction(config: Mapping[str, Any] | None = None) -> Callable[..., Array]:
+  """The scaling of advantages that SkyRL's `loss_reduction` stands for.
+
+  With B rows, `n_b` tokens in row b, and P prompts: A / sum n (`token_mean`),
+  A / (B n_b) (`sequence_mean`), A / (B `max_seq_len`) (`seq_mean_token_sum_norm`),
+  A / (P n_prompt(b)) (`prompt_mean`). Empty rows count in B. The mask is the one before
+  any correction. `token_mean_legacy`, which depends on the micro-batch, is not offered.
+
+  Args:
+    config: `loss_reduction`, and `max_seq_len` (tokens) for seq_mean_token_sum_norm.
+
+  Returns:
+    `fn(advantages, mask, prompt_sizes=None) -> [B, T]` scaled advantages, over the
+    whole mini-batch. `prompt_sizes` are the rows of each prompt, in order, as ints.
+
+  Raises:
+    ValueError: an unknown key or an impossible value; `prompt_sizes` missing for
+      prompt_mean, or not adding up to the rows.
+
+  >>> fn = reduction({"loss_reduction": "sequence_mean"})
+  >>> fn(jnp.ones((2, 2)), jnp.array([[1, 1], [1, 0]]))
+  Array([[0.25, 0.25],
+         [0.5 , 0.5 ]], dtype=float32)
+
+  Source: SkyRL, `backends/skyrl_train/utils/ppo_utils.py` (2026-08).
+  """
+  cfg = options.read(
+    _PEER, config, {"loss_reduction": "token_mean", "max_seq_len": None}
+  )
+  kind = options.choice(_PEER, "loss_reduction", cfg["loss_reduction"], _KINDS)
+  length = cfg["max_seq_len"]
+  if kind == "seq_mean_token_sum_norm":
+    length = options.number(_PEER, "max_seq_len", length, above=0)
+
+  def fn(advantages, mask, prompt_sizes: Sequence[int] | None = None):
+    advantages = jnp.asarray(advantages, jnp.float32)
+    tokens_B = (jnp.asarray(mask) != 0).sum(1, dtype=jnp.float32)
+    rows = advantages.shape[0]
+    if kind == "token_mean":
+      return advantages / jnp.maximum(tokens_B.sum(), 1.0)
+    if kind == "sequence_mean":
+      return advantages / (rows * jnp.maximum(tokens_B, 1.0))[:, None]
+    if kind == "seq_mean_token_sum_norm":
+      return advantages / (rows * length)
+    same_BP = _membership(prompt_sizes, rows)
+    prompt_tokens_P = jnp.maximum(tokens_B @ same_BP, 1.0)
+    return advantages / (same_BP.shape[1] * (same_BP @ prompt_tokens_P))[:, None]
+
+  return fn
+
+
+def _membership(prompt_sizes: Sequence[int] | None, rows: int) -> np.ndarray:
+  """`[B, P]`, 1 where the row answers the prompt."""
+  if prompt_sizes is None:
+    raise ValueError(f"{_PEER}: loss_reduction 'prompt_mean' needs prompt_sizes")
+  sizes = np.asarray(prompt_sizes)
+  if sizes.sum() != rows:
+    raise ValueError(
+      f"{_PEER}: prompt_sizes {sizes.tolist()} do not add up to the {rows} rows"
+    )
+  return np.repeat(np.eye(len(sizes), dtype=np.float32), sizes, axis=0)
