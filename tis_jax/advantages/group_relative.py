@@ -2,9 +2,8 @@
 
 import jax.numpy as jnp
 
+from tis_jax.advantages._inputs import alone, centre, prepare
 from tis_jax.advantages.groups import group_count, group_mean, group_sum
-
-SINGLETONS = ("zero", "raw")
 
 
 def grpo(
@@ -27,10 +26,11 @@ def grpo(
     normalize: divide by the standard deviation. It up-weights prompts that are nearly
       solved or nearly hopeless; without it this is Dr. GRPO.
     epsilon: added to the standard deviation.
-    baseline_mask: `[B]` bool, the rows that mean and std are taken over: leave padding
-      out, and rejected sequences too if they should not move their siblings' baseline.
-      None keeps every row in. A row left out may hold NaN; its own advantage is still
-      measured against the rows kept (0 if it is NaN).
+    baseline_mask: `[B]` bool, the rows that mean and std are taken over. None keeps
+      every row, rejected sequences included; pass `mask.any(-1)` of what a correction
+      left to keep them from moving their siblings' baseline, and leave padding rows out
+      likewise. A row left out may hold NaN; its own advantage is still measured
+      against the rows kept (0 if it is NaN).
     singleton: a row with no sibling gets "zero" (nothing to compare with, nothing to
       learn) or its "raw" reward (verl and SkyRL).
 
@@ -49,19 +49,17 @@ def grpo(
   """
   rewards, kept = prepare(rewards, group_ids, baseline_mask, singleton)
   count = group_count(group_ids, kept)
-  centred = centre(rewards, group_mean(rewards, group_ids, kept), kept)
+  advantage = centre(rewards, group_mean(rewards, group_ids, kept), kept)
   if normalize:
-    variance = group_sum(centred**2, group_ids, kept) / jnp.maximum(count - 1.0, 1.0)
-    scaled = centred / (jnp.sqrt(variance) + epsilon)
-  else:
-    scaled = centred
-  return alone(scaled, rewards, count, kept, singleton)
+    variance = group_sum(advantage**2, group_ids, kept) / jnp.maximum(count - 1.0, 1.0)
+    advantage = advantage / (jnp.sqrt(variance) + epsilon)
+  return alone(advantage, rewards, count, kept, singleton)
 
 
 def dr_grpo(rewards, group_ids, *, baseline_mask=None, singleton="zero"):
   """Dr. GRPO: `r - mean_group`, without the division that biases by difficulty.
 
-  Arguments and errors are those of `grpo`. Pair it with the aggregation
+  Arguments, returns and errors are those of `grpo`. Pair it with the aggregation
   "sequence_sum_constant", which leaves out GRPO's other bias, by length.
 
   >>> import jax.numpy as jnp
@@ -83,8 +81,8 @@ def rloo(rewards, group_ids, *, baseline_mask=None, singleton="zero"):
   """RLOO: the reward less the mean of the *other* rows of its group.
 
   For n rows that is `(r - mean_group) n / (n - 1)`: the baseline is independent of the
-  row, so the gradient is unbiased at any group size. Arguments and errors are those of
-  `grpo`.
+  row, so the gradient is unbiased at any group size. Arguments, returns and errors are
+  those of `grpo`.
 
   >>> import jax.numpy as jnp
   >>> rloo(jnp.array([1.0, 0.0, 1.0, 2.0]), jnp.array([5, 5, 9, 5])).tolist()
@@ -100,41 +98,105 @@ def rloo(rewards, group_ids, *, baseline_mask=None, singleton="zero"):
   return alone(advantage, rewards, others + 1.0, kept, singleton)
 
 
-def prepare(rewards, group_ids, baseline_mask, singleton):
-  """Checks the arrays and returns fp32 rewards with the rows the baseline keeps."""
-  rewards = jnp.asarray(rewards)
-  if rewards.ndim != 1 or rewards.shape != jnp.shape(group_ids):
-    raise ValueError(
-      f"rewards and group_ids must both be [B], got {rewards.shape} and "
-      f"{jnp.shape(group_ids)}"
-    )
-  if rewards.shape[0] == 1:
-    raise ValueError(
-      "a group baseline needs at least two rows, the batch has one; "
-      "sample more answers a prompt or use rewards less a baseline of your own"
-    )
-  if singleton not in SINGLETONS:
-    raise ValueError(f"singleton must be one of {SINGLETONS}, got {singleton!r}")
-  if baseline_mask is None:
-    kept = jnp.ones(rewards.shape, bool)
-  elif jnp.shape(baseline_mask) == rewards.shape:
-    kept = jnp.asarray(baseline_mask) != 0
-  else:
-    raise ValueError(
-      f"baseline_mask must be [B] = {rewards.shape}, got {jnp.shape(baseline_mask)}"
-    )
-  return rewards.astype(jnp.float32), kept
+def opo(rewards, lengths, group_ids, *, baseline_mask=None, singleton="zero"):
+  """OPO: the reward less the group's mean weighted by length.
+
+    baseline = sum(length r) / sum(length)
+
+  The variance-optimal baseline if the squared norm of a sequence's gradient grows with
+  its length.
+
+  Args:
+    rewards: `[B]` outcome rewards.
+    lengths: `[B]` tokens of each response, 0 or more.
+    group_ids: `[B]` integers; see `grpo`.
+    baseline_mask: see `grpo`.
+    singleton: see `grpo`.
+
+  Returns:
+    `[B]` fp32 advantages.
+
+  Raises:
+    ValueError: a wrong shape or dtype, or a batch of one row.
+
+  >>> import jax.numpy as jnp
+  >>> opo(jnp.array([1.0, 0.0]), jnp.array([1, 3]), jnp.array([5, 5])).tolist()
+  [0.75, -0.25]
+
+  References: Hao et al. 2025, arXiv:2505.23585.
+  """
+  rewards, kept = prepare(rewards, group_ids, baseline_mask, singleton)
+  if jnp.shape(lengths) != rewards.shape:
+    raise ValueError(f"lengths must be [B] = {rewards.shape}, got {jnp.shape(lengths)}")
+  lengths = jnp.asarray(lengths).astype(jnp.float32)
+  weighted = jnp.where(kept, lengths * rewards, 0.0)
+  total = group_sum(lengths, group_ids, kept)
+  baseline = group_sum(weighted, group_ids, kept) / jnp.maximum(total, 1.0)
+  advantage = centre(rewards, baseline, kept)
+  return alone(advantage, rewards, group_count(group_ids, kept), kept, singleton)
 
 
-def centre(rewards, baseline, kept):
-  """`rewards - baseline`; a row left out of the baseline may be NaN and gives 0."""
-  return jnp.where(kept | jnp.isfinite(rewards), rewards - baseline, 0.0)
+def gpg(rewards, group_ids, *, scale=1.0, baseline_mask=None, singleton="zero"):
+  """GPG: `alpha (r - mean_group) / scale`, with `alpha = rows / rows that can learn`.
+
+  A group whose rewards are all equal gives no gradient and only dilutes the batch's
+  mean; `alpha` undoes the dilution. It is the same number for every row.
+
+  Args:
+    rewards: `[B]` outcome rewards.
+    group_ids: `[B]` integers; see `grpo`.
+    scale: the paper's F_norm, above 0.
+    baseline_mask: see `grpo`.
+    singleton: see `grpo`.
+
+  Returns:
+    `[B]` fp32 advantages.
+
+  Raises:
+    ValueError: a wrong shape or dtype, or a batch of one row.
+
+  >>> import jax.numpy as jnp
+  >>> gpg(jnp.array([1.0, 0.0, 1.0, 1.0]), jnp.array([5, 5, 9, 9])).tolist()
+  [1.0, -1.0, 0.0, 0.0]
+
+  References: Chu et al. 2025, arXiv:2504.02546.
+  """
+  rewards, kept = prepare(rewards, group_ids, baseline_mask, singleton)
+  advantage = centre(rewards, group_mean(rewards, group_ids, kept), kept)
+  spread = group_sum(jnp.abs(advantage), group_ids, kept)
+  learns = (kept & (spread > 0)).sum(dtype=jnp.float32)
+  alpha = kept.sum(dtype=jnp.float32) / jnp.maximum(learns, 1.0)
+  count = group_count(group_ids, kept)
+  return alone(advantage * alpha / scale, rewards, count, kept, singleton)
 
 
-def alone(advantage, rewards, count, kept, singleton):
-  """What a row with no sibling to compare with gets instead of `advantage`."""
-  if singleton == "zero":
-    lonely = 0.0
-  else:
-    lonely = jnp.where(kept | jnp.isfinite(rewards), rewards, 0.0)
-  return jnp.where(count > 1, advantage, lonely)
+def maxrl(rewards, group_ids, *, epsilon=1e-6, baseline_mask=None, singleton="zero"):
+  """MaxRL: `(r - mean_group) / (mean_group + epsilon)`.
+
+  For 0/1 rewards the division by the success rate turns the gradient of the expected
+  reward into that of its logarithm: hard prompts weigh more.
+
+  Args:
+    rewards: `[B]` outcome rewards, 0 or more.
+    group_ids: `[B]` integers; see `grpo`.
+    epsilon: added to the mean. A group without success gives 0.
+    baseline_mask: see `grpo`.
+    singleton: see `grpo`.
+
+  Returns:
+    `[B]` fp32 advantages.
+
+  Raises:
+    ValueError: a wrong shape or dtype, or a batch of one row.
+
+  >>> import jax.numpy as jnp
+  >>> rewards, ids = jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.array([5, 5, 5, 5])
+  >>> maxrl(rewards, ids).round(3).tolist()
+  [3.0, -1.0, -1.0, -1.0]
+
+  References: Tajwar et al. 2026, arXiv:2602.02710; SkyRL's `maxrl`.
+  """
+  rewards, kept = prepare(rewards, group_ids, baseline_mask, singleton)
+  mean = group_mean(rewards, group_ids, kept)
+  advantage = centre(rewards, mean, kept) / (mean + epsilon)
+  return alone(advantage, rewards, group_count(group_ids, kept), kept, singleton)

@@ -1,10 +1,15 @@
-"""What every loss does at the door: check shapes, clean under the mask, go to fp32."""
+"""What every policy loss does at the door: check shapes, clean under the mask."""
 
-import jax
 import jax.numpy as jnp
 
-# exp(20) is 4.9e8: far beyond any ratio that trains, far below fp32's overflow.
-LOG_RATIO_BOUND = 20.0
+from tis_jax.advantages._inputs import (
+  as_floats,
+  as_mask,
+  per_token,
+  require_at_least,
+  require_shape,
+)
+from tis_jax.corrections.ratios import clamp_log
 
 
 def prepare(mask, advantages, /, **log_probs):
@@ -24,64 +29,19 @@ def prepare(mask, advantages, /, **log_probs):
   mask = as_mask(mask, shape)
   clean = []
   for name, value in log_probs.items():
-    require_shape(name, value, shape, first_name)
-    clean.append(jnp.where(mask, as_fp32(name, value), 0.0))
+    require_shape(name, value, shape)
+    clean.append(jnp.where(mask, as_floats(name, value), 0.0))
   if advantages is not None:
     advantages = jnp.where(mask, per_token("advantages", advantages, shape), 0.0)
   return mask, advantages, *clean
 
 
-def as_mask(mask, shape, name="mask"):
-  """A bool mask of `shape` from a bool or 0/1 array of any dtype; None is all True."""
-  if mask is None:
-    return jnp.ones(shape, bool)
-  if jnp.shape(mask) != tuple(shape):
-    raise ValueError(f"{name} must have shape {tuple(shape)}, got {jnp.shape(mask)}")
-  return jnp.asarray(mask) != 0
-
-
-def as_fp32(name, value):
-  value = jnp.asarray(value)
-  if not jnp.issubdtype(value.dtype, jnp.floating):
-    raise ValueError(f"{name} must be floating point, got {value.dtype}")
-  return value.astype(jnp.float32)
-
-
-def per_token(name, value, shape):
-  """`[B, T]` fp32 from a `[B, T]` array or one number a sequence, `[B]`."""
-  value = as_fp32(name, value)
-  if value.shape == tuple(shape[:1]):
-    value = jnp.broadcast_to(value[:, None], shape)
-  if value.shape != tuple(shape):
-    raise ValueError(
-      f"{name} must be [B, T] = {tuple(shape)} or [B] = ({shape[0]},), "
-      f"got {value.shape}"
-    )
-  return value
-
-
-def require_shape(name, value, shape, like):
-  if jnp.shape(value) != tuple(shape):
-    raise ValueError(
-      f"{name} must have the shape of {like}, {tuple(shape)}, got {jnp.shape(value)}"
-    )
-
-
 def clamped_log_ratio(logp, anchor_logp):
-  """`logp - anchor_logp` in +-20, so that its exp neither overflows nor is NaN."""
-  return jnp.clip(logp - anchor_logp, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+  """`logp - anchor_logp` in +-20, of arrays that `prepare` has cleaned."""
+  return clamp_log(logp - anchor_logp)
 
 
-def check_clip(clip_low, clip_high):
-  """Refuses a clip range that holds no ratio; traced bounds are taken on trust."""
-  check_at_least("clip_low", clip_low, 0.0)
-  check_at_least("clip_high", clip_high, 0.0)
-
-
-def check_at_least(name, value, bound, *, strict=False):
-  if isinstance(value, jax.core.Tracer) or value is None:
-    return
-  if value < bound or (strict and value == bound):
-    raise ValueError(
-      f"{name} must be {'above' if strict else 'at least'} {bound}, got {value}"
-    )
+def require_clip(clip_low, clip_high):
+  """Refuses a clip range that holds no ratio."""
+  require_at_least("clip_low", clip_low, 0.0)
+  require_at_least("clip_high", clip_high, 0.0)

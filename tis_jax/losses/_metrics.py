@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 
+from tis_jax.corrections.ratios import k1, k3
 from tis_jax.diagnostics.metrics import Metrics, maximum, mean, minimum
 
 
@@ -18,8 +19,8 @@ def ratio_metrics(log_ratio, mask) -> Metrics:
     "policy/ratio": mean(ratio, mask),
     "policy/ratio_max": maximum(ratio, mask),
     "policy/ratio_min": minimum(ratio, mask),
-    "policy/drift_k1": mean(-log_ratio, mask),
-    "policy/drift_k3": mean(ratio - 1.0 - log_ratio, mask),
+    "policy/drift_k1": mean(k1(log_ratio), mask),
+    "policy/drift_k3": mean(k3(log_ratio), mask),
   }
 
 

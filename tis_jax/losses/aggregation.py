@@ -11,9 +11,9 @@ own slice, and the sum over micro-batches and shards is the batch's loss, exactl
 
 import jax.numpy as jnp
 
+from tis_jax.advantages._inputs import as_floats, as_mask, require_at_least
 from tis_jax.advantages.groups import group_sum
-from tis_jax.losses._inputs import as_fp32, as_mask, check_at_least
-from tis_jax.losses._sequences import check_segment_ids, sequence_length, sequence_sum
+from tis_jax.losses._sequences import as_segment_ids, sequence_length, sequence_sum
 
 MODES = (
   "token_mean",
@@ -91,7 +91,7 @@ def aggregate(
     raise ValueError(
       f"denominator must be a scalar, [B] or [B, T] = {shape}, got {denominator.shape}"
     )
-  summed = jnp.where(mask, as_fp32("token_loss", token_loss), 0.0)
+  summed = jnp.where(mask, as_floats("token_loss", token_loss), 0.0)
   if denominator.ndim < 2:
     summed = summed.sum(-1)
   empty = denominator == 0
@@ -151,7 +151,7 @@ def denominators(
     filled = (tokens > 0).astype(jnp.float32)
     sequences = filled.sum()
   else:
-    segment_ids = check_segment_ids(segment_ids, mask.shape)
+    segment_ids = as_segment_ids(segment_ids, mask.shape)
     filled = mask.astype(jnp.float32)
     tokens = sequence_sum(filled, mask, segment_ids)
     # Each token is the n-th part of its sequence.
@@ -163,7 +163,7 @@ def denominators(
   if mode == "sequence_sum":
     return filled * sequences
   if mode == "sequence_sum_constant":
-    check_at_least("length", length, 0, strict=True)
+    require_at_least("length", length, 0, strict=True)
     return filled * sequences * length
   if mode == "token_sum":
     return filled

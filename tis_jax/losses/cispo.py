@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import check_clip, clamped_log_ratio, prepare
+from tis_jax.losses._inputs import clamped_log_ratio, prepare, require_clip
 from tis_jax.losses._metrics import fraction, ratio_metrics
 
 
@@ -61,7 +61,7 @@ def sampler_cispo_loss(
 
 
 def _cispo(logp, anchor_logp, advantages, mask, clip_low, clip_high):
-  check_clip(clip_low, clip_high)
+  require_clip(clip_low, clip_high)
   mask, advantages, logp, anchor_logp = prepare(
     mask, advantages, logp=logp, anchor_logp=anchor_logp
   )

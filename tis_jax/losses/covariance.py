@@ -9,12 +9,8 @@ rows at hand, so a micro-batch selects on its own.
 import jax
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import (
-  check_at_least,
-  check_clip,
-  clamped_log_ratio,
-  prepare,
-)
+from tis_jax.advantages._inputs import require_at_least
+from tis_jax.losses._inputs import clamped_log_ratio, prepare, require_clip
 from tis_jax.losses._metrics import fraction, ratio_metrics
 from tis_jax.losses.ppo import clipped_surrogate
 from tis_jax.losses.selection import top_k_mask
@@ -65,7 +61,7 @@ def clip_cov_loss(
 
   References: Cui et al. 2025, arXiv:2505.22617.
   """
-  check_clip(clip_low, clip_high)
+  require_clip(clip_low, clip_high)
   _check_share(select)
   mask, advantages, logp, old_logp = prepare(
     mask, advantages, logp=logp, old_logp=old_logp
@@ -153,6 +149,6 @@ def _count(share, mask):
 
 
 def _check_share(select):
-  check_at_least("select", select, 0.0)
+  require_at_least("select", select, 0.0)
   if not isinstance(select, jax.core.Tracer) and select > 1.0:
     raise ValueError(f"select is a share of the tokens, at most 1, got {select}")

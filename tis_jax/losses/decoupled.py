@@ -3,14 +3,9 @@
 import jax
 import jax.numpy as jnp
 
+from tis_jax.advantages._inputs import as_floats, require_at_least, require_shape
 from tis_jax.diagnostics.metrics import maximum, mean
-from tis_jax.losses._inputs import (
-  as_fp32,
-  check_at_least,
-  clamped_log_ratio,
-  prepare,
-  require_shape,
-)
+from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses.ppo import ppo_loss
 
 
@@ -58,7 +53,7 @@ def decoupled_ppo_loss(
 
   References: Hilton et al. 2021, arXiv:2110.00641; AReaL, arXiv:2505.24298.
   """
-  check_at_least("weight_high", weight_high, 0.0, strict=True)
+  require_at_least("weight_high", weight_high, 0.0, strict=True)
   token_loss, metrics = ppo_loss(
     logp,
     old_logp,
@@ -111,10 +106,10 @@ def interpolated_old_logp(
 
   References: A-3PO, arXiv:2512.06547.
   """
-  logp = as_fp32("logp", jax.lax.stop_gradient(logp))
-  sampler_logp = as_fp32("sampler_logp", sampler_logp)
-  require_shape("sampler_logp", sampler_logp, logp.shape, "logp")
-  require_shape("versions", versions, logp.shape, "logp")
+  logp = as_floats("logp", jax.lax.stop_gradient(logp))
+  sampler_logp = as_floats("sampler_logp", sampler_logp)
+  require_shape("sampler_logp", sampler_logp, logp.shape)
+  require_shape("versions", versions, logp.shape)
   if old_version is None:
     old_version = learner_version - 1
   age = (learner_version - versions).astype(jnp.float32)

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import check_at_least, clamped_log_ratio, prepare
+from tis_jax.advantages._inputs import require_at_least
+from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import fraction, ratio_metrics
 
 DIVERGENCES = ("tv", "kl")
@@ -55,7 +56,7 @@ def dppo_loss(
 
   References: arXiv:2602.04879; verl's `dppo_tv` and `dppo_kl`, SkyRL's `dppo`.
   """
-  check_at_least("ratio_high", ratio_high, 0.0, strict=True)
+  require_at_least("ratio_high", ratio_high, 0.0, strict=True)
   mask, advantages, logp, sampler_logp = prepare(
     mask, advantages, logp=logp, sampler_logp=sampler_logp
   )
@@ -83,8 +84,8 @@ def dppo_keep(logp, anchor_logp, advantages, *, divergence="tv", low=0.2, high=0
   """
   if divergence not in DIVERGENCES:
     raise ValueError(f"divergence must be one of {DIVERGENCES}, got {divergence!r}")
-  check_at_least("low", low, 0.0)
-  check_at_least("high", high, 0.0)
+  require_at_least("low", low, 0.0)
+  require_at_least("high", high, 0.0)
   logp = jax.lax.stop_gradient(logp)
   rise = jnp.exp(logp) - jnp.exp(anchor_logp)
   if divergence == "tv":
@@ -97,6 +98,8 @@ def dppo_keep(logp, anchor_logp, advantages, *, divergence="tv", low=0.2, high=0
 
 def _bernoulli_kl(logp, other_logp):
   """KL between "this token or another" under `logp` and under `other_logp`."""
+  # Rounding can lift the log-prob of a near-certain token above 0.
+  logp, other_logp = jnp.minimum(logp, 0.0), jnp.minimum(other_logp, 0.0)
   rest, other_rest = -jnp.expm1(logp), -jnp.expm1(other_logp)
   log_rest = jnp.log((rest + _EPSILON) / (other_rest + _EPSILON))
   return jnp.exp(logp) * (logp - other_logp) + rest * log_rest

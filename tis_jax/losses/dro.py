@@ -1,6 +1,7 @@
 """DRO: direct reward optimisation, a quadratic pull towards the anchor."""
 
-from tis_jax.losses._inputs import check_at_least, clamped_log_ratio, prepare
+from tis_jax.advantages._inputs import require_at_least
+from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import ratio_metrics
 
 
@@ -31,7 +32,7 @@ def dro_loss(logp, old_logp, advantages, mask=None, *, beta):
 
   References: Richemond et al. 2024, arXiv:2405.19107; Tinker's and verl's `dro`.
   """
-  check_at_least("beta", beta, 0.0, strict=True)
+  require_at_least("beta", beta, 0.0, strict=True)
   mask, advantages, logp, old_logp = prepare(
     mask, advantages, logp=logp, old_logp=old_logp
   )

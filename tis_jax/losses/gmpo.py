@@ -2,9 +2,9 @@
 
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import check_clip, clamped_log_ratio, prepare
+from tis_jax.losses._inputs import clamped_log_ratio, prepare, require_clip
 from tis_jax.losses._metrics import fraction, ratio_metrics
-from tis_jax.losses._sequences import check_segment_ids, sequence_mean
+from tis_jax.losses._sequences import as_segment_ids, sequence_mean
 
 
 def gmpo_loss(
@@ -48,11 +48,11 @@ def gmpo_loss(
 
   References: Zhao et al. 2025, arXiv:2507.20673.
   """
-  check_clip(clip_low, clip_high)
+  require_clip(clip_low, clip_high)
   mask, advantages, logp, old_logp = prepare(
     mask, advantages, logp=logp, old_logp=old_logp
   )
-  segment_ids = check_segment_ids(segment_ids, logp.shape)
+  segment_ids = as_segment_ids(segment_ids, logp.shape)
   log_ratio = clamped_log_ratio(logp, old_logp)
   bounded = jnp.clip(log_ratio, -clip_low, clip_high)
   sign = jnp.sign(advantages)

@@ -3,10 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import check_clip, clamped_log_ratio, prepare
+from tis_jax.losses._inputs import clamped_log_ratio, prepare, require_clip
 from tis_jax.losses._metrics import fraction, ratio_metrics
 from tis_jax.losses._sequences import (
-  check_segment_ids,
+  as_segment_ids,
   sequence_length,
   sequence_mean,
 )
@@ -128,11 +128,11 @@ def luspo_loss(
 
 
 def _sequence_ratio(logp, old_logp, advantages, mask, segment_ids, clip_low, clip_high):
-  check_clip(clip_low, clip_high)
+  require_clip(clip_low, clip_high)
   mask, advantages, logp, old_logp = prepare(
     mask, advantages, logp=logp, old_logp=old_logp
   )
-  segment_ids = check_segment_ids(segment_ids, logp.shape)
+  segment_ids = as_segment_ids(segment_ids, logp.shape)
   log_ratio = sequence_mean(clamped_log_ratio(logp, old_logp), mask, segment_ids)
   return mask, advantages, log_ratio, logp
 

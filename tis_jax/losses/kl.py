@@ -3,7 +3,9 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import as_mask, clamped_log_ratio, per_token, prepare
+from tis_jax.advantages._inputs import as_mask, per_token
+from tis_jax.corrections.ratios import k3
+from tis_jax.losses._inputs import clamped_log_ratio, prepare
 
 KL_KINDS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
 
@@ -159,4 +161,4 @@ def _estimate(difference, kind):
     return 0.5 * difference**2
   if kind == "abs":
     return jnp.abs(difference)
-  return jnp.expm1(-difference) + difference
+  return k3(-difference)

@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import check_at_least, clamped_log_ratio, prepare
+from tis_jax.advantages._inputs import require_at_least
+from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import fraction, ratio_metrics
 from tis_jax.losses.selection import mean_at_most_mask
 
@@ -42,7 +43,7 @@ def m2po_loss(logp, old_logp, advantages, mask=None, *, threshold=0.04):
 
   References: Zheng et al. 2025, arXiv:2510.01161.
   """
-  check_at_least("threshold", threshold, 0.0)
+  require_at_least("threshold", threshold, 0.0)
   mask, advantages, logp, old_logp = prepare(
     mask, advantages, logp=logp, old_logp=old_logp
   )

@@ -2,12 +2,8 @@
 
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import (
-  check_at_least,
-  check_clip,
-  clamped_log_ratio,
-  prepare,
-)
+from tis_jax.advantages._inputs import require_at_least
+from tis_jax.losses._inputs import clamped_log_ratio, prepare, require_clip
 from tis_jax.losses._metrics import fraction, ratio_metrics
 
 
@@ -54,8 +50,8 @@ def ppo_loss(
   References: Schulman et al. 2017, arXiv:1707.06347; dual clip: Ye et al. 2019,
   arXiv:1912.09729; clip-higher: DAPO, arXiv:2503.14476.
   """
-  check_clip(clip_low, clip_high)
-  check_at_least("dual_clip", dual_clip, 1.0, strict=True)
+  require_clip(clip_low, clip_high)
+  require_at_least("dual_clip", dual_clip, 1.0, strict=True)
   mask, advantages, logp, old_logp = prepare(
     mask, advantages, logp=logp, old_logp=old_logp
   )

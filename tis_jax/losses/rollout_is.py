@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import check_at_least, clamped_log_ratio, prepare
+from tis_jax.advantages._inputs import require_at_least
+from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import fraction, ratio_metrics
 
 
@@ -40,9 +41,9 @@ def rollout_is_loss(logp, sampler_logp, advantages, mask=None, *, low=0.5, high=
   References: IcePop, Ring-1T, arXiv:2510.18855; GLM-5, arXiv:2602.15763; SkyRL's
   `rollout_is`.
   """
-  check_at_least("low", low, 0.0)
+  require_at_least("low", low, 0.0)
   if not isinstance(low, jax.core.Tracer):
-    check_at_least("high", high, low, strict=True)
+    require_at_least("high", high, low, strict=True)
   mask, advantages, logp, sampler_logp = prepare(
     mask, advantages, logp=logp, sampler_logp=sampler_logp
   )

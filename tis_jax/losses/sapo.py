@@ -3,7 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import check_at_least, clamped_log_ratio, prepare
+from tis_jax.advantages._inputs import require_at_least
+from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import ratio_metrics
 
 
@@ -47,8 +48,8 @@ def sapo_loss(
 
   References: arXiv:2511.20347.
   """
-  check_at_least("temperature_positive", temperature_positive, 0.0, strict=True)
-  check_at_least("temperature_negative", temperature_negative, 0.0, strict=True)
+  require_at_least("temperature_positive", temperature_positive, 0.0, strict=True)
+  require_at_least("temperature_negative", temperature_negative, 0.0, strict=True)
   mask, advantages, logp, old_logp = prepare(
     mask, advantages, logp=logp, old_logp=old_logp
   )

@@ -3,9 +3,10 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.losses._inputs import LOG_RATIO_BOUND, clamped_log_ratio, prepare
+from tis_jax.corrections.ratios import clamp_log
+from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import fraction, ratio_metrics
-from tis_jax.losses._sequences import check_segment_ids, sequence_sum
+from tis_jax.losses._sequences import as_segment_ids, sequence_sum
 
 LEVELS = ("sequence", "token")
 
@@ -58,12 +59,12 @@ def topr_loss(
   mask, advantages, logp, sampler_logp = prepare(
     mask, advantages, logp=logp, sampler_logp=sampler_logp
   )
-  segment_ids = check_segment_ids(segment_ids, logp.shape)
+  segment_ids = as_segment_ids(segment_ids, logp.shape)
   log_ratio = clamped_log_ratio(jax.lax.stop_gradient(logp), sampler_logp)
   decides = log_ratio
   if level == "sequence":
     decides = sequence_sum(log_ratio, mask, segment_ids)
-  tapered = jnp.exp(jnp.clip(decides, -LOG_RATIO_BOUND, 0.0))
+  tapered = jnp.exp(jnp.minimum(clamp_log(decides), 0.0))
   weight = jnp.where(advantages > 0, 1.0, tapered)
   metrics = ratio_metrics(log_ratio, mask) | {
     "policy/clipped": fraction((advantages <= 0) & (decides > 0), mask)

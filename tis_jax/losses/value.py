@@ -2,8 +2,9 @@
 
 import jax.numpy as jnp
 
+from tis_jax.advantages._inputs import require_at_least
 from tis_jax.diagnostics.metrics import mean
-from tis_jax.losses._inputs import check_at_least, prepare
+from tis_jax.losses._inputs import prepare
 from tis_jax.losses._metrics import fraction
 
 
@@ -33,7 +34,7 @@ def value_loss(values, old_values, returns, mask=None, *, clip=0.2):
 
   References: Schulman et al. 2017, arXiv:1707.06347, and OpenAI's implementation.
   """
-  check_at_least("clip", clip, 0.0)
+  require_at_least("clip", clip, 0.0)
   mask, _, values, old_values, returns = prepare(
     mask, None, values=values, old_values=old_values, returns=returns
   )

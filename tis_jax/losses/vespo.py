@@ -3,15 +3,12 @@
 import jax
 import jax.numpy as jnp
 
+from tis_jax.advantages._inputs import require_at_least
+from tis_jax.corrections.ratios import clamp_log
 from tis_jax.diagnostics.metrics import mean
-from tis_jax.losses._inputs import (
-  LOG_RATIO_BOUND,
-  check_at_least,
-  clamped_log_ratio,
-  prepare,
-)
+from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import ratio_metrics
-from tis_jax.losses._sequences import check_segment_ids, sequence_sum
+from tis_jax.losses._sequences import as_segment_ids, sequence_sum
 
 
 def vespo_loss(
@@ -66,14 +63,13 @@ def vespo_loss(
     ("power_negative", power_negative),
     ("rate_negative", rate_negative),
   ):
-    check_at_least(name, value, 0.0)
+    require_at_least(name, value, 0.0)
   mask, advantages, logp, sampler_logp = prepare(
     mask, advantages, logp=logp, sampler_logp=sampler_logp
   )
-  segment_ids = check_segment_ids(segment_ids, logp.shape)
+  segment_ids = as_segment_ids(segment_ids, logp.shape)
   log_ratio = clamped_log_ratio(jax.lax.stop_gradient(logp), sampler_logp)
-  log_weight = sequence_sum(log_ratio, mask, segment_ids)
-  log_weight = jnp.clip(log_weight, -LOG_RATIO_BOUND, LOG_RATIO_BOUND)
+  log_weight = clamp_log(sequence_sum(log_ratio, mask, segment_ids))
   success = advantages >= 0
   power = jnp.where(success, power_positive, power_negative)
   rate = jnp.where(success, rate_positive, rate_negative)

@@ -1,0 +1,228 @@
+"""Estimators that whiten over tokens, mix rewards, or need more than an outcome."""
+
+import jax
+import jax.numpy as jnp
+
+from tis_jax.advantages._inputs import SINGLETONS, as_floats, as_mask, per_token
+from tis_jax.advantages.group_relative import dr_grpo, grpo
+from tis_jax.advantages.groups import group_sum
+from tis_jax.advantages.returns import outcome_on_last_token, rewards_to_go, whiten
+
+
+def reinforce_plus_plus(rewards, mask, *, discount=1.0):
+  """REINFORCE++: discounted rewards to go, whitened over the batch's tokens.
+
+  Args:
+    rewards: `[B, T]` token rewards (usually with the KL penalty in them), or `[B]`
+      outcome rewards.
+    mask: `[B, T]` bool or 0/1.
+    discount: per token, 0 to 1.
+
+  Returns:
+    `(advantages, returns)`, both `[B, T]` fp32, 0 where the mask is False.
+
+  Raises:
+    ValueError: a wrong shape or dtype.
+
+  >>> import jax.numpy as jnp
+  >>> mask = jnp.ones((2, 1))
+  >>> advantages, returns = reinforce_plus_plus(jnp.array([0.0, 2.0]), mask)
+  >>> advantages.round(3).tolist(), returns.tolist()
+  ([[-0.707], [0.707]], [[0.0], [2.0]])
+
+  References: Hu et al. 2025, arXiv:2501.03262.
+  """
+  returns = rewards_to_go(rewards, mask, discount=discount)
+  return whiten(returns, mask), returns
+
+
+def reinforce_plus_plus_baseline(
+  rewards, group_ids, mask, *, baseline_mask=None, singleton="zero"
+):
+  """REINFORCE++ with a baseline: `r - mean_group`, whitened over the batch's tokens.
+
+  Args:
+    rewards: `[B]` outcome rewards.
+    group_ids: `[B]` integers; see `grpo`.
+    mask: `[B, T]` bool or 0/1, the tokens that mean and variance are taken over.
+    baseline_mask: see `grpo`.
+    singleton: see `grpo`.
+
+  Returns:
+    `[B, T]` fp32 advantages, 0 where the mask is False.
+
+  Raises:
+    ValueError: a wrong shape or dtype, or a batch of one row.
+
+  >>> import jax.numpy as jnp
+  >>> rewards, ids = jnp.array([0.0, 2.0]), jnp.array([5, 5])
+  >>> reinforce_plus_plus_baseline(rewards, ids, jnp.ones((2, 1))).round(3).tolist()
+  [[-0.707], [0.707]]
+
+  References: Hu et al. 2025, arXiv:2501.03262.
+  """
+  advantages = dr_grpo(
+    rewards, group_ids, baseline_mask=baseline_mask, singleton=singleton
+  )
+  return whiten(advantages, mask)
+
+
+def remax(rewards, greedy_rewards):
+  """ReMax: the reward less that of the greedy answer to the same prompt.
+
+  Args:
+    rewards: `[B]` outcome rewards.
+    greedy_rewards: `[B]` rewards of the greedy answer to each row's prompt.
+
+  Returns:
+    `[B]` fp32 advantages.
+
+  Raises:
+    ValueError: a wrong shape or dtype.
+
+  >>> import jax.numpy as jnp
+  >>> remax(jnp.array([1.0, 0.0]), jnp.array([0.5, 0.5])).tolist()
+  [0.5, -0.5]
+
+  References: Li et al. 2023, arXiv:2310.10505.
+  """
+  rewards = as_floats("rewards", rewards)
+  if rewards.ndim != 1 or rewards.shape != jnp.shape(greedy_rewards):
+    raise ValueError(
+      f"rewards and greedy_rewards must both be [B], got {rewards.shape} and "
+      f"{jnp.shape(greedy_rewards)}"
+    )
+  return rewards - as_floats("greedy_rewards", greedy_rewards)
+
+
+def gdpo(
+  rewards,
+  group_ids,
+  mask,
+  *,
+  weights=None,
+  normalize=True,
+  epsilon=1e-6,
+  baseline_mask=None,
+  singleton="zero",
+):
+  """GDPO: GRPO of each reward on its own, then the weighted sum, whitened.
+
+  Summing rewards before normalising lets the one with the widest spread drown the rest.
+
+  Args:
+    rewards: `[B, K]`, K rewards a row.
+    group_ids: `[B]` integers; see `grpo`.
+    mask: `[B, T]` bool or 0/1, the tokens that the whitening counts.
+    weights: K numbers, or `[K]`; None is 1 each.
+    normalize: see `grpo`.
+    epsilon: see `grpo`.
+    baseline_mask: see `grpo`.
+    singleton: see `grpo`.
+
+  Returns:
+    `[B, T]` fp32 advantages, 0 where the mask is False.
+
+  Raises:
+    ValueError: a wrong shape or dtype, or a batch of one row.
+
+  >>> import jax.numpy as jnp
+  >>> rewards = jnp.array([[0.0, 0.0], [1.0, 100.0], [1.0, 0.0], [0.0, 100.0]])
+  >>> gdpo(rewards, jnp.zeros(4, jnp.int32), jnp.ones((4, 1)))[:, 0].round(2).tolist()
+  [-1.22, 1.22, 0.0, 0.0]
+
+  References: Liu et al. 2026, arXiv:2601.05242.
+  """
+  if jnp.ndim(rewards) != 2:
+    raise ValueError(f"rewards must be [B, K], got shape {jnp.shape(rewards)}")
+  kinds = jnp.shape(rewards)[1]
+  weights = jnp.ones(kinds) if weights is None else jnp.asarray(weights, jnp.float32)
+  if weights.shape != (kinds,):
+    raise ValueError(f"weights must be [K] = ({kinds},), got {weights.shape}")
+  advantages = sum(
+    weights[i]
+    * grpo(
+      rewards[:, i],
+      group_ids,
+      normalize=normalize,
+      epsilon=epsilon,
+      baseline_mask=baseline_mask,
+      singleton=singleton,
+    )
+    for i in range(kinds)
+  )
+  return whiten(advantages, mask)
+
+
+def optimal_token_baseline(
+  rewards,
+  group_ids,
+  mask,
+  logp,
+  sum_squared_probs,
+  *,
+  weights=None,
+  baseline_mask=None,
+  singleton="raw",
+  epsilon=1e-8,
+):
+  """The variance-optimal baseline of each token position in a group.
+
+  The squared norm of a token's score, over the logits, is
+  `1 - 2 p_t + sum_v p_v^2`; with importance weights it counts with their square. Summed
+  up to t it is the energy `W_t` of the path so far, and with `G_t` the reward to go:
+
+    A_t = G_t - sum_group(G_t W_t) / (sum_group(W_t) + epsilon)
+
+  Positions are compared by column, over the rows of the group that have a token there.
+
+  Args:
+    rewards: `[B, T]` token rewards, or `[B]` outcome rewards.
+    group_ids: `[B]` integers; see `grpo`.
+    mask: `[B, T]` bool or 0/1.
+    logp: `[B, T]` log-probs of the policy being updated, in nats.
+    sum_squared_probs: `[B, T]` sum over the vocabulary of its squared probabilities.
+    weights: `[B, T]` importance weights of the correction, if it weights.
+    baseline_mask: `[B]` bool, rows that count for the baseline; None counts all.
+    singleton: at a position where no sibling has a token, the advantage is the "raw"
+      reward to go (unbiased; the tail of the longest answer keeps learning) or "zero".
+    epsilon: added to the denominator.
+
+  Returns:
+    `(advantages, returns)`, both `[B, T]` fp32, without gradient, 0 where the mask is
+    False.
+
+  Raises:
+    ValueError: a wrong shape or dtype.
+
+  >>> import jax.numpy as jnp
+  >>> logp, squared = jnp.log(jnp.full((2, 1), 0.5)), jnp.array([[0.5], [1.5]])
+  >>> advantages, _ = optimal_token_baseline(
+  ...   jnp.array([0.0, 4.0]), jnp.array([5, 5]), jnp.ones((2, 1)), logp, squared)
+  >>> advantages.tolist()  # energies 0.5 and 1.5: the baseline is 3
+  [[-3.0], [1.0]]
+
+  References: Li et al. 2026, arXiv:2602.07078; verl's `optimal_token_baseline`.
+  """
+  if singleton not in SINGLETONS:
+    raise ValueError(f"singleton must be one of {SINGLETONS}, got {singleton!r}")
+  if jnp.ndim(mask) != 2:
+    raise ValueError(f"mask must be [B, T], got shape {jnp.shape(mask)}")
+  shape = jnp.shape(mask)
+  mask = as_mask(mask, shape)
+  returns = rewards_to_go(outcome_on_last_token(rewards, mask), mask)
+  logp = jnp.where(mask, per_token("logp", logp, shape), 0.0)
+  squared = per_token("sum_squared_probs", sum_squared_probs, shape)
+  energy = jnp.where(mask, 1.0 - 2.0 * jnp.exp(logp) + squared, 0.0)
+  if weights is not None:
+    weights = jnp.where(mask, per_token("weights", weights, shape), 0.0)
+    energy = energy * weights**2
+  path = jnp.where(mask, jnp.cumsum(energy, 1), 0.0)
+  counted = mask.astype(jnp.float32)
+  siblings = group_sum(counted, group_ids, baseline_mask)
+  baseline = group_sum(returns * path, group_ids, baseline_mask) / (
+    group_sum(path, group_ids, baseline_mask) + epsilon
+  )
+  lonely = returns if singleton == "raw" else jnp.zeros_like(returns)
+  advantages = jnp.where(siblings > 1, returns - baseline, lonely)
+  return jax.lax.stop_gradient((jnp.where(mask, advantages, 0.0), returns))
