@@ -1,0 +1,197 @@
+"""Learner batches: fixed shapes, put together on the host from rollout records.
+
+Everything here is numpy and pure. A batch in the making is a `Batch` of any number of
+rows: `from_rollouts` makes it, `has_signal` and `take_rows` filter it (dynamic
+sampling), `take_groups` cuts off what one update needs and leaves the rest, `pad`
+gives it the shapes the update was compiled for.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Batch(NamedTuple):
+  """Rows of one prompt and one response each.
+
+  Attributes:
+    prompts: `[B, P]` int32, left padded.
+    prompt_mask: `[B, P]` bool.
+    tokens: `[B, T]` int32 responses, right padded, the end-of-sequence token included.
+    mask: `[B, T]` bool, the tokens the policy sampled; False in padding and in holes
+      (a tool's answer between two sampled parts), which are attended to, not trained.
+    sampler_logp: `[B, T]` fp32, in nats. NaN under the mask is a missing value.
+    versions: `[B, T]` int32 version of the policy that sampled each token.
+    rewards: `[B]` fp32.
+    group_ids: `[B]` int32; equal for the answers to one prompt, unique in the batch.
+    finish_reasons: `[B]` int8; 0 stopped by itself, 1 ran into the length limit.
+    kept_mass: `[B, T]` fp32 probability of the tokens that top-k, top-p and min-p left
+      to the sampler, or None.
+  """
+
+  prompts: np.ndarray
+  prompt_mask: np.ndarray
+  tokens: np.ndarray
+  mask: np.ndarray
+  sampler_logp: np.ndarray
+  versions: np.ndarray
+  rewards: np.ndarray
+  group_ids: np.ndarray
+  finish_reasons: np.ndarray
+  kept_mass: np.ndarray | None = None
+
+
+def from_rollouts(rollouts: Sequence) -> Batch:
+  """All rows of some rollout records, in order, with group ids unique among them.
+
+  Args:
+    rollouts: objects with the attributes of `Batch`; equal P and T.
+
+  Raises:
+    ValueError: no records, or some with and some without `kept_mass`.
+  """
+  return concatenate([Batch(*(getattr(r, f) for f in Batch._fields)) for r in rollouts])
+
+
+def concatenate(batches: Sequence[Batch]) -> Batch:
+  """The rows of several batches, in order; groups of different batches stay apart.
+
+  >>> one = pad(empty(prompt_length=1, response_length=1), rows=2)
+  >>> concatenate([one._replace(group_ids=np.array([7, 7])),
+  ...              one._replace(group_ids=np.array([7, 3]))]).group_ids.tolist()
+  [0, 0, 2, 1]
+  """
+  if not batches:
+    raise ValueError("there are no rows to make a batch of")
+  with_mass = {batch.kept_mass is not None for batch in batches}
+  if len(with_mass) > 1:
+    raise ValueError(
+      "some rollouts record kept_mass and some do not: they were sampled differently "
+      "and must not share a batch"
+    )
+  offset, renumbered = 0, []
+  for batch in batches:
+    names, dense = np.unique(batch.group_ids, return_inverse=True)
+    renumbered.append(batch._replace(group_ids=(dense + offset).astype(np.int32)))
+    offset += len(names)
+  return Batch(
+    *(
+      None if column[0] is None else np.concatenate(column)
+      for column in zip(*renumbered, strict=True)
+    )
+  )
+
+
+def take_rows(batch: Batch, index) -> Batch:
+  """The rows that `index` (a bool mask or row numbers) selects."""
+  return Batch(*(None if x is None else np.asarray(x)[index] for x in batch))
+
+
+def has_signal(batch: Batch) -> np.ndarray:
+  """`[B]` bool: whether the rewards in the row's group differ.
+
+  A group whose answers all score alike has advantage 0 everywhere and teaches nothing;
+  dynamic sampling drops it and samples on (DAPO, arXiv:2503.14476).
+  """
+  _, group = np.unique(batch.group_ids, return_inverse=True)
+  high = np.full(len(batch.group_ids), -np.inf)
+  low = np.full(len(batch.group_ids), np.inf)
+  np.maximum.at(high, group, batch.rewards)
+  np.minimum.at(low, group, batch.rewards)
+  return (high > low)[group]
+
+
+def take_groups(batch: Batch, groups: int) -> tuple[Batch | None, Batch]:
+  """The first `groups` groups, whole, and the rows that are left.
+
+  Groups count in the order in which they first occur.
+
+  Returns:
+    `(taken, left)`; taken is None, and left everything, when there are not enough.
+  """
+  _, first, group = np.unique(batch.group_ids, return_index=True, return_inverse=True)
+  if len(first) < groups:
+    return None, batch
+  chosen = np.zeros(len(first), bool)
+  chosen[np.argsort(first)[:groups]] = True
+  return take_rows(batch, chosen[group]), take_rows(batch, ~chosen[group])
+
+
+def pad(
+  batch: Batch,
+  *,
+  rows: int | None = None,
+  prompt_length: int | None = None,
+  response_length: int | None = None,
+  pad_id: int = 0,
+) -> Batch:
+  """The batch in the static shapes of the update.
+
+  Prompts grow on the left, responses on the right. A row that is added holds nothing:
+  its masks are False and it counts nowhere.
+
+  Args:
+    batch: at most this many rows, this long.
+    rows: B; as it is by default.
+    prompt_length: P.
+    response_length: T.
+    pad_id: token under False masks.
+
+  Raises:
+    ValueError: the batch is larger than the shape asked for.
+  """
+  (b, p), t = batch.prompts.shape, batch.tokens.shape[1]
+  more = {
+    "rows": (b if rows is None else rows) - b,
+    "prompt_length": (p if prompt_length is None else prompt_length) - p,
+    "response_length": (t if response_length is None else response_length) - t,
+  }
+  for name, extra in more.items():
+    if extra < 0:
+      raise ValueError(f"the batch exceeds {name} by {-extra}")
+  new_rows = (0, more["rows"])
+  left, right = (more["prompt_length"], 0), (0, more["response_length"])
+  fill = {"prompts": pad_id, "tokens": pad_id, "group_ids": -1}
+
+  def grow(name, x):
+    if x is None:
+      return None
+    columns = () if x.ndim == 1 else (left if name.startswith("prompt") else right,)
+    return np.pad(x, (new_rows, *columns), constant_values=fill.get(name, 0))
+
+  return Batch(*(grow(name, x) for name, x in batch._asdict().items()))
+
+
+def empty(
+  prompt_length: int, response_length: int, *, kept_mass: bool = False
+) -> Batch:
+  """A batch without rows, of the right dtypes: where assembling starts."""
+  p, t = (0, prompt_length), (0, response_length)
+  return Batch(
+    prompts=np.zeros(p, np.int32),
+    prompt_mask=np.zeros(p, bool),
+    tokens=np.zeros(t, np.int32),
+    mask=np.zeros(t, bool),
+    sampler_logp=np.zeros(t, np.float32),
+    versions=np.zeros(t, np.int32),
+    rewards=np.zeros(0, np.float32),
+    group_ids=np.zeros(0, np.int32),
+    finish_reasons=np.zeros(0, np.int8),
+    kept_mass=np.zeros(t, np.float32) if kept_mass else None,
+  )
+
+
+def save_batch(path: str | Path, batch: Batch, **extra) -> None:
+  """Writes a batch, and whatever arrays belong to it (`old_logp=...`), as `.npz`."""
+  arrays = {name: x for name, x in batch._asdict().items() if x is not None} | extra
+  np.savez_compressed(path, **{name: np.asarray(x) for name, x in arrays.items()})
+
+
+def load_batch(path: str | Path) -> tuple[Batch, dict[str, np.ndarray]]:
+  """Reads what `save_batch` wrote: the batch, and the other arrays by name."""
+  with np.load(path, allow_pickle=False) as file:
+    arrays = dict(file)
+  batch = Batch(**{name: arrays.pop(name, None) for name in Batch._fields})
+  return batch, arrays

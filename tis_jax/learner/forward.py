@@ -1,0 +1,61 @@
+"""Log-probs of the sampled tokens: one forward pass over prompts and responses."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from tis_jax.learner.batch import Batch
+from tis_jax.learner.mesh import row_sharding
+from tis_jax.logprobs import TokenLogprobs, token_logprobs
+
+
+def score(
+  graph: nnx.GraphDef, params: nnx.State, batch: Batch, *, temperature: float = 1.0
+) -> TokenLogprobs:
+  """Log-probs and entropy of each response token given all before it.
+
+  The hidden state at slot P + t - 1 predicts response token t, so the last token is
+  never fed in and logits exist for the response alone. A token attends to every prompt
+  and response token before it, holes in the mask (a tool's answer) included.
+
+  Args:
+    graph: of a `Decoder`.
+    params: its parameters.
+    batch: only prompts, tokens and their masks are read.
+    temperature: divides the logits.
+
+  Returns:
+    `TokenLogprobs` of `[B, T]`; what lies under a False mask is of no meaning.
+  """
+  prompt_length = batch.prompts.shape[1]
+  tokens_BS = jnp.concatenate([batch.prompts, batch.tokens], axis=1)[:, :-1]
+  valid_BS = jnp.concatenate([batch.prompt_mask, _up_to_last(batch.mask)], axis=1)
+  model = nnx.merge(graph, params)
+  hidden_BSD, _ = model(tokens_BS, segment_ids_BS=valid_BS[:, :-1].astype(jnp.int32))
+  return token_logprobs(
+    hidden_BSD[:, prompt_length - 1 :],
+    model.head(),
+    batch.tokens,
+    temperature=temperature,
+    mask=batch.mask,
+  )
+
+
+def make_score(
+  graph: nnx.GraphDef, mesh: Mesh, *, temperature: float = 1.0
+) -> Callable[[nnx.State, Batch], TokenLogprobs]:
+  """A jitted `score(params, batch)` on the mesh; rows must divide over it."""
+  rows = row_sharding(mesh)
+
+  def run(params, batch):
+    return score(graph, params, batch, temperature=temperature)
+
+  return jax.jit(run, in_shardings=(None, rows), out_shardings=rows)
+
+
+def _up_to_last(mask_BT):
+  """True from the first slot to the last that `mask_BT` marks."""
+  return jax.lax.cummax(mask_BT.astype(jnp.int32), axis=1, reverse=True) != 0

@@ -1,0 +1,79 @@
+"""What a step reports beside its correction's and its loss's own metrics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from tis_jax.advantages import group_count, max_of_others
+from tis_jax.corrections import Correction, ratios
+from tis_jax.diagnostics.metrics import (
+  Metrics,
+  finalize,
+  fraction,
+  histogram,
+  maximum,
+  mean,
+  ratio,
+  total,
+)
+from tis_jax.learner.batch import Batch
+
+# Ratios from 1/100 to 100, symmetric about 1 on a log axis, one bin centred on it.
+WEIGHT_EDGES = np.exp(np.linspace(-np.log(100), np.log(100), 62))
+
+
+def batch_metrics(batch: Batch, advantages, version) -> Metrics:
+  """Rewards, lengths, groups and staleness of the rows that hold anything."""
+  held = batch.mask.any(axis=1)
+  mask = held if advantages.ndim == 1 else batch.mask
+  length = batch.mask.sum(axis=1).astype(jnp.float32)
+  staleness = (version - batch.versions).astype(jnp.float32)
+  best, minus_worst = (
+    jnp.maximum(x, max_of_others(x, batch.group_ids, held))
+    for x in (batch.rewards, -batch.rewards)
+  )
+  dull = jnp.where(best > -minus_worst, 0.0, 1.0)
+  share = jnp.where(held, 1.0 / group_count(batch.group_ids, held), 0.0)
+  return {
+    "reward/mean": mean(batch.rewards, held),
+    "reward/max": maximum(batch.rewards, held),
+    "advantage/abs": mean(jnp.abs(advantages), mask),
+    "groups/count": total(share),
+    "groups/without_signal": ratio((share * dull).sum(), share.sum()),
+    "response/length": mean(length, held),
+    "response/length_max": maximum(length, held),
+    "response/truncated": fraction(batch.finish_reasons == 1, held),
+    "staleness/mean": mean(staleness, batch.mask),
+    "staleness/max": maximum(staleness, batch.mask),
+  }
+
+
+def correction_metrics(correction: Correction, batch: Batch, old_logp) -> Metrics:
+  """The correction's own metrics, the learner's reward, and histograms of the weights.
+
+  `reward/learner` is the reward the learner would have had on these prompts, estimated
+  from the sampler's answers: `sum_b w_b r_b / sum_b w_b` with the whole sequence's
+  ratio `w_b`, uncut.
+  """
+  log_ratio = ratios.log_ratio(old_logp, batch.sampler_logp, batch.mask)
+  known = batch.mask & ~jnp.isnan(log_ratio)
+  log_ratio = jnp.where(known, log_ratio, 0.0)
+  sequence = jnp.exp(ratios.clamp_log(ratios.unit_sum(log_ratio)[:, 0]))
+  sequence = jnp.where(batch.mask.any(axis=1), sequence, 0.0)
+  rewards = jnp.where(sequence > 0, batch.rewards, 0.0)
+  applied = correction.mask & known
+  return correction.metrics | {
+    "reward/learner": ratio((sequence * rewards).sum(), sequence.sum()),
+    "weight_histogram/raw": histogram(jnp.exp(log_ratio), known, WEIGHT_EDGES),
+    "weight_histogram/applied": histogram(correction.weight, applied, WEIGHT_EDGES),
+  }
+
+
+def plain(metrics: Metrics) -> dict[str, jax.Array | dict[str, jax.Array]]:
+  """Scalars by name, and the histograms, as counts, under "weight_histogram"."""
+  metrics = dict(metrics)
+  counts = {
+    name: metrics.pop(f"weight_histogram/{name}").counts for name in ("raw", "applied")
+  }
+  edges = jnp.asarray(WEIGHT_EDGES, jnp.float32)
+  return finalize(metrics) | {"weight_histogram": counts | {"edges": edges}}
