@@ -1,7 +1,6 @@
 """What a stage of a corrector is, what it sees, and what it may change."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -9,17 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.corrections import ratios
-from tis_jax.diagnostics.metrics import Metrics
+from tis_jax.diagnostics.metrics import Mean, Metrics, mean_of_sums
 
 Level = Literal["token", "prefix", "turn", "sequence", "geometric", "root"]
-LEVELS: tuple[Level, ...] = (
-  "token",
-  "prefix",
-  "turn",
-  "sequence",
-  "geometric",
-  "root",
-)
+LEVELS = ("token", "prefix", "turn", "sequence", "geometric", "root")
+TOKEN_LEVELS = ("token", "prefix")
+
+
+def _static(**default):
+  return dataclasses.field(metadata={"static": True}, **default)
 
 
 @jax.tree_util.register_dataclass
@@ -35,44 +32,75 @@ class Stage:
       the "scale" of a weight that an earlier stage made.
     options: everything static that `run` takes.
     needs: the keyword arguments of the chain that it cannot do without.
+    pools: whether what it does to a row depends on other rows of the batch (a batch
+      mean, a prompt group, a cap it estimates), so that micro-batches would differ.
   """
 
-  run: Callable[..., tuple["State", Metrics]] = dataclasses.field(
-    metadata={"static": True}
-  )
+  run: Callable[..., tuple["State", Metrics]] = _static()
   thresholds: Mapping[str, Any]
-  name: str = dataclasses.field(metadata={"static": True})
-  makes: Literal["weight", "mask", "scale"] = dataclasses.field(
-    metadata={"static": True}
-  )
-  options: tuple[tuple[str, Any], ...] = dataclasses.field(
-    default=(), metadata={"static": True}
-  )
-  needs: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+  name: str = _static()
+  makes: Literal["weight", "mask", "scale"] = _static()
+  options: tuple[tuple[str, Any], ...] = _static(default=())
+  needs: tuple[str, ...] = _static(default=())
+  pools: bool = _static(default=False)
 
 
 class State(NamedTuple):
-  """What the stages hand on.
+  """What the stages hand on. Arrays of `[B, 1]` stand for whole rows.
+
+  The mask is kept in two factors. A level multiplies over `tokens`, which a sequence
+  rejected whole does not change: its product, and every other row sum, is then taken
+  once for the chain, and no metric needs a second pass over the batch.
 
   Attributes:
-    mask: `[B, T]` bool, the tokens that still train.
-    tokens: `[B, T]` bool, the tokens that levels multiply over: the incoming mask less
-      what was rejected *inside* a sequence. A sequence rejected whole keeps its
-      product, so its row sum is taken once for the whole chain.
-    weight: `[B, T]` float, 1 until a stage makes it.
-    raw: the ratio the weight was made of, before any bound; None until then.
+    tokens: `[B, T]` bool, the incoming mask less what was rejected inside a sequence.
+    rows: `[B, 1]` bool (`[B, T]` when rows are packed), the sequences still in.
+    weight: `[B, T]` or `[B, 1]` float, 1 until a stage makes it.
+    raw: the ratio that the weight was made of, before any bound; None until then.
   """
 
-  mask: jax.Array
   tokens: jax.Array
+  rows: jax.Array
   weight: jax.Array
   raw: jax.Array | None = None
+
+  @property
+  def mask(self) -> jax.Array:
+    """`[B, T]` bool: the tokens that still train."""
+    return self.tokens & self.rows
+
+  def total(self, x: jax.Array) -> jax.Array:
+    """The sum of `x` over the tokens that still train, by row first."""
+    if self.rows.shape[1] != 1:
+      return _sum(jnp.where(self.mask, x, 0))
+    if x.shape[1] == 1:
+      return _sum(jnp.where(self.rows, x * row_count(self.tokens), 0))
+    rows = jnp.where(self.tokens, x, 0).sum(axis=1, keepdims=True, dtype=_float(x))
+    return _sum(jnp.where(self.rows, rows, 0))
+
+  def count(self) -> jax.Array:
+    """How many tokens still train."""
+    if self.rows.shape[1] != 1:
+      return _sum(self.mask)
+    return _sum(jnp.where(self.rows, row_count(self.tokens), 0))
+
+  def mean(self, x: jax.Array, *, pivot: float = 0.0) -> Mean:
+    """The mean of `x` over the tokens that still train."""
+    shifted = x - pivot
+    return mean_of_sums(
+      self.total(shifted), self.total(shifted * shifted), self.count(), pivot=pivot
+    )
+
+  def fraction(self, hit: jax.Array) -> Mean:
+    """The share of the tokens that still train for which `hit` holds."""
+    hits = self.total(hit)
+    return mean_of_sums(hits, hits, self.count())
 
 
 class Batch:
   """One batch as the stages see it: masked log-ratios, and the levels over them.
 
-  Lives only while a chain is traced. Level values are kept, so that stages at the same
+  It lives while a chain is traced. Level values are kept, so that stages at the same
   level share one pass over the data.
   """
 
@@ -91,127 +119,127 @@ class Batch:
     version_logp=None,
   ):
     self.mask = mask != 0
-    raw = ratios.log_ratio(old_logp, sampler_logp, self.mask)
+    difference = ratios.log_ratio(old_logp, sampler_logp, self.mask)
     # A NaN log-prob says nothing: it is missing, whoever failed to say so.
-    finite = ~jnp.isnan(raw)
-    self.known = self.mask & finite
+    known = ~jnp.isnan(difference)
     if present is not None:
-      self.known &= present != 0
-    self.log_ratio = jnp.where(self.known, raw, 0.0)
+      known &= present != 0
+    self.known = self.mask & known
+    self.log_ratio = jnp.where(known, difference, 0.0)
     self.old_logp = jnp.where(self.known, ratios.as_float(old_logp), 0.0)
-    self.sampler_logp = jnp.where(self.known, ratios.as_float(sampler_logp), 0.0)
     self.segment_ids = segment_ids
     self.group_ids = group_ids
-    self.advantages = advantages
+    self.advantages = _by_token(advantages)
     self.versions = versions
     self.learner_version = learner_version
     self.version_logp = version_logp
-    self._memory: dict[Any, jax.Array | None] = {}
+    self._sampler_logp = sampler_logp
+    self._memory: dict[Any, Any] = {}
+
+  @property
+  def sampler_logp(self) -> jax.Array:
+    """`[B, T]` float, 0 where it is not known."""
+    return jnp.where(self.known, ratios.as_float(self._sampler_logp), 0.0)
+
+  @property
+  def expm1(self) -> jax.Array:
+    """`[B, T]` `rho - 1` of every token, to full precision near 0."""
+    return self._once("expm1", lambda: jnp.expm1(self.log_ratio))
+
+  @property
+  def staleness(self) -> jax.Array:
+    """`[B, T]` int: how many versions old the weights were that sampled each token."""
+    return jnp.where(self.mask, self.learner_version - self.versions, 0)
+
+  def begin(self) -> State:
+    """The state before the first stage."""
+    rows = self.mask if self.segment_ids is not None else self.mask[:, :1]
+    one = jnp.ones_like(self.log_ratio[:, :1])
+    return State(self.mask, jnp.ones_like(rows, bool), one)
 
   def starts(self, level: Level) -> jax.Array | None:
     """Where the units of `level` begin; None when each row is one."""
-    if self.segment_ids is None and level != "turn":
-      return None
     turns = level == "turn"
+    if self.segment_ids is None and not turns:
+      return None
     return self._once(
       ("starts", turns),
       lambda: ratios.unit_starts(self.mask, self.segment_ids, turns=turns),
     )
 
-  def first(self, level: Level, among: jax.Array) -> jax.Array:
-    """One True for each unit of `level` that holds a True of `among`."""
+  def any_token(self, condition: jax.Array, level: Level = "sequence") -> jax.Array:
+    """Whether any token of each unit meets the condition."""
+    return self.unit_count(condition, level) > 0
+
+  def unit_count(self, condition: jax.Array, level: Level = "sequence") -> jax.Array:
+    """How many tokens of each unit meet the condition."""
     starts = self.starts(level)
     if starts is None:
-      return among.any(axis=1, keepdims=True)
-    return starts & (ratios.unit_max(among.astype(jnp.float32), starts) > 0)
+      return row_count(condition)
+    return ratios.unit_sum(condition.astype(self.log_ratio.dtype), starts)
 
-  def count(self, level: Level, tokens: jax.Array) -> jax.Array:
-    """The number of known tokens of each unit."""
-    known = (self.known & tokens).astype(self.log_ratio.dtype)
-    return self._once(
-      ("count", level == "turn", id(tokens)),
-      lambda: ratios.unit_sum(known, self.starts(level)),
-      tokens,
-    )
+  def units(self, condition: jax.Array, level: Level = "sequence") -> jax.Array:
+    """One True for each unit that holds a token that meets the condition."""
+    starts = self.starts(level)
+    held = self.any_token(condition, level)
+    return held if starts is None else starts & held
 
-  def level(self, level: Level, tokens: jax.Array) -> jax.Array:
-    """The log-ratio at `level` over `tokens`, clamped: `[B, T]`, or `[B, 1]` by row."""
+  def unit_sum(self, x: jax.Array, state: State, level: Level) -> jax.Array:
+    """The sum of `x` over the tokens of each unit that levels multiply over."""
+    return ratios.unit_sum(self.among(x, state), self.starts(level))
+
+  def unit_mean(self, x: jax.Array, state: State, level: Level) -> jax.Array:
+    """The mean of `x` over the known tokens of each unit."""
+    return self.unit_sum(x, state, level) / self.size(state, level)
+
+  def size(self, state: State, level: Level) -> jax.Array:
+    """The number of known tokens of each unit, at least 1."""
+    return jnp.maximum(self.unit_count(self.known & state.tokens, level), 1.0)
+
+  def among(self, x: jax.Array, state: State) -> jax.Array:
+    """`x`, which is 0 where the incoming mask is False, 0 also where tokens went."""
+    return x if state.tokens is self.mask else jnp.where(state.tokens, x, 0.0)
+
+  def level(self, level: Level, state: State) -> jax.Array:
+    """The log-ratio at `level`, clamped: `[B, T]`, or `[B, 1]` where rows are units."""
     if level == "token":
       return self.log_ratio
     if level == "prefix":
-      return self._once(
-        ("prefix", id(tokens)),
-        lambda: ratios.clamp_log(
-          ratios.prefix_sum(
-            jnp.where(tokens, self.log_ratio, 0.0), self.starts("sequence")
-          )
-        ),
-        tokens,
-      )
-    total = self._once(
-      ("sum", level == "turn", id(tokens)),
-      lambda: ratios.unit_sum(
-        jnp.where(tokens, self.log_ratio, 0.0), self.starts(level)
-      ),
-      tokens,
-    )
+      masked = self.among(self.log_ratio, state)
+      return ratios.clamp_log(ratios.prefix_sum(masked, self.starts("sequence")))
+    total = self.unit_sum(self.log_ratio, state, level)
     if level == "geometric":
-      total = total / jnp.maximum(self.count(level, tokens), 1.0)
+      total = total / self.size(state, level)
     if level == "root":
-      total = total / jnp.sqrt(jnp.maximum(self.count(level, tokens), 1.0))
+      total = total / jnp.sqrt(self.size(state, level))
     return ratios.clamp_log(total)
 
-  def _once(self, key, compute, *keep):
-    # `keep` holds the arrays whose id is in the key, so that no id is used again.
+  def _once(self, key, compute):
     if key not in self._memory:
-      self._memory[key] = (compute(), keep)
-    return self._memory[key][0]
+      self._memory[key] = compute()
+    return self._memory[key]
 
 
-def reject_units(state: State, keep: jax.Array, level: Level) -> State:
-  """Drops what `keep` (`[B, T]`, or `[B, 1]` by row) says no to."""
-  inside = level in ("token", "prefix", "turn")
-  return state._replace(
-    mask=state.mask & keep,
-    tokens=state.tokens & keep if inside else state.tokens,
-  )
+def reject_where(state: State, out: jax.Array, level: Level) -> State:
+  """Drops what `out` (`[B, T]`, or `[B, 1]` by row) marks."""
+  if level in (*TOKEN_LEVELS, "turn"):
+    return state._replace(tokens=state.tokens & ~out)
+  return state._replace(rows=state.rows & ~out)
 
 
-def check_level(name: str, level: str, levels: tuple[str, ...] = LEVELS) -> None:
-  if level not in levels:
-    raise ValueError(f"{name}: level must be one of {list(levels)}, not {level!r}")
+def row_count(condition: jax.Array) -> jax.Array:
+  """`[B, 1]` fp32: how many tokens of each row meet the condition."""
+  return condition.sum(axis=1, keepdims=True, dtype=jnp.float32)
 
 
-def check_bound(name: str, argument: str, value, *, least: float | None = 0.0) -> None:
-  """Refuses a bound that is no number, NaN, or not above `least`.
-
-  A traced value passes: it has no number yet.
-  """
-  if isinstance(value, jax.core.Tracer):
-    return
-  if isinstance(value, (bool, str, bytes)) or value is None:
-    raise TypeError(f"{name}: {argument} must be a number, not {value!r}")
-  if jnp.ndim(value) != 0:
-    raise ValueError(f"{name}: {argument} must be a scalar; use vmap for a sweep")
-  if not (float(value) == float(value) and (least is None or float(value) > least)):
-    above = "" if least is None else f" above {least:g}"
-    raise ValueError(f"{name}: {argument} must be a number{above}, not {value!r}")
+def _by_token(x):
+  """`[B]` as `[B, 1]`."""
+  return x[:, None] if x is not None and jnp.ndim(x) == 1 else x
 
 
-def check_band(name: str, low, high) -> None:
-  """Refuses a band whose lower bound is negative or above its upper one."""
-  check_bound(name, "high", high)
-  check_bound(name, "low", low, least=-1e-300)
-  if not any(isinstance(v, jax.core.Tracer) for v in (low, high)) and low > high:
-    raise ValueError(f"{name}: low={low!r} is above high={high!r}: nothing passes")
+def _float(x: jax.Array):
+  return jnp.promote_types(jnp.float32, x.dtype)
 
 
-def log_bound(value):
-  """The log of a bound on a ratio.
-
-  Of a plain number it is taken in fp64: log(1.0001) of an fp32 1.0001 is off by 1e-4 of
-  the band's width.
-  """
-  if isinstance(value, jax.core.Tracer):
-    return jnp.log(ratios.as_float(value))
-  return math.log(value) if value > 0 else -math.inf
+def _sum(x: jax.Array) -> jax.Array:
+  return x.sum(dtype=_float(x))
