@@ -9,12 +9,7 @@ in numpy, between sampling and the update.
 import jax.numpy as jnp
 import numpy as np
 
-from tis_jax.advantages.groups import (
-  check_group_ids,
-  group_count,
-  group_mean,
-  group_sum,
-)
+from tis_jax.advantages.groups import check_group_ids, max_of_others
 
 
 def shape_rewards(rewards, *, scale=1.0, shift=0.0, low=None, high=None):
