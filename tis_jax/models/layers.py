@@ -111,9 +111,9 @@ class Attention(nnx.Module):
 
   def project(self, x_BSD, angles):
     """Rotated queries [B, S, N, G, K], rotated keys and values [B, S, N, K]."""
-    query = contract("bsd,dngk->bsngk", x_BSD, self.query)
-    key = contract("bsd,dnk->bsnk", x_BSD, self.key)
-    value = contract("bsd,dnk->bsnk", x_BSD, self.value)
+    query = contract("td,dngk->tngk", x_BSD, self.query)
+    key = contract("td,dnk->tnk", x_BSD, self.key)
+    value = contract("td,dnk->tnk", x_BSD, self.value)
     if self.has_bias:
       query = query + self.query_bias[...].astype(query.dtype)[None, None]
       key = key + self.key_bias[...].astype(key.dtype)[None, None]
@@ -125,7 +125,7 @@ class Attention(nnx.Module):
 
   def merge(self, heads_BSNGK):
     """Heads back to the residual stream, [B, S, D]."""
-    return contract("bsngk,ngkd->bsd", heads_BSNGK, self.out)
+    return contract("tngk,ngkd->td", heads_BSNGK, self.out)
 
 
 class MLP(nnx.Module):
@@ -139,9 +139,9 @@ class MLP(nnx.Module):
     self.down = _weight(rngs, (inner, width), inner, param_dtype, gain)
 
   def __call__(self, x_BSD):
-    gate = contract("bsd,df->bsf", x_BSD, self.gate)
-    up = contract("bsd,df->bsf", x_BSD, self.up)
-    return contract("bsf,fd->bsd", jax.nn.silu(gate) * up, self.down)
+    gate = contract("td,df->tf", x_BSD, self.gate)
+    up = contract("td,df->tf", x_BSD, self.up)
+    return contract("tf,fd->td", jax.nn.silu(gate) * up, self.down)
 
 
 class Block(nnx.Module):

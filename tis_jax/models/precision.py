@@ -4,17 +4,26 @@ import jax
 import jax.numpy as jnp
 
 
-def contract(equation: str, x, param):
-  """`einsum(equation, x, param)` in the dtype of x, accumulated in fp32.
+def contract(equation: str, x_BS, param):
+  """`einsum(equation, x, param)` for every token, accumulated in fp32.
 
-  The parameter is cast to the dtype of x first, so the activations' dtype decides what
-  the matrix units multiply, whatever the weights are stored in.
+  Rows and positions are merged into one axis `t` of tokens: with two of them the
+  gradient of a weight contracts over a pair of axes, which takes XLA on a CPU twice
+  the time. The parameter is cast to the dtype of x first, so the activations' dtype
+  decides what the matrix units multiply, whatever the weights are stored in.
+
+  Args:
+    equation: of einsum, with `t` for the tokens, such as "td,df->tf".
+    x_BS: activations [B, S, ...].
+    param: nnx.Param.
+
+  Returns:
+    [B, S, ...] in the dtype of x.
   """
-  weight = param.get_value()
-  product = jnp.einsum(
-    equation, x, weight.astype(x.dtype), preferred_element_type=jnp.float32
-  )
-  return product.astype(x.dtype)
+  x = x_BS.reshape(-1, *x_BS.shape[2:])
+  weight = param.get_value().astype(x.dtype)
+  product = jnp.einsum(equation, x, weight, preferred_element_type=jnp.float32)
+  return product.astype(x.dtype).reshape(*x_BS.shape[:2], *product.shape[1:])
 
 
 def cast(params, dtype):
