@@ -1,0 +1,302 @@
+"""The store: whose it is, how weights appear and vanish, and who may write."""
+
+import http.server
+import json
+import threading
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from tis_jax.store import (
+  AlreadyExistsError,
+  Store,
+  StoreError,
+  StoreReadOnlyError,
+  StoreUnreachableError,
+  WeightsGoneError,
+  WrongRunError,
+  WrongStoreSchemaError,
+  decode,
+  default_url,
+)
+from tis_jax.store.keyvalue import KeyValue
+from tis_jax.store.location import on_memory_file_system
+
+_PARAMS = {
+  "layers/mlp/up": np.arange(24, dtype=np.float32).reshape(2, 3, 4),
+  "embedding": np.linspace(-1, 1, 6).astype(ml_dtypes.bfloat16).reshape(3, 2),
+  "scale": np.array(7, np.int8),
+  "empty": np.zeros((0, 3), np.float32),
+}
+
+
+def test_conditions_hold_and_failing_them_is_no_exception(store_url):
+  kv = KeyValue(store_url)
+  assert kv.create("k/a", b"1")
+  assert not kv.create("k/a", b"2")
+  first = kv.get("k/a")
+  assert first.value == b"1"
+  assert kv.get("k/a", unless=first.generation).unchanged
+  assert kv.swap("k/a", b"3", first.generation)
+  assert not kv.swap("k/a", b"4", first.generation)
+  assert kv.get("k/a", unless=first.generation).value == b"3"
+  with pytest.raises(StoreError, match="generation"):
+    kv.swap("k/a", b"5", b"")
+
+
+def test_listing_and_deleting_stay_below_their_prefix(store_url):
+  kv = KeyValue(store_url)
+  kv.put_many(dict.fromkeys(("a/1", "a/2", "a/3", "a.b/1", "ab/1", "b/1"), b""))
+  assert kv.keys("a/") == ["a/1", "a/2", "a/3"]
+  assert kv.keys("a/", "2") == ["a/2", "a/3"]
+  kv.delete_span("a/", "3")
+  assert kv.keys("a/") == ["a/3"]
+  kv.delete_span("a/")
+  kv.delete("a/1")
+  assert [k for p in ("a/", "a.b/", "ab/", "b/") for k in kv.keys(p)] == [
+    "a.b/1",
+    "ab/1",
+    "b/1",
+  ]
+
+
+def test_one_url_is_one_run(store_url):
+  with pytest.raises(WrongRunError, match="holds no run"):
+    Store.open(store_url)
+  first = Store.open(store_url, run="mine", create=True, config={"a": 1})
+  first.stop("the end")
+  assert Store.open(store_url).stopped() == "the end"
+  again = Store.open(store_url, run="mine", create=True)
+  assert (first.incarnation, again.incarnation) == (1, 2)
+  assert again.config == {"a": 1}
+  assert again.stopped() is None
+  assert Store.open(store_url, run="mine").config == {"a": 1}
+  changed = Store.open(store_url, run="mine", create=True, config={"a": 2})
+  assert (changed.incarnation, Store.open(store_url).config) == (3, {"a": 2})
+  for create in (True, False):
+    with pytest.raises(WrongRunError, match="belongs to run 'mine'"):
+      Store.open(store_url, run="other", create=create)
+  with pytest.raises(WrongRunError, match="already"):
+    Store.open(store_url, create=True)
+
+
+def test_another_schema_is_refused(store_url):
+  kv = KeyValue(store_url)
+  kv.put("run", json.dumps({"schema": 99, "run": "r"}).encode())
+  with pytest.raises(WrongStoreSchemaError, match="schema 99"):
+    Store.open(store_url)
+  kv.put("run", b"something else")
+  with pytest.raises(WrongStoreSchemaError, match="not a run record"):
+    Store.open(store_url, run="r", create=True)
+
+
+@pytest.mark.parametrize("url", ["", "/srv/run", "nonsense://x"])
+def test_what_is_no_url_is_named(url):
+  with pytest.raises(StoreUnreachableError) as raised:
+    Store.open(url, run="r", create=True)
+  assert repr(url) in str(raised.value) or f"{url}/" in str(raised.value)
+
+
+def test_an_unreachable_url_is_named_in_time():
+  url = "http://127.0.0.1:9/run/"
+  with pytest.raises(StoreUnreachableError, match=url):
+    Store.open(url, timeout=0.5)
+
+
+def test_a_read_only_url_is_named(tmp_path):
+  writable = Store.open(tmp_path.as_uri(), run="r", create=True)
+  writable.publish(0, _PARAMS, {})
+
+  class Quiet(http.server.SimpleHTTPRequestHandler):
+    def __init__(self, *args):
+      super().__init__(*args, directory=tmp_path)
+
+    def log_message(self, *args):
+      pass
+
+  server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  try:
+    url = f"http://127.0.0.1:{server.server_port}/"
+    assert Store.open(url).latest().version == 0
+    with pytest.raises(StoreReadOnlyError, match=url):
+      Store.open(url, run="r", create=True)
+  finally:
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_file_in_the_way_is_an_error_that_names_the_url(tmp_path):
+  (tmp_path / "taken").write_text("not a directory")
+  url = f"{tmp_path.as_uri()}/taken/"
+  with pytest.raises(StoreError, match=url):
+    Store.open(url, run="r", create=True)
+
+
+def test_weights_come_back_as_they_were(store, store_url):
+  assert store.latest() is None
+  store.publish(3, _PARAMS, {"cursor": {"a": 2}, "step": 1})
+  reader = Store.open(store_url)
+  manifest = reader.latest()
+  assert (manifest.version, manifest.cursor, manifest.info["step"]) == (3, {"a": 2}, 1)
+  arrays = reader.read_weights(manifest)
+  assert arrays.keys() == _PARAMS.keys()
+  for name, value in _PARAMS.items():
+    assert arrays[name].dtype == value.dtype
+    assert arrays[name].shape == value.shape
+    np.testing.assert_array_equal(arrays[name], value)
+  assert reader.latest(if_newer_than=3) is None
+  store.publish(4, _PARAMS, {})
+  assert reader.latest(if_newer_than=3).version == 4
+
+
+def test_large_arrays_are_cut_and_joined(store, monkeypatch):
+  monkeypatch.setattr("tis_jax.store.weights._CHUNK_BYTES", 10)
+  manifest = store.publish(0, _PARAMS, {})
+  assert len(manifest.arrays["layers/mlp/up"]["checksums"]) == 10
+  arrays = store.read_weights(store.latest())
+  np.testing.assert_array_equal(arrays["layers/mlp/up"], _PARAMS["layers/mlp/up"])
+
+
+def test_versions_only_grow(store, store_url):
+  assert store.next_version() == 0
+  assert store.next_version(at_least=5) == 5
+  store.publish(5, _PARAMS, {})
+  for version in (5, 4):
+    with pytest.raises(AlreadyExistsError, match="another learner"):
+      store.publish(version, _PARAMS, {})
+  assert Store.open(store_url).latest().version == 5
+  assert store.next_version(at_least=2) >= 6
+
+
+def test_a_torn_publication_is_never_seen_and_its_number_is_skipped(store):
+  store.publish(0, _PARAMS, {})
+  store.kv.put("weights/v0000000001/embedding.0000", b"torn")
+  assert store.latest().version == 0
+  assert store.next_version() == 2
+  assert store.delete_weights(keep=1) == []
+  store.publish(2, _PARAMS, {})
+  assert store.delete_weights(keep=1) == [0, 1]
+  assert store.kv.keys("weights/v0000000001/") == []
+
+
+def test_old_weights_go_unless_someone_is_using_them(store):
+  for version in range(5):
+    store.publish(version, _PARAMS, {})
+  manifest = store.latest()
+  store.heartbeat("slow", version=1)
+  assert store.delete_weights(keep=2) == [0, 2]
+  assert store.delete_weights(keep=2, fresh=-1.0) == [1]
+  store.publish(5, _PARAMS, {})
+  assert store.delete_weights(keep=1) == [3, 4]
+  with pytest.raises(WeightsGoneError, match="version 4"):
+    store.read_weights(manifest)
+  assert store.read_weights(store.latest()).keys() == _PARAMS.keys()
+  with pytest.raises(ValueError, match="keep"):
+    store.delete_weights(keep=0)
+
+
+def test_damaged_weights_are_noticed(store):
+  manifest = store.publish(0, _PARAMS, {})
+  store.kv.put("weights/v0000000000/embedding.0000", b"x" * 12)
+  with pytest.raises(StoreError, match="is damaged"):
+    store.read_weights(manifest)
+  store.kv.delete("weights/v0000000000/manifest")
+  with pytest.raises(StoreError, match="missing"):
+    store.latest()
+
+
+def test_a_rollout_is_written_once_and_stamped(store, make_rollout):
+  store.put_rollout("a", 0, make_rollout())
+  with pytest.raises(AlreadyExistsError, match="two samplers"):
+    store.put_rollout("a", 0, make_rollout(seed=1))
+  header = decode(store.kv.get("rollouts/a/0000000000").value).header
+  assert (header.run, header.writer, header.seq) == ("r", "a", 0)
+  assert header.created > 1.7e9
+  for name in ("../a", "a/b", "", ".hidden"):
+    with pytest.raises(ValueError, match="cannot name a writer"):
+      store.put_rollout(name, 0, make_rollout())
+
+
+def test_a_sequence_number_is_never_given_twice(store, make_rollout):
+  assert store.next_seq("a") == 0
+  store.put_rollout("a", 0, make_rollout())
+  store.put_rollout("a", 1, make_rollout())
+  assert (store.next_seq("a"), store.next_seq("b")) == (2, 0)
+  store.kv.put("quarantine/a/0000000004.json", b"{}")
+  assert store.next_seq("a") == 5
+  store.publish(0, _PARAMS, {"cursor": {"a": 7}})
+  store.delete_rollouts({"a": 7})
+  assert store.next_seq("a") == 7
+  store.heartbeat("a", seq=9)
+  assert store.next_seq("a") == 9
+
+
+def test_only_the_consumed_is_deleted(store, make_rollout):
+  for writer in ("a", "ab"):
+    for seq in range(3):
+      store.put_rollout(writer, seq, make_rollout())
+  store.delete_rollouts({"a": 2, "nobody": 4})
+  assert store.kv.keys("rollouts/a/") == ["rollouts/a/0000000002"]
+  assert len(store.kv.keys("rollouts/ab/")) == 3
+
+
+def test_taken_is_the_later_of_published_and_released(store):
+  assert store.taken() == {}
+  store.publish(0, _PARAMS, {"cursor": {"a": 3, "b": 1}})
+  store.release({"a": 2, "c": 5})
+  assert store.taken() == {"a": 3, "b": 1, "c": 5}
+
+
+def test_the_last_claim_wins(store):
+  assert store.claim("a") == 1
+  assert store.holds("a", 1)
+  assert store.claim("a") == 2
+  assert (store.holds("a", 1), store.holds("a", 2)) == (False, True)
+  assert not store.holds("b", 1)
+
+
+def test_racing_claims_are_all_different(store):
+  claimed = []
+
+  def race():
+    for _ in range(20):
+      claimed.append(store.claim("a"))
+
+  threads = [threading.Thread(target=race) for _ in range(4)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert sorted(claimed) == list(range(1, 81))
+
+
+def test_heartbeats_say_who_is_fresh(store):
+  store.heartbeat("a", state="generating", version=3)
+  store.kv.put("heartbeats/old", json.dumps({"time": 0.0}).encode())
+  assert store.heartbeats().keys() == {"a", "old"}
+  fresh = store.heartbeats(fresh=60)
+  assert fresh.keys() == {"a"}
+  assert (fresh["a"]["state"], fresh["a"]["version"]) == ("generating", 3)
+
+
+def test_default_location_is_said_in_words(monkeypatch, tmp_path):
+  url, why = default_url("r", needed_bytes=1 << 60)
+  assert "temporary directory, because" in why
+  assert url.startswith("file:///")
+  assert url.endswith("/tis_jax/r/")
+  monkeypatch.setattr("tis_jax.store.location._SHARED_MEMORY", tmp_path)
+  url, why = default_url("r", needed_bytes=1)
+  assert url == f"{tmp_path.as_uri()}/tis_jax/r/"
+  assert "GiB free" in why
+  monkeypatch.setattr("tis_jax.store.location._SHARED_MEMORY", tmp_path / "none")
+  assert "temporary" in default_url("r", needed_bytes=1)[1]
+
+
+def test_only_memory_file_systems_go_without_fsync(monkeypatch, tmp_path):
+  mounts = "/dev/root / ext4 rw 0 0\ntmpfs /dev/shm tmpfs rw 0 0\n"
+  monkeypatch.setattr("pathlib.Path.read_text", lambda self: mounts)
+  assert on_memory_file_system("/dev/shm/tis_jax/not/yet")
+  assert not on_memory_file_system("/dev/shmoo")
+  assert not on_memory_file_system(str(tmp_path))

@@ -1,0 +1,129 @@
+"""A key-value store whose failures name its URL, and whose conditions are checked."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import tensorstore as ts
+
+from tis_jax.store.errors import StoreError, StoreReadOnlyError, StoreUnreachableError
+from tis_jax.store.location import normalized, open_keyvalue
+
+_READ_ONLY = ("PERMISSION_DENIED", "Read-only", "not support writing", "AccessDenied")
+
+
+class Read(NamedTuple):
+  """The outcome of a read.
+
+  Attributes:
+    value: the bytes; None where the key is missing, or unchanged.
+    generation: names this state of the key, for `unless` and `only_if`.
+    unchanged: whether the state is still the one named by `unless`.
+  """
+
+  value: bytes | None
+  generation: bytes
+  unchanged: bool = False
+
+
+class KeyValue:
+  """Bytes by key under one URL.
+
+  Every method raises `StoreUnreachableError` when no answer comes within `timeout`
+  seconds, `StoreReadOnlyError` when writing is refused, and `StoreError` otherwise.
+
+  >>> kv = KeyValue("memory://doctest-keyvalue")
+  >>> kv.create("a/1", b"x"), kv.create("a/1", b"y")
+  (True, False)
+  >>> kv.get("a/1").value, kv.keys("a/")
+  (b'x', ['a/1'])
+  """
+
+  def __init__(self, url: str, timeout: float = 60.0):
+    self.url = normalized(url)
+    self.timeout = timeout
+    self._kv = open_keyvalue(self.url, timeout)
+
+  def get(self, key: str, unless: bytes | None = None) -> Read:
+    """The value of `key`; cheap where its generation is still `unless`."""
+    return self._read(key, self._start("read", key, if_not_equal=unless))
+
+  def get_many(self, keys: Iterable[str]) -> list[Read]:
+    """The values of several keys, read at once."""
+    started = [(key, self._start("read", key)) for key in keys]
+    return [self._read(key, future) for key, future in started]
+
+  def put(self, key: str, value: bytes) -> None:
+    """Writes `key`, whatever was there."""
+    self._wait("write", key, self._start("write", key, value))
+
+  def put_many(self, values: Mapping[str, bytes]) -> None:
+    """Writes several keys at once; they do not appear together."""
+    started = [(key, self._start("write", key, value)) for key, value in values.items()]
+    for key, future in started:
+      self._wait("write", key, future)
+
+  def swap(self, key: str, value: bytes, only_if: bytes) -> bool:
+    """Writes `key` if its generation is still `only_if`; returns whether it was."""
+    if not only_if:
+      # TensorStore takes an empty condition for none, and would overwrite.
+      raise StoreError(f"store {self.url}: no generation to compare {key!r} with")
+    stamp = self._wait("write", key, self._start("write", key, value, if_equal=only_if))
+    # A failed condition is no error: the store answers with an empty generation.
+    return bool(stamp.generation)
+
+  def create(self, key: str, value: bytes) -> bool:
+    """Writes `key` if it is missing; returns whether it was."""
+    found = self.get(key)
+    return found.value is None and self.swap(key, value, found.generation)
+
+  def keys(self, prefix: str, start: str = "") -> list[str]:
+    """Keys below `prefix` (which ends in a slash), from `prefix + start` on, sorted."""
+    span = ts.KvStore.KeyRange(prefix + start, _after(prefix))
+    return sorted(
+      key.decode()
+      for key in self._wait("list", prefix, self._start("list", prefix, span))
+    )
+
+  def delete(self, key: str) -> None:
+    """Deletes `key`; a missing one is no error."""
+    self._wait("delete", key, self._start("write", key, None))
+
+  def delete_span(self, prefix: str, end: str | None = None) -> None:
+    """Deletes the keys below `prefix`, all or those before `prefix + end`."""
+    stop = _after(prefix) if end is None else prefix + end
+    span = ts.KvStore.KeyRange(prefix, stop)
+    self._wait("delete", prefix, self._start("delete_range", prefix, span))
+
+  def _start(self, method: str, key: str, *args, **kwargs):
+    first = () if method in ("list", "delete_range") else (key,)
+    try:
+      return getattr(self._kv, method)(*first, *args, **kwargs)
+    except Exception as error:
+      raise self._explained(method, key, error) from error
+
+  def _wait(self, action: str, key: str, future):
+    try:
+      return future.result(timeout=self.timeout)
+    except Exception as error:
+      raise self._explained(action, key, error) from error
+
+  def _read(self, key: str, future) -> Read:
+    result = self._wait("read", key, future)
+    value = result.value if result.state == "value" else None
+    return Read(value, result.stamp.generation, result.state == "unspecified")
+
+  def _explained(self, action: str, key: str, error: Exception) -> StoreError:
+    place = f"store {self.url}: {action} of {key!r}"
+    if isinstance(error, TimeoutError):
+      return StoreUnreachableError(f"{place} got no answer in {self.timeout:g} s")
+    text = str(error)
+    if action != "read" and any(sign in text for sign in _READ_ONLY):
+      return StoreReadOnlyError(f"{place} refused, it is read-only: {text}")
+    if "UNAVAILABLE" in text:
+      return StoreUnreachableError(f"{place} failed: {text}")
+    return StoreError(f"{place} failed: {text}")
+
+
+def _after(prefix: str) -> str:
+  """The first key that sorts after everything below `prefix`."""
+  return prefix[:-1] + chr(ord(prefix[-1]) + 1)

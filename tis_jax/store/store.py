@@ -1,0 +1,357 @@
+"""The shared array store: rollouts one way, weights the other, under one URL.
+
+```
+run                              JSON: run id, schema, incarnation, sampler config
+stop                             JSON: the learner wants no more rollouts, and why
+cursor                           JSON: what the learner has taken since it published
+rollouts/<writer>/<seq:010d>     a record (rollout.py); never changes
+weights/...                      weights.py
+heartbeats/<writer>              JSON: who is alive and what it is doing
+claims/<writer>                  JSON: which incarnation of a writer may write
+quarantine/<writer>/<seq:010d>   a record that must not be trained on
+quarantine/<writer>/<seq:010d>.json   why
+```
+
+Every key has one writer, or moves by conditional write. The same code runs on
+`file://`, `memory://` (this process only), `gs://` and `s3://`. Do not fork a process
+that has opened a store: TensorStore aborts the child.
+"""
+
+import dataclasses
+import json
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tis_jax.store import weights
+from tis_jax.store.errors import (
+  AlreadyExistsError,
+  StoreError,
+  WrongRunError,
+  WrongStoreSchemaError,
+)
+from tis_jax.store.keyvalue import KeyValue
+from tis_jax.store.rollout import Rollout, encode
+from tis_jax.store.weights import Manifest
+
+STORE_SCHEMA = 1
+
+_WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Store:
+  """One run's store. Made by `Store.open`; safe to use from several threads.
+
+  Attributes:
+    kv: the key-value store below.
+    url: where it is.
+    run: id of the run.
+    incarnation: how often a learner has opened the run, from 1.
+    config: what the samplers need to know, as JSON.
+
+  Example:
+    >>> store = Store.open("memory://doctest-store", run="demo", create=True)
+    >>> manifest = store.publish(0, {"w": np.ones(2, np.float32)}, {"cursor": {}})
+    >>> reader = Store.open("memory://doctest-store")
+    >>> reader.read_weights(reader.latest())
+    {'w': array([1., 1.], dtype=float32)}
+    >>> reader.latest(if_newer_than=0) is None
+    True
+  """
+
+  def __init__(self, kv: KeyValue, record: Mapping[str, Any]):
+    self.kv = kv
+    self.run: str = record["run"]
+    self.incarnation: int = record["incarnation"]
+    self.config: dict[str, Any] = record["config"]
+    self._latest = (None, None)
+
+  @property
+  def url(self) -> str:
+    return self.kv.url
+
+  @classmethod
+  def open(
+    cls,
+    url: str,
+    run: str | None = None,
+    create: bool = False,
+    config: Mapping[str, Any] | None = None,
+    timeout: float = 60.0,
+  ) -> "Store":
+    """Opens the store of a run.
+
+    Args:
+      url: `file:///...`, `gs://...`, `s3://...` or `memory://...`.
+      run: id of the run; None for whichever is there or, with `create`, a new one.
+      create: as the learner: begins the run, or goes on with it, and clears `stop`.
+      config: with `create`, what samplers read; None keeps what the run has.
+      timeout: seconds after which the store counts as unreachable.
+
+    Raises:
+      StoreUnreachableError, StoreReadOnlyError: the URL does not answer, or refuses.
+      WrongRunError: there is no run there, or another one.
+      WrongStoreSchemaError: another version of the library wrote it.
+    """
+    kv = KeyValue(url, timeout)
+    if not create:
+      record, _ = _run_record(kv)
+      if record is None:
+        raise WrongRunError(f"store {kv.url} holds no run; start the learner first")
+      _check_run(kv, record, run)
+      return cls(kv, record)
+    record = _enter(kv, run, config)
+    kv.delete("stop")
+    return cls(kv, record)
+
+  def publish(
+    self, version: int, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]
+  ) -> Manifest:
+    """Publishes weights; afterwards `latest` gives them.
+
+    Args:
+      version: above every earlier one; `next_version` finds it.
+      arrays: parameters by name, in the dtype that the samplers are to read.
+      info: JSON, `cursor` among it (see `Manifest`).
+
+    Raises:
+      AlreadyExistsError: the version, or a newer one, is published already.
+    """
+    manifest = weights.write(self.kv, version, arrays, info)
+    weights.move_latest(self.kv, version)
+    return manifest
+
+  def next_version(self, at_least: int = 0) -> int:
+    """The smallest version number from `at_least` on that was never used."""
+    used = list(weights.versions(self.kv))
+    latest = self.kv.get(weights.LATEST).value
+    if latest is not None:
+      used.append(weights.latest_version(latest))
+    return max([at_least - 1, *used]) + 1
+
+  def latest(self, if_newer_than: int | None = None) -> Manifest | None:
+    """The newest published version; None if there is none newer. A cheap poll."""
+    missing = None
+    while True:
+      generation, version = self._latest
+      found = self.kv.get(weights.LATEST, unless=generation)
+      if not found.unchanged:
+        version = None if found.value is None else weights.latest_version(found.value)
+        self._latest = (found.generation, version)
+      if version is None or (if_newer_than is not None and version <= if_newer_than):
+        return None
+      manifest = weights.read_manifest(self.kv, version)
+      if manifest is not None:
+        return manifest
+      # Deleted between the two reads, if LATEST has moved on.
+      if version == missing:
+        raise StoreError(f"store {self.url}: weights of version {version} are missing")
+      missing = version
+
+  def read_weights(self, manifest: Manifest) -> dict[str, np.ndarray]:
+    """The parameters of a published version, by name.
+
+    Raises:
+      WeightsGoneError: deleted meanwhile; take `latest` again.
+    """
+    return weights.read(self.kv, manifest)
+
+  def delete_weights(self, keep: int, fresh: float = 60.0) -> list[int]:
+    """Deletes old versions; returns which.
+
+    Kept are the newest `keep`, and those that a heartbeat of the last `fresh` seconds
+    names.
+    """
+    if keep < 1:
+      raise ValueError(f"keep={keep}: the newest weights cannot be deleted")
+    found = weights.versions(self.kv)
+    complete = [version for version, whole in found.items() if whole]
+    used = {beat.get("version") for beat in self.heartbeats(fresh).values()}
+    used.update(complete[-keep:])
+    latest = self.latest()
+    used.add(None if latest is None else latest.version)
+    # A torn version that is newer than the newest complete one may be in the making.
+    newest = max(complete, default=-1)
+    old = [version for version in found if version not in used and version < newest]
+    for version in old:
+      weights.delete(self.kv, version)
+    return old
+
+  def put_rollout(self, writer: str, seq: int, rollout: Rollout) -> int:
+    """Writes a record under the run's id, `writer` and `seq`; returns its bytes.
+
+    Raises:
+      AlreadyExistsError: this writer has written `seq` before.
+      RolloutShapeError: the arrays do not fit each other.
+    """
+    header = dataclasses.replace(
+      rollout.header, run=self.run, writer=writer, seq=seq, created=time.time()
+    )
+    data = encode(dataclasses.replace(rollout, header=header))
+    if not self.kv.create(rollout_key(writer, seq), data):
+      raise AlreadyExistsError(
+        f"store {self.url}: {rollout_key(writer, seq)} exists; are two samplers named "
+        f"{writer!r}?"
+      )
+    return len(data)
+
+  def next_seq(self, writer: str) -> int:
+    """The first sequence number that `writer` has never used."""
+    used = [-1]
+    for kind in ("rollouts", "quarantine"):
+      for key in self.kv.keys(f"{kind}/{check_writer(writer)}/"):
+        used.append(int(key.rpartition("/")[2].removesuffix(".json")))
+    taken = self.taken().get(writer, 0)
+    beat = self.heartbeats().get(writer, {})
+    return max(taken, beat.get("seq", 0), max(used) + 1)
+
+  def delete_rollouts(self, cursor: Mapping[str, int]) -> None:
+    """Deletes the records below a cursor; it must be in a committed checkpoint."""
+    for writer, seq in cursor.items():
+      self.kv.delete_span(f"rollouts/{check_writer(writer)}/", f"{seq:010d}")
+
+  def release(self, cursor: Mapping[str, int]) -> None:
+    """Lets writers go on up to `cursor` + capacity before the next publication.
+
+    For a learner that needs more records for a step than usual (it filtered groups).
+    """
+    self.kv.put("cursor", json.dumps(dict(cursor)).encode())
+
+  def taken(self) -> dict[str, int]:
+    """The learner's cursor as last published or released."""
+    found = self.kv.get("cursor").value
+    released = {} if found is None else json.loads(found)
+    manifest = self.latest()
+    published = {} if manifest is None else manifest.cursor
+    writers = released.keys() | published.keys()
+    return {w: max(released.get(w, 0), published.get(w, 0)) for w in writers}
+
+  def quarantined(self, writer: str, start: int = 0) -> list[int]:
+    """Sequence numbers from `start` on that were set aside."""
+    keys = self.kv.keys(f"quarantine/{check_writer(writer)}/", f"{start:010d}")
+    names = (key.rpartition("/")[2] for key in keys)
+    return [int(name) for name in names if not name.endswith(".json")]
+
+  def claim(self, writer: str) -> int:
+    """Makes the caller the one `writer` of that name; returns its incarnation, from 1.
+
+    An earlier holder finds out by `holds`.
+    """
+    key = f"claims/{check_writer(writer)}"
+    while True:
+      found = self.kv.get(key)
+      incarnation = 1
+      if found.value is not None:
+        incarnation = json.loads(found.value)["incarnation"] + 1
+      value = json.dumps({"incarnation": incarnation, "time": time.time()}).encode()
+      if self.kv.swap(key, value, found.generation):
+        return incarnation
+
+  def holds(self, writer: str, incarnation: int) -> bool:
+    """Whether nobody has claimed `writer` since `incarnation`."""
+    found = self.kv.get(f"claims/{check_writer(writer)}").value
+    return found is not None and json.loads(found)["incarnation"] == incarnation
+
+  def heartbeat(self, name: str, **info: Any) -> None:
+    """Says that `name` is alive, and what it is doing."""
+    value = json.dumps({**info, "time": time.time()}).encode()
+    self.kv.put(f"heartbeats/{check_writer(name)}", value)
+
+  def heartbeats(self, fresh: float | None = None) -> dict[str, dict[str, Any]]:
+    """The last heartbeat of everyone, or of those heard in the last `fresh` seconds.
+
+    Each has `age` in seconds: across machines, as exact as their clocks.
+    """
+    keys = self.kv.keys("heartbeats/")
+    beats = {}
+    for key, found in zip(keys, self.kv.get_many(keys), strict=True):
+      if found.value is not None:
+        beat = json.loads(found.value)
+        beat["age"] = time.time() - beat["time"]
+        if fresh is None or beat["age"] <= fresh:
+          beats[key.removeprefix("heartbeats/")] = beat
+    return beats
+
+  def stop(self, reason: str) -> None:
+    """Asks every sampler to end."""
+    self.kv.put("stop", json.dumps({"reason": reason}).encode())
+
+  def stopped(self) -> str | None:
+    """Why the samplers are to end; None while they are not."""
+    found = self.kv.get("stop").value
+    return None if found is None else json.loads(found)["reason"]
+
+
+def rollout_key(writer: str, seq: int) -> str:
+  return f"rollouts/{check_writer(writer)}/{seq:010d}"
+
+
+def quarantine_key(writer: str, seq: int) -> str:
+  return f"quarantine/{check_writer(writer)}/{seq:010d}"
+
+
+def check_writer(name: str) -> str:
+  """`name`, if it can be part of a key.
+
+  Raises:
+    ValueError: it cannot.
+  """
+  if not _WRITER.fullmatch(name):
+    raise ValueError(f"{name!r} cannot name a writer: letters, digits, '.', '_', '-'")
+  return name
+
+
+def _run_record(kv: KeyValue):
+  found = kv.get("run")
+  if found.value is None:
+    return None, found.generation
+  try:
+    record = json.loads(found.value)
+    schema = record["schema"]
+  except (ValueError, KeyError, TypeError) as error:
+    raise WrongStoreSchemaError(
+      f"store {kv.url}: its `run` is not a run record of tis_jax"
+    ) from error
+  if schema != STORE_SCHEMA:
+    raise WrongStoreSchemaError(
+      f"store {kv.url} has schema {schema}, this version of tis_jax reads "
+      f"{STORE_SCHEMA}; use another URL, or the version that wrote it"
+    )
+  return record, found.generation
+
+
+def _check_run(kv: KeyValue, record, run: str | None):
+  if run is not None and record["run"] != run:
+    raise WrongRunError(
+      f"store {kv.url} belongs to run {record['run']!r}, not {run!r}; "
+      "use another URL, or delete it"
+    )
+
+
+def _enter(kv: KeyValue, run: str | None, config):
+  """Begins the run, or its next incarnation; returns its record."""
+  while True:
+    record, generation = _run_record(kv)
+    if record is None:
+      record = {
+        "run": run or secrets.token_hex(6),
+        "schema": STORE_SCHEMA,
+        "incarnation": 0,
+        "config": {},
+        "created": time.time(),
+      }
+    elif run is None:
+      raise WrongRunError(
+        f"store {kv.url} holds run {record['run']!r} already; name it to go on with "
+        "it, or use another URL"
+      )
+    _check_run(kv, record, run)
+    record["incarnation"] += 1
+    if config is not None:
+      record["config"] = dict(config)
+    if kv.swap("run", json.dumps(record).encode(), generation):
+      return record
