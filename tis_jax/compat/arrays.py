@@ -36,6 +36,15 @@ def prepare(
   return jnp.where(keep, old_logp, 0.0), jnp.where(keep, sampler_logp, 0.0), mask
 
 
+def finite_outside(x: Array, mask: Array) -> Array:
+  """`x` in fp32, 0 where it is neither finite nor in the mask.
+
+  For what a peer reads outside the mask: its numbers stay, garbage goes.
+  """
+  x = jnp.asarray(x, jnp.float32)
+  return jnp.where(mask | jnp.isfinite(x), x, 0.0)
+
+
 def masked_sum(x: Array, mask: Array, axis: int | None = None) -> Array:
   """The sum of `x` where `mask` is True."""
   return jnp.where(mask, x, 0.0).sum(axis)
