@@ -5,13 +5,13 @@ from tis_jax.learner.batch import (
   Batch,
   concatenate,
   from_rollouts,
-  has_signal,
   load_batch,
   pad,
   save_batch,
   take_groups,
   take_rows,
 )
+from tis_jax.learner.config import algorithm_from_config, default_config
 from tis_jax.learner.forward import make_score, score
 from tis_jax.learner.mesh import make_mesh
 from tis_jax.learner.optimizer import (
@@ -27,9 +27,10 @@ __all__ = [
   "Batch",
   "TrainState",
   "abstract_state",
+  "algorithm_from_config",
   "concatenate",
+  "default_config",
   "from_rollouts",
-  "has_signal",
   "init_state",
   "load_batch",
   "make_mesh",
@@ -39,6 +40,7 @@ __all__ = [
   "optimizer_from_config",
   "pad",
   "save_batch",
+  "score",
   "take_groups",
   "take_rows",
   "warmup_schedule",

@@ -30,6 +30,12 @@ class Algorithm:
     kl_coefficient: of the KL to a reference policy; 0 needs no reference.
     kl_kind: the estimator, see `losses.kl_penalty`.
     kl_weighted: weight it by the ratio to the sampler (`losses.weighted_kl_penalty`).
+    kl_placement: a term of the "loss", or taken off the "reward" of each response
+      before the advantages.
+    overlong_buffer: tokens below the length limit T in which the reward falls, see
+      `data.shaping.soft_overlong_penalty`; 0 takes nothing off.
+    overlong_factor: what is taken off at the limit.
+    overlong_filter: leave responses that ran into the limit out of the loss.
     entropy_coefficient: of the entropy bonus.
     temperature: of the policy that is trained; the sampler must have used it.
     epochs: passes over the batch.
@@ -52,6 +58,10 @@ class Algorithm:
   kl_coefficient: float = 0.0
   kl_kind: str = "k2"
   kl_weighted: bool = False
+  kl_placement: Literal["loss", "reward"] = "loss"
+  overlong_buffer: int = 0
+  overlong_factor: float = 1.0
+  overlong_filter: bool = False
   entropy_coefficient: float = 0.0
   temperature: float = 1.0
   epochs: int = 1
@@ -65,6 +75,7 @@ class Algorithm:
     _one_of("denominator", self.denominator, ("sampled", "kept"))
     _one_of("old_logp", self.old_logp, ("recompute", "current", "sampler"))
     _one_of("kl_kind", self.kl_kind, KL_KINDS)
+    _one_of("kl_placement", self.kl_placement, ("loss", "reward"))
     for name in ("epochs", "mini_batches", "micro_batches"):
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -88,6 +99,11 @@ class Algorithm:
       )
     if self.late_correction:
       self._check_late_correction()
+    if self.kl_placement == "reward" and (self.late_correction or self.kl_weighted):
+      raise ValueError(
+        "kl_placement='reward' takes the KL of old_logp before the update, unweighted: "
+        "it needs old_logp='recompute' and kl_weighted=False"
+      )
 
   @property
   def updates(self) -> int:

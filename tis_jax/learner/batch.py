@@ -1,9 +1,10 @@
 """Learner batches: fixed shapes, put together on the host from rollout records.
 
 Everything here is numpy and pure. A batch in the making is a `Batch` of any number of
-rows: `from_rollouts` makes it, `has_signal` and `take_rows` filter it (dynamic
-sampling), `take_groups` cuts off what one update needs and leaves the rest, `pad`
-gives it the shapes the update was compiled for.
+rows: `from_rollouts` makes it, `concatenate` adds what the last step left, `take_rows`
+filters it (dynamic sampling: by `data.shaping.has_variance`), `take_groups` cuts off
+what one update needs and leaves the rest, `pad` gives it the shapes the update was
+compiled for.
 """
 
 from collections.abc import Sequence
@@ -87,20 +88,6 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 def take_rows(batch: Batch, index) -> Batch:
   """The rows that `index` (a bool mask or row numbers) selects."""
   return Batch(*(None if x is None else np.asarray(x)[index] for x in batch))
-
-
-def has_signal(batch: Batch) -> np.ndarray:
-  """`[B]` bool: whether the rewards in the row's group differ.
-
-  A group whose answers all score alike has advantage 0 everywhere and teaches nothing;
-  dynamic sampling drops it and samples on (DAPO, arXiv:2503.14476).
-  """
-  _, group = np.unique(batch.group_ids, return_inverse=True)
-  high = np.full(len(batch.group_ids), -np.inf)
-  low = np.full(len(batch.group_ids), np.inf)
-  np.maximum.at(high, group, batch.rewards)
-  np.minimum.at(low, group, batch.rewards)
-  return (high > low)[group]
 
 
 def take_groups(batch: Batch, groups: int) -> tuple[Batch | None, Batch]:

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tis_jax.advantages import group_count, max_of_others
+from tis_jax.advantages import group_count
 from tis_jax.corrections import Correction, ratios
+from tis_jax.data.shaping import has_variance
 from tis_jax.diagnostics.metrics import (
   Metrics,
   finalize,
@@ -22,24 +23,20 @@ from tis_jax.learner.batch import Batch
 WEIGHT_EDGES = np.exp(np.linspace(-np.log(100), np.log(100), 62))
 
 
-def batch_metrics(batch: Batch, advantages, version) -> Metrics:
+def batch_metrics(batch: Batch, shaped_rewards, advantages, version) -> Metrics:
   """Rewards, lengths, groups and staleness of the rows that hold anything."""
   held = batch.mask.any(axis=1)
   mask = held if advantages.ndim == 1 else batch.mask
   length = batch.mask.sum(axis=1).astype(jnp.float32)
   staleness = (version - batch.versions).astype(jnp.float32)
-  best, minus_worst = (
-    jnp.maximum(x, max_of_others(x, batch.group_ids, held))
-    for x in (batch.rewards, -batch.rewards)
-  )
-  dull = jnp.where(best > -minus_worst, 0.0, 1.0)
+  dull = ~has_variance(batch.rewards, batch.group_ids, where=held)
   share = jnp.where(held, 1.0 / group_count(batch.group_ids, held), 0.0)
   return {
     "reward/mean": mean(batch.rewards, held),
-    "reward/max": maximum(batch.rewards, held),
+    "reward/shaped": mean(shaped_rewards, held),
     "advantage/abs": mean(jnp.abs(advantages), mask),
     "groups/count": total(share),
-    "groups/without_signal": ratio((share * dull).sum(), share.sum()),
+    "groups/without_signal": ratio(jnp.where(dull, share, 0.0).sum(), share.sum()),
     "response/length": mean(length, held),
     "response/length_max": maximum(length, held),
     "response/truncated": fraction(batch.finish_reasons == 1, held),

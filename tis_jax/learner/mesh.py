@@ -1,4 +1,4 @@
-"""The learner's device mesh: rows over data and fsdp, parameters over fsdp and tensor."""
+"""The device mesh: rows over data and fsdp, parameters over fsdp and tensor."""
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec

@@ -111,7 +111,7 @@ def optimizer_from_config(config, steps: int) -> optax.GradientTransformation:
 
 
 def _decayed(params):
-  """True for matrices. The stacked layers' norms are 2-D, so names decide, not ranks."""
+  """True for matrices. Stacked layers' norms are 2-D: names decide, not ranks."""
 
   def is_matrix(path, _):
     name = jax.tree_util.keystr(path)

@@ -10,6 +10,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tis_jax import losses
+from tis_jax.data.shaping import overlong_filter, soft_overlong_penalty
 from tis_jax.diagnostics.metrics import (
   Metrics,
   maximum,
@@ -141,28 +142,49 @@ class _Learner(NamedTuple):
     """What is taken over the whole batch, before the first optimizer update."""
     algorithm = self.algorithm
     rows, metrics = _Rows(batch), {}
+    if algorithm.overlong_filter:
+      mask = overlong_filter(batch.mask, batch.finish_reasons == 1)
+      rows = _Rows(batch._replace(mask=mask))
     parts = algorithm.mini_batches * algorithm.micro_batches
     scored = lambda params: map_parts(
-      lambda part: self._score(params, part).logp, batch, parts, self.mesh
+      lambda part: self._score(params, part).logp, rows.batch, parts, self.mesh
     )
     if algorithm.needs_reference:
       rows = rows._replace(ref_logp=scored(reference))
     if algorithm.old_logp == "recompute":
       rows = rows._replace(old_logp=scored(params))
+    rewards = self._shaped_rewards(rows, batch.mask)
     if algorithm.baseline == "all":
-      rows = rows._replace(advantages=self._advantages(batch, batch.mask))
+      rows = rows._replace(advantages=self._advantages(rewards, batch, batch.mask))
     if not algorithm.late_correction:
       correction, metrics = self._correct(rows, rows.old_logp, version)
       rows = rows._replace(weight=correction.weight, trains=correction.mask)
     if algorithm.baseline == "kept":
-      rows = rows._replace(advantages=self._advantages(batch, rows.trains))
-    return rows, metrics | batch_metrics(batch, rows.advantages, version)
+      rows = rows._replace(advantages=self._advantages(rewards, batch, rows.trains))
+    return rows, metrics | batch_metrics(batch, rewards, rows.advantages, version)
 
-  def _advantages(self, batch, mask):
+  def _shaped_rewards(self, rows: _Rows, sampled):
+    """The rewards that advantages are made of."""
+    algorithm, rewards = self.algorithm, rows.batch.rewards
+    if algorithm.overlong_buffer:
+      rewards += soft_overlong_penalty(
+        sampled.sum(axis=1),
+        max_length=sampled.shape[1],
+        buffer=algorithm.overlong_buffer,
+        factor=algorithm.overlong_factor,
+      )
+    if algorithm.needs_reference and algorithm.kl_placement == "reward":
+      kl = losses.kl_penalty(
+        rows.old_logp, rows.ref_logp, algorithm.kl_kind, rows.batch.mask
+      )
+      rewards -= algorithm.kl_coefficient * kl.sum(axis=1)
+    return rewards
+
+  def _advantages(self, rewards, batch, mask):
     """`[B]` or `[B, T]`, with baselines over the rows that `mask` leaves something."""
     found = losses.call_loss(
       self.algorithm.advantage,
-      rewards=batch.rewards,
+      rewards=rewards,
       group_ids=batch.group_ids,
       mask=mask,
       lengths=mask.sum(axis=1),
@@ -275,9 +297,10 @@ class _Learner(NamedTuple):
       terms["total"] += terms["entropy"]
     if algorithm.needs_reference:
       kl, found_kl = self._kl(out.logp, rows.ref_logp, sampler_logp, trains)
-      terms["kl"] = algorithm.kl_coefficient * summed(kl)
-      terms["total"] += terms["kl"]
       metrics |= found_kl
+      if algorithm.kl_placement == "loss":
+        terms["kl"] = algorithm.kl_coefficient * summed(kl)
+        terms["total"] += terms["kl"]
     return terms["total"], (terms, metrics | found | entropy)
 
   def _kl(self, logp, ref_logp, sampler_logp, mask):
