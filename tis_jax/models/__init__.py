@@ -10,7 +10,7 @@ from tis_jax.models.params import (
   init_params,
   unflatten,
 )
-from tis_jax.models.precision import cast
+from tis_jax.models.precision import cast, quantize_int8
 from tis_jax.models.sharding import params_sharding
 from tis_jax.models.tokenizers import CharacterTokenizer
 
@@ -27,5 +27,6 @@ __all__ = [
   "init_cache",
   "init_params",
   "params_sharding",
+  "quantize_int8",
   "unflatten",
 ]

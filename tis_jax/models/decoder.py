@@ -9,6 +9,10 @@ from flax import nnx
 from tis_jax.models.cache import KVCache
 from tis_jax.models.config import DecoderConfig
 from tis_jax.models.layers import Block, attend, rms_norm, rotary_angles
+from tis_jax.models.sharding import constrain
+
+# Mesh axes that split the rows of a batch.
+_ROWS = ("data", "fsdp")
 
 
 class Decoder(nnx.Module):
@@ -64,8 +68,8 @@ class Decoder(nnx.Module):
   def head(self) -> jax.Array:
     """The output matrix [D, V] in the activations' dtype."""
     if self.config.tie_embeddings:
-      return self.embedding[...].astype(self.dtype).T
-    return self.output[...].astype(self.dtype)
+      return constrain(self.embedding[...].astype(self.dtype), "tensor").T
+    return constrain(self.output[...].astype(self.dtype), (), "tensor")
 
   def __call__(
     self,
@@ -103,14 +107,18 @@ class Decoder(nnx.Module):
       positions_BS = _positions(segment_ids_BS, cache)
     mask_BSC = _attention_mask(segment_ids_BS, cache)
     angles = rotary_angles(self.config, positions_BS)
-    x_BSD = jnp.take(self.embedding[...], tokens_BS, axis=0).astype(self.dtype)
+    # The table is gathered over fsdp before the lookup, like any other weight.
+    embedding_VD = constrain(self.embedding[...], "tensor")
+    x_BSD = jnp.take(embedding_VD, tokens_BS, axis=0).astype(self.dtype)
+    x_BSD = constrain(x_BSD, _ROWS)
     graph, stacked = nnx.split(self.layers)
 
     def layer(carry, layer_inputs):
       x_BSD, memory = carry
       params, index = layer_inputs
       attention = functools.partial(_attention, mask_BSC, memory, index)
-      return nnx.merge(graph, params)(x_BSD, angles, attention), None
+      x_BSD, memory = nnx.merge(graph, params)(x_BSD, angles, attention)
+      return (constrain(x_BSD, _ROWS), memory), None
 
     if self.remat:
       # Inside a scan the optimiser cannot undo the recomputation; no barrier needed.

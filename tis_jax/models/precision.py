@@ -1,7 +1,21 @@
-"""Dtypes: casting a parameter tree, and contractions that accumulate in fp32."""
+"""Dtypes: casting and quantising a parameter tree, and products that accumulate in
+fp32."""
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
+
+# Axes (of the stacked parameter, after the layers) that a product sums over; every
+# other axis keeps a scale of its own.
+_CONTRACTED = {
+  "query": (1,),
+  "key": (1,),
+  "value": (1,),
+  "out": (1, 2, 3),
+  "gate": (1,),
+  "up": (1,),
+  "down": (1,),
+}
 
 
 def contract(equation: str, x_BS, param):
@@ -10,19 +24,26 @@ def contract(equation: str, x_BS, param):
   Rows and positions are merged into one axis `t` of tokens: with two of them the
   gradient of a weight contracts over a pair of axes, which takes XLA on a CPU twice
   the time. The parameter is cast to the dtype of x first, so the activations' dtype
-  decides what the matrix units multiply, whatever the weights are stored in.
+  decides what the matrix units multiply, whatever the weights are stored in. An int8
+  parameter (`quantize_int8`) is multiplied as the whole numbers it holds, exact even
+  in bf16, and scaled afterwards in fp32.
 
   Args:
     equation: of einsum, with `t` for the tokens, such as "td,df->tf".
     x_BS: activations [B, S, ...].
-    param: nnx.Param.
+    param: nnx.Param of an array or a `qwix.QArray`.
 
   Returns:
     [B, S, ...] in the dtype of x.
   """
   x = x_BS.reshape(-1, *x_BS.shape[2:])
-  weight = param.get_value().astype(x.dtype)
-  product = jnp.einsum(equation, x, weight, preferred_element_type=jnp.float32)
+  weight = param.get_value()
+  quantized = hasattr(weight, "qvalue")
+  numbers = (weight.qvalue if quantized else weight).astype(x.dtype)
+  product = jnp.einsum(equation, x, numbers, preferred_element_type=jnp.float32)
+  if quantized:
+    # One scale an output channel: the contracted axes of `scale` have size 1.
+    product = product * weight.scale.reshape(1, *product.shape[1:])
   return product.astype(x.dtype).reshape(*x_BS.shape[:2], *product.shape[1:])
 
 
@@ -38,3 +59,38 @@ def cast(params, dtype):
     return x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x
 
   return jax.tree.map(one, params)
+
+
+def quantize_int8(params: nnx.State) -> nnx.State:
+  """The matrices of every layer in int8, one fp32 scale an output channel.
+
+  w is kept as round(w / s) with s = max|w| / 127.5 over the inputs of a channel.
+  Embedding, head, norms and biases stay as they are: they are small, and the head's
+  rounding goes straight into the log-probs.
+
+  Args:
+    params: of a decoder, in any floating dtype.
+
+  Returns:
+    The tree with a `qwix.QArray` for each matrix; the decoder's graph runs it as it is.
+
+  Raises:
+    ImportError: qwix is not installed.
+  """
+  try:
+    import qwix
+  except ImportError as error:
+    raise ImportError("int8 weights need qwix: pip install 'tis_jax[quant]'") from error
+
+  quantized = []
+  for path, variable in nnx.to_flat_state(params):
+    if (contracted := _CONTRACTED.get(path[-1])) is not None:
+      weight = variable.get_value()
+      channels = sorted(set(range(weight.ndim)) - set(contracted))
+      variable = variable.replace(
+        qwix.quantize(
+          weight.astype(jnp.float32), jnp.int8, channelwise_axes=tuple(channels)
+        )
+      )
+    quantized.append((path, variable))
+  return nnx.from_flat_state(quantized)

@@ -1,8 +1,10 @@
 """Where parameters and activations lie on a (data, fsdp, tensor) mesh."""
 
+import math
+
 import jax
 from flax import nnx
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 # Trailing axes of each parameter; a stacked layer axis in front is never split.
 _AXES = {
@@ -33,7 +35,26 @@ def params_sharding(params: nnx.State, mesh: jax.sharding.Mesh) -> nnx.State:
 
   Returns:
     The tree of `params` with shardings for leaves.
+
+  Raises:
+    ValueError: an axis of the mesh is Explicit.
+
+  Example:
+    >>> from tis_jax.models import DecoderConfig, abstract_params, flatten
+    >>> config = DecoderConfig(vocab_size=19, hidden_size=16, intermediate_size=32,
+    ...                        num_layers=2, num_heads=4, num_kv_heads=2, head_dim=4)
+    >>> auto = (AxisType.Auto, AxisType.Auto)
+    >>> mesh = jax.make_mesh((1, 1), ("fsdp", "tensor"), axis_types=auto)
+    >>> shardings = flatten(params_sharding(abstract_params(config), mesh))
+    >>> tuple(shardings["layers/mlp/down"].spec)
+    (None, 'tensor', 'fsdp')
   """
+  if AxisType.Explicit in mesh.axis_types:
+    raise ValueError(
+      f"the decoder leaves the placement of its activations to the compiler: make the "
+      f"mesh {dict(mesh.shape)} with axis_types=(jax.sharding.AxisType.Auto,) * "
+      f"{len(mesh.shape)}"
+    )
 
   def place(name, leaf):
     axes = _AXES.get(name, ())
@@ -49,3 +70,30 @@ def params_sharding(params: nnx.State, mesh: jax.sharding.Mesh) -> nnx.State:
     leaves = jax.tree.map(lambda x, name=path[-1]: place(name, x), variable.get_value())
     placed.append((path, variable.replace(leaves)))
   return nnx.from_flat_state(placed)
+
+
+def constrain(x, *axes):
+  """Asks the compiler to split the leading dimensions of `x` so, and the rest not.
+
+  Rows stay over (data, fsdp): left alone, the compiler may follow the parameters, split
+  the width of the residual stream over fsdp, and sum activations where it should gather
+  weights.
+
+  Args:
+    x: array.
+    *axes: for each leading dimension the name, or a tuple of names, of mesh axes.
+
+  Returns:
+    x; constrained only where a mesh is set (`jax.set_mesh`), has the axes, and they
+    divide the dimension.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  spec = []
+  for names, size in zip(axes, x.shape, strict=False):
+    names = (names,) if isinstance(names, str) else names
+    names = tuple(name for name in names if name in mesh.shape)
+    devices = math.prod(mesh.shape[name] for name in names)
+    spec.append(names if size % devices == 0 else None)
+  if not any(spec):
+    return x
+  return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
