@@ -75,7 +75,8 @@ def mean_at_most_mask(values, mask, bound):
 
 
 def _order_preserving_bits(x):
-  """uint32 that compare as the fp32 numbers do."""
+  """uint32 that compare as the fp32 numbers do, -0 and 0 alike."""
+  x = jnp.where(x == 0, 0.0, x)
   bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
   sign = jnp.uint32(1 << 31)
   return jnp.where(bits & sign, ~bits, bits | sign)

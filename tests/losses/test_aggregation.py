@@ -1,0 +1,155 @@
+"""Denominators: hand-worked modes, and exactness over micro-batches and shards."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from tis_jax.losses import aggregate, denominators
+from tis_jax.losses.aggregation import MODES
+
+LOSS = np.array([[1.0, 2.0, 3.0], [5.0, np.nan, np.nan], [4.0, 6.0, np.inf]])
+MASK = np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0]], bool)
+GROUPS = np.array([7, -2, 7], np.int32)
+# Row sums 6, 5, 10 over 3, 1, 2 tokens.
+BY_HAND = {
+  "token_mean": 21 / 6,
+  "sequence_mean": (6 / 3 + 5 / 1 + 10 / 2) / 3,
+  "sequence_sum": 21 / 3,
+  "sequence_sum_constant": 21 / 3 / 40,
+  "token_sum": 21,
+  "prompt_mean": (16 / 5 + 5 / 1) / 2,
+}
+
+
+def extras(mode, group_ids=GROUPS):
+  if mode == "prompt_mean":
+    return {"group_ids": group_ids}
+  return {"length": 40} if mode == "sequence_sum_constant" else {}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_modes_by_hand(mode):
+  got = aggregate(LOSS.astype(np.float32), MASK, mode, **extras(mode))
+  np.testing.assert_allclose(got, BY_HAND[mode], rtol=1e-6)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_nothing_in_the_mask_gives_zero_and_no_gradient(mode):
+  empty = np.zeros_like(MASK)
+  f = lambda x: aggregate(x, empty, mode, **extras(mode))
+  loss, grad = jax.value_and_grad(f)(LOSS.astype(np.float32))
+  assert loss == 0 and (grad == 0).all()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_empty_rows_count_for_nothing(mode):
+  loss = np.concatenate([LOSS, np.full((2, 3), np.nan)]).astype(np.float32)
+  mask = np.concatenate([MASK, np.zeros((2, 3), bool)])
+  groups = np.concatenate([GROUPS, [7, 99]]).astype(np.int32)
+  got = aggregate(loss, mask, mode, **extras(mode, groups))
+  np.testing.assert_allclose(got, BY_HAND[mode], rtol=1e-6)
+
+
+def test_denominator_mask_decides_what_a_rejection_does():
+  kept = MASK & np.array([[True], [False], [True]])
+  shrink = aggregate(LOSS, kept, "token_mean", denominator_mask=MASK)
+  renormalise = aggregate(LOSS, kept, "token_mean")
+  np.testing.assert_allclose([shrink, renormalise], [16 / 6, 16 / 5], rtol=1e-6)
+  shrink = aggregate(LOSS, kept, "sequence_mean", denominator_mask=MASK)
+  renormalise = aggregate(LOSS, kept, "sequence_mean")
+  np.testing.assert_allclose([shrink, renormalise], [7 / 3, 7 / 2], rtol=1e-6)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.data())
+def test_micro_batches_of_any_split_add_up(data):
+  """Loss and gradient, with the global denominators sliced beside the rows."""
+  rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
+  mode = data.draw(st.sampled_from(MODES))
+  rows = 6
+  mask = rng.random((rows, 4)) < 0.6
+  kept = mask & (rng.random((rows, 1)) < 0.7)
+  loss = rng.normal(size=mask.shape).astype(np.float32)
+  groups = rng.integers(-3, 3, rows).astype(np.int32)
+  cut = data.draw(st.integers(1, rows - 1))
+  order = rng.permutation(rows)
+  whole = aggregate(loss, kept, mode, denominator_mask=mask, **extras(mode, groups))
+  d = denominators(mask, mode, **extras(mode, groups))
+  parts = [
+    aggregate(loss[part], kept[part], denominator=d[part])
+    for part in (order[:cut], order[cut:])
+  ]
+  np.testing.assert_allclose(sum(parts), whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", [m for m in MODES if m != "prompt_mean"])
+def test_packed_rows_equal_separate_rows(mode):
+  rng = np.random.default_rng(0)
+  loss = rng.normal(size=(4, 5)).astype(np.float32)
+  mask = np.array([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0], [0] * 5, [1] * 5], bool)
+  ids = np.repeat(np.array([[4], [9], [2], [4]]), 5, 1)
+  want = aggregate(loss, mask, mode, **extras(mode))
+  pack = lambda x: x.reshape(2, 10)
+  packed = dict(segment_ids=pack(ids), **extras(mode))
+  got = aggregate(pack(loss), pack(mask), mode, **packed)
+  np.testing.assert_allclose(got, want, rtol=1e-6)
+  d = denominators(pack(mask), mode, **packed)
+  parts = [
+    aggregate(pack(loss)[i : i + 1], pack(mask)[i : i + 1], denominator=d[i : i + 1])
+    for i in range(2)
+  ]
+  np.testing.assert_allclose(sum(parts), want, rtol=1e-6)
+
+
+def test_sharded_equals_one_device():
+  rng = np.random.default_rng(1)
+  loss = rng.normal(size=(8, 6)).astype(np.float32)
+  mask = rng.random((8, 6)) < 0.6
+  groups = rng.integers(0, 3, 8).astype(np.int32)
+  ids = np.repeat([[0, 0, 0, 1, 1, 1]], 8, 0)
+
+  def run(loss, mask, groups, ids):
+    whole = [aggregate(loss, mask, m, **extras(m, groups)) for m in MODES]
+    return [*whole, aggregate(loss, mask, "sequence_mean", segment_ids=ids)]
+
+  want = run(loss, mask, groups, ids)
+  for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
+    with jax.set_mesh(mesh):
+      rows = NamedSharding(mesh, PartitionSpec("data"))
+      arrays = [jax.device_put(x, rows) for x in (loss, mask, groups, ids)]
+      got = jax.jit(run)(*arrays)
+    np.testing.assert_allclose(got, want, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"mode": "mean"}, "mode must be one of"),
+    ({"mode": "prompt_mean"}, "group_ids belongs to mode 'prompt_mean'"),
+    ({"group_ids": GROUPS}, "group_ids belongs to mode 'prompt_mean'"),
+    ({"mode": "sequence_sum_constant"}, "length belongs to mode"),
+    ({"mode": "sequence_sum_constant", "length": 0}, "length must be above 0"),
+    ({"denominator": 1.0, "denominator_mask": MASK}, "denominator is given"),
+    ({"denominator": np.ones(2)}, "denominator must be a scalar"),
+    ({"denominator_mask": MASK[:1]}, "denominator_mask must have shape"),
+    (
+      {
+        "mode": "prompt_mean",
+        "group_ids": GROUPS,
+        "segment_ids": np.zeros((3, 3), int),
+      },
+      "takes one sequence a row",
+    ),
+    ({"mode": "prompt_mean", "group_ids": GROUPS.astype(float)}, "group_ids must be"),
+  ],
+)
+def test_bad_input_is_named(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    aggregate(jnp.asarray(LOSS), MASK, **arguments)
+  with pytest.raises(ValueError, match="mask must have shape"):
+    aggregate(jnp.asarray(LOSS), MASK[:, :1])
