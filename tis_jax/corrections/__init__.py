@@ -2,11 +2,28 @@
 
 from tis_jax.corrections import presets as presets
 from tis_jax.corrections import ratios as ratios
+from tis_jax.corrections.adaptive import adaptive_truncate as adaptive_truncate
 from tis_jax.corrections.chain import Chain as Chain
 from tis_jax.corrections.chain import chain as chain
+from tis_jax.corrections.divergences import reject_divergence as reject_divergence
+from tis_jax.corrections.divergences import (
+  reject_negative_divergence as reject_negative_divergence,
+)
+from tis_jax.corrections.divergences import (
+  reject_probability_difference as reject_probability_difference,
+)
+from tis_jax.corrections.normalization import normalize as normalize
+from tis_jax.corrections.normalization import scale_by_ess as scale_by_ess
 from tis_jax.corrections.rejections import reject as reject
 from tis_jax.corrections.rejections import reject_missing as reject_missing
 from tis_jax.corrections.rejections import veto as veto
+from tis_jax.corrections.second_moment import (
+  reject_second_moment as reject_second_moment,
+)
+from tis_jax.corrections.stage import Stage as Stage
+from tis_jax.corrections.staleness import interpolate_old_logp as interpolate_old_logp
+from tis_jax.corrections.staleness import reject_stale as reject_stale
+from tis_jax.corrections.staleness import truncate_parts as truncate_parts
 from tis_jax.corrections.types import Correction as Correction
 from tis_jax.corrections.weights import clip as clip
 from tis_jax.corrections.weights import importance as importance

@@ -7,8 +7,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from tis_jax.corrections.mismatch import mismatch_metrics
-from tis_jax.corrections.stage import Batch, Stage, State
+from tis_jax.corrections.mismatch import core_metrics
+from tis_jax.corrections.stage import Batch, Stage
 from tis_jax.corrections.types import Correction
 
 
@@ -153,9 +153,9 @@ def _correct(corrector: Chain, old_logp, sampler_logp, mask, given) -> Correctio
     (corrector, old_logp, sampler_logp, given)
   )
   given = dict(given)
-  rewards = given.pop("rewards", None)
+  given.pop("rewards", None)
   batch = Batch(old_logp, sampler_logp, mask, **given)
-  state = State(batch.mask, batch.mask, jnp.ones_like(batch.log_ratio))
+  state = batch.begin()
   metrics, seen = {}, {}
   for stage in corrector.stages:
     state, found = stage.run(batch, state, **stage.thresholds, **dict(stage.options))
@@ -164,10 +164,8 @@ def _correct(corrector: Chain, old_logp, sampler_logp, mask, given) -> Correctio
     metrics |= {f"{name}/{key}": value for key, value in found.items()}
   weight = jnp.where(batch.mask, state.weight, 0.0)
   if corrector.metrics == "none":
-    return Correction(weight, state.mask, metrics)
-  metrics |= mismatch_metrics(
-    batch, state, weight, rewards=rewards, full=corrector.metrics == "full"
-  )
+    return Correction(weight, state.mask, {})
+  metrics |= core_metrics(batch, state)
   return Correction(weight, state.mask, metrics)
 
 

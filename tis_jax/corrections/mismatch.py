@@ -1,19 +1,25 @@
 """What a batch says of the gap between sampler and learner, and of its correction.
 
-Taken from the log-ratio `d = old_logp - sampler_logp` of the incoming mask (raw, before
-any stage) and from what the stages made of it (applied). Expectations are under the
-sampler, which drew the tokens: `E[d]` estimates `-KL(sampler || learner)`, `E[rho d]`
-estimates `KL(learner || sampler)`.
+Taken from the log-ratio `d = old_logp - sampler_logp` over the incoming mask (raw,
+before any stage) and from what the stages made of it (applied). Expectations are under
+the sampler, which drew the tokens: `E[-d]` and `E[rho - 1 - d]` estimate
+KL(sampler || learner), `E[rho d]` and `E[rho d - rho + 1]` KL(learner || sampler).
 """
 
 import math
 
 import jax.numpy as jnp
 
-from tis_jax.corrections import ratios
+from tis_jax.corrections.ratios import as_float, clamp_log
+from tis_jax.corrections.rows import Rows, by_row
+from tis_jax.corrections.stage import Batch, State, row_count
 from tis_jax.diagnostics.metrics import (
   EffectiveSampleSize,
+  Max,
+  Mean,
   Metrics,
+  Min,
+  Sum,
   fraction,
   maximum,
   mean,
@@ -24,64 +30,106 @@ from tis_jax.diagnostics.metrics import (
 )
 
 CATASTROPHE = math.log(1e4)
-"""A token whose ratio is off by this factor is a defect, not numerics."""
+"""A token whose ratio is off by more than this factor is a defect, not numerics."""
 
 
-def mismatch_metrics(batch, state, weight, *, rewards=None, full=False) -> Metrics:
-  """All metrics of one corrected batch. See `core_metrics` and `detail_metrics`."""
-  del rewards, full
-  return core_metrics(batch, state, weight)
+def core_metrics(batch: Batch, state: State) -> Metrics:
+  """What a run is watched by, in few passes over the batch: all sums are by row first.
 
-
-def core_metrics(batch, state, weight) -> Metrics:
-  """What a run is watched by: one pass over the batch, all sums by row first."""
-  d, known = batch.log_ratio, batch.known
-  tokens = known.sum(dtype=jnp.float32)
-  rho = jnp.exp(d)
-  excess = jnp.where(known, rho - 1.0, 0.0)
-  k3, k3_reverse = ratios.k3(d), ratios.k3_reverse(d)
-
-  def token_mean(x, pivot=0.0):
-    # x is 0 where a token is not known, because d is.
-    return mean_of_sums(_sum(x), _sum(x * x), tokens, pivot=pivot)
-
-  k1 = token_mean(-d)
-  metrics = {
-    "mismatch/k1": k1,
-    "mismatch/k3": token_mean(k3),
-    "mismatch/k1_reverse": token_mean(rho * d),
-    "mismatch/k3_reverse": token_mean(k3_reverse),
-    "mismatch/chi2_token": token_mean(excess * (2.0 + excess)),
-    "mismatch/abs_log_ratio": token_mean(jnp.abs(d)),
-    "mismatch/log_ratio_max": maximum(d, known),
-    "mismatch/log_ratio_min": minimum(d, known),
-    "mismatch/catastrophic_tokens": fraction(jnp.abs(d) > CATASTROPHE, known),
-    "tokens/count": total(batch.mask),
-    "tokens/missing": fraction(~known, batch.mask),
-    "rejected/tokens": fraction(~state.mask, batch.mask),
-  }
+  Returns:
+    Poolable metrics:
+    `mismatch/*`: k1 and k3 in both directions, chi-square by token and by sequence, the
+    log-ratio and its extremes, catastrophic tokens, perplexities and their gap, and the
+    effective sample size of whole-sequence ratios; all raw.
+    `weight/*`: mean, extremes and effective sample size of the weight, raw (the ratio
+    at the level the chain weights by) and applied, and `gradient_scale`, the applied
+    weight per incoming token: far below 1 it is a hidden cut of the learning rate.
+    `rejected/*`, `tokens/*`, `sequences/*`: shares and counts.
+  """
+  sums = by_row(
+    _token_features, batch.log_ratio, batch.known, batch.mask, batch.old_logp
+  )
   return (
-    metrics | _sequence_metrics(batch, state) | _weight_metrics(batch, state, weight)
+    _token_metrics(sums, state)
+    | _sequence_metrics(batch, state, sums)
+    | _weight_metrics(batch, state, sums)
   )
 
 
-def _sequence_metrics(batch, state) -> Metrics:
-  count = batch.count("sequence", batch.mask)
-  log_product = batch.level("sequence", batch.mask)
-  starts = batch.starts("sequence")
-  per_token = jnp.maximum(count, 1.0)
-  learner = -ratios.unit_sum(batch.old_logp, starts) / per_token
-  sampler = -ratios.unit_sum(batch.sampler_logp, starts) / per_token
-  gap = sampler - learner
-  held = batch.first("sequence", batch.mask)
-  kept = _any(state.mask, starts)
-  known = held & (count > 0)
-  product = jnp.where(known, jnp.exp(log_product), 0.0)
-  squared = product * product
+def _token_features(d, known, mask, old_logp) -> Rows:
+  """Everything that is summed over the tokens' raw log-ratios.
+
+  `d` is 0 where it is not known, and so is each feature of it: no further mask.
+  """
+  expm1 = jnp.expm1(d)
+  k3 = expm1 - d
+  means = {
+    "log_ratio": d,
+    "abs": jnp.abs(d),
+    "excess": expm1,
+    "k3": k3,
+    "k1_reverse": expm1 * d + d,
+    "k3_reverse": expm1 * d - k3,
+  }
+  return Rows(
+    means
+    | {f"{name}_squares": x * x for name, x in means.items()}
+    | {
+      "known": known.astype(d.dtype),
+      "incoming": mask.astype(d.dtype),
+      "catastrophic": (jnp.abs(d) > CATASTROPHE).astype(d.dtype),
+      "old_logp": jnp.where(known, as_float(old_logp), 0.0),
+    },
+    {"log_ratio": jnp.where(known, d, -jnp.inf)},
+    {"log_ratio": jnp.where(known, d, jnp.inf)},
+  )
+
+
+def _token_metrics(sums: Rows, state: State) -> Metrics:
+  total = {name: x.sum() for name, x in sums.total.items()}
+  known, incoming = total["known"], total["incoming"]
+
+  def token_mean(name) -> Mean:
+    return mean_of_sums(total[name], total[f"{name}_squares"], known)
+
+  k1 = token_mean("log_ratio")
   return {
-    "mismatch/chi2_sequence": mean(squared - 1.0, known),
+    "mismatch/k1": k1._replace(total=-k1.total),
+    "mismatch/k3": token_mean("k3"),
+    "mismatch/k1_reverse": token_mean("k1_reverse"),
+    "mismatch/k3_reverse": token_mean("k3_reverse"),
+    "mismatch/chi2_token": ratio(
+      total["excess_squares"] + 2.0 * total["excess"], known
+    ),
+    "mismatch/abs_log_ratio": token_mean("abs"),
+    "mismatch/log_ratio_max": Max(_fp32(sums.largest["log_ratio"].max())),
+    "mismatch/log_ratio_min": Min(_fp32(sums.smallest["log_ratio"].min())),
+    "mismatch/catastrophic_tokens": _share(total["catastrophic"], known),
+    "tokens/count": Sum(_fp32(incoming)),
+    "tokens/missing": _share(incoming - known, incoming),
+    "rejected/tokens": _share(incoming - state.count(), incoming),
+  }
+
+
+def _sequence_metrics(batch: Batch, state: State, sums: Rows) -> Metrics:
+  whole = batch.begin()
+  if batch.starts("sequence") is None:
+    count, held = sums.total["known"], sums.total["incoming"] > 0
+    learner, gap = -sums.total["old_logp"], sums.total["log_ratio"]
+    known, kept = count > 0, _kept_rows(state)
+  else:
+    count = batch.unit_count(batch.known)
+    held, known = batch.units(batch.mask), batch.units(batch.known)
+    learner = -batch.unit_sum(jnp.where(batch.known, batch.old_logp, 0.0), whole)
+    gap, kept = batch.unit_sum(batch.log_ratio, whole), batch.any_token(state.mask)
+  learner, gap = (x / jnp.maximum(count, 1.0) for x in (learner, gap))
+  sampler = learner + gap
+  log_product = clamp_log(gap * jnp.maximum(count, 1.0))
+  product = jnp.where(known, jnp.exp(log_product), 0.0)
+  return {
+    "mismatch/chi2_sequence": mean(product * product - 1.0, known),
     "mismatch/ess_sequence": EffectiveSampleSize(
-      _sum(product), _sum(squared), known.sum(dtype=jnp.float32)
+      product.sum(), (product * product).sum(), known.sum(dtype=product.dtype)
     ),
     "mismatch/sequence_log_ratio": mean(log_product, known),
     "mismatch/ppl_learner": mean(jnp.exp(learner), known),
@@ -98,32 +146,51 @@ def _sequence_metrics(batch, state) -> Metrics:
   }
 
 
-def _weight_metrics(batch, state, weight) -> Metrics:
-  raw = jnp.exp(batch.log_ratio) if state.raw is None else state.raw
-  raw = jnp.where(batch.mask, jnp.broadcast_to(raw, weight.shape), 0.0)
-  trains = state.mask
-  applied = jnp.where(trains, weight, 0.0)
-  counted = batch.mask.sum(dtype=jnp.float32)
-  training = trains.sum(dtype=jnp.float32)
-  applied_sum, applied_squares = _sum(applied), _sum(applied * applied)
+def _weight_metrics(batch: Batch, state: State, sums: Rows) -> Metrics:
+  if state.raw is None:
+    raw, raw_max, raw_min = _token_ratio(sums)
+  else:
+    raw, raw_max, raw_min = batch.begin().summary(state.raw)
+  applied, applied_max, applied_min = state.summary(state.weight)
   return {
-    "weight/raw_mean": mean(raw, batch.mask, pivot=1.0),
-    "weight/raw_max": maximum(raw, batch.mask),
-    "weight/raw_min": minimum(raw, batch.mask),
-    "weight/ess_raw": EffectiveSampleSize(_sum(raw), _sum(raw * raw), counted),
-    "weight/mean": mean(applied, trains, pivot=1.0),
-    "weight/max": maximum(applied, trains),
-    "weight/min": minimum(applied, trains),
-    "weight/ess": EffectiveSampleSize(applied_sum, applied_squares, training),
-    "weight/gradient_scale": ratio(applied_sum, counted),
+    "weight/raw_mean": raw,
+    "weight/raw_max": raw_max,
+    "weight/raw_min": raw_min,
+    "weight/ess_raw": _ess(raw),
+    "weight/mean": applied,
+    "weight/max": applied_max,
+    "weight/min": applied_min,
+    "weight/ess": _ess(applied),
+    "weight/gradient_scale": ratio(applied.total, sums.total["incoming"].sum()),
   }
 
 
-def _any(condition, starts):
-  if starts is None:
-    return condition.any(axis=1, keepdims=True)
-  return ratios.unit_max(condition.astype(jnp.float32), starts) > 0
+def _token_ratio(sums: Rows) -> tuple[Mean, Max, Min]:
+  """The token ratio's summary, from sums that are there already."""
+  excess, squares, known = (
+    sums.total[name].sum() for name in ("excess", "excess_squares", "known")
+  )
+  return (
+    mean_of_sums(excess, squares, known, pivot=1.0),
+    Max(_fp32(jnp.exp(sums.largest["log_ratio"].max()))),
+    Min(_fp32(jnp.exp(sums.smallest["log_ratio"].min()))),
+  )
 
 
-def _sum(x):
-  return x.sum(dtype=jnp.float32)
+def _ess(weights: Mean) -> EffectiveSampleSize:
+  """From the sums of a mean: `sum w^2 = sum (w - mean)^2 + (sum w)^2 / n`."""
+  squares = weights.squares + weights.total**2 / jnp.maximum(weights.count, 1.0)
+  return EffectiveSampleSize(weights.total, squares, weights.count)
+
+
+def _kept_rows(state: State):
+  return state.rows & (row_count(state.tokens) > 0)
+
+
+def _share(part, whole) -> Mean:
+  """A share of counted items, with the standard error of a share."""
+  return mean_of_sums(part, part, whole)
+
+
+def _fp32(x):
+  return x.astype(jnp.float32)

@@ -2,16 +2,15 @@
 
 import jax.numpy as jnp
 
-from tis_jax.corrections import ratios
+from tis_jax.corrections.bounds import check_band, check_choice, log_bound
 from tis_jax.corrections.stage import (
+  LEVELS,
+  TOKEN_LEVELS,
   Batch,
   Level,
   Stage,
   State,
-  check_band,
-  check_level,
-  log_bound,
-  reject_units,
+  reject_where,
 )
 from tis_jax.diagnostics.metrics import Metrics, fraction
 
@@ -45,7 +44,7 @@ def reject(high=None, low=None, *, level: Level = "sequence") -> Stage:
   >>> correct(old, sampler, jnp.ones((1, 3))).mask.tolist()
   [[False, True, True]]
   """
-  check_level("reject", level)
+  check_choice("reject", "level", level, LEVELS)
   if high is None and low is None:
     raise ValueError("reject: give high, low or both; with neither nothing is rejected")
   high = jnp.inf if high is None else high
@@ -71,7 +70,7 @@ def veto(low=1e-4, high=None) -> Stage:
 
   Source: verl's `rollout_is_veto_threshold`, SkyRL's `outlier_token_is_threshold_*`.
   """
-  if high is None and not _is_set(low):
+  if high is None and _is_zero(low):
     raise ValueError("veto: give low, high or both; with neither nothing is rejected")
   low = 0.0 if low is None else low
   high = jnp.inf if high is None else high
@@ -95,51 +94,41 @@ def reject_missing(level: Level = "token") -> Stage:
   Raises:
     ValueError: another level.
   """
-  check_level("reject_missing", level, ("token", "turn", "sequence"))
+  check_choice("reject_missing", "level", level, ("token", "turn", "sequence"))
   return Stage(_missing, {}, "reject_missing", "mask", (("level", level),))
-
-
-def _reject(batch: Batch, state: State, *, log_high, log_low, level: Level):
-  log_raw = batch.level(level, state.tokens)
-  return drop(batch, state, log_raw > log_high, log_raw < log_low, level)
-
-
-def _veto(batch: Batch, state: State, *, log_high, log_low):
-  counted = batch.known & state.tokens
-  starts = batch.starts("sequence")
-  high = any_token(counted & (batch.log_ratio > log_high), starts)
-  low = any_token(counted & (batch.log_ratio < log_low), starts)
-  return drop(batch, state, high, low, "sequence")
-
-
-def _missing(batch: Batch, state: State, *, level: Level):
-  missing = state.tokens & ~batch.known
-  if level != "token":
-    missing = any_token(missing, batch.starts(level))
-  return reject_units(state, ~missing, level), {}
-
-
-def any_token(condition, starts):
-  """Whether any token of each unit meets the condition."""
-  if starts is None:
-    return condition.any(axis=1, keepdims=True)
-  return ratios.unit_max(condition.astype(jnp.float32), starts) > 0
 
 
 def drop(batch: Batch, state: State, high, low, level: Level) -> tuple[State, Metrics]:
   """Rejects what is too high or too low; a token of unknown ratio is never either."""
   if level == "token":
     high, low = high & batch.known, low & batch.known
-  metrics = {"high": fraction(high, state.mask), "low": fraction(low, state.mask)}
-  if level not in ("token", "prefix"):
-    units = batch.first(level, state.mask)
+  metrics = {"high": state.fraction(high), "low": state.fraction(low)}
+  if level not in TOKEN_LEVELS:
+    units = batch.units(state.mask, level)
     name = "turns" if level == "turn" else "sequences"
-    metrics |= {
-      f"{name}_high": fraction(high, units),
-      f"{name}_low": fraction(low, units),
-    }
-  return reject_units(state, ~(high | low), level), metrics
+    metrics[f"{name}_high"] = fraction(high, units)
+    metrics[f"{name}_low"] = fraction(low, units)
+  return reject_where(state, high | low, level), metrics
 
 
-def _is_set(low) -> bool:
-  return low is not None and not (isinstance(low, (int, float)) and low == 0)
+def _reject(batch: Batch, state: State, *, log_high, log_low, level: Level):
+  log_raw = batch.level(level, state)
+  return drop(batch, state, log_raw > log_high, log_raw < log_low, level)
+
+
+def _veto(batch: Batch, state: State, *, log_high, log_low):
+  counted = batch.known & state.tokens
+  high = batch.any_token(counted & (batch.log_ratio > log_high))
+  low = batch.any_token(counted & (batch.log_ratio < log_low))
+  return drop(batch, state, high, low, "sequence")
+
+
+def _missing(batch: Batch, state: State, *, level: Level):
+  missing = state.tokens & ~batch.known
+  if level != "token":
+    missing = batch.any_token(missing, level)
+  return reject_where(state, missing, level), {}
+
+
+def _is_zero(bound) -> bool:
+  return bound is None or (isinstance(bound, (int, float)) and bound == 0)

@@ -8,15 +8,20 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.corrections import ratios
-from tis_jax.diagnostics.metrics import Mean, Metrics, mean_of_sums
+from tis_jax.corrections.rows import Rows, by_row
+from tis_jax.diagnostics.metrics import (
+  Max,
+  Mean,
+  Metrics,
+  Min,
+  maximum,
+  mean_of_sums,
+  minimum,
+)
 
 Level = Literal["token", "prefix", "turn", "sequence", "geometric", "root"]
 LEVELS = ("token", "prefix", "turn", "sequence", "geometric", "root")
 TOKEN_LEVELS = ("token", "prefix")
-
-
-def _static(**default):
-  return dataclasses.field(metadata={"static": True}, **default)
 
 
 @jax.tree_util.register_dataclass
@@ -36,13 +41,19 @@ class Stage:
       mean, a prompt group, a cap it estimates), so that micro-batches would differ.
   """
 
-  run: Callable[..., tuple["State", Metrics]] = _static()
+  run: Callable[..., tuple["State", Metrics]] = dataclasses.field(
+    metadata={"static": True}
+  )
   thresholds: Mapping[str, Any]
-  name: str = _static()
-  makes: Literal["weight", "mask", "scale"] = _static()
-  options: tuple[tuple[str, Any], ...] = _static(default=())
-  needs: tuple[str, ...] = _static(default=())
-  pools: bool = _static(default=False)
+  name: str = dataclasses.field(metadata={"static": True})
+  makes: Literal["weight", "mask", "scale"] = dataclasses.field(
+    metadata={"static": True}
+  )
+  options: tuple[tuple[str, Any], ...] = dataclasses.field(
+    default=(), metadata={"static": True}
+  )
+  needs: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
+  pools: bool = dataclasses.field(default=False, metadata={"static": True})
 
 
 class State(NamedTuple):
@@ -56,7 +67,7 @@ class State(NamedTuple):
     tokens: `[B, T]` bool, the incoming mask less what was rejected inside a sequence.
     rows: `[B, 1]` bool (`[B, T]` when rows are packed), the sequences still in.
     weight: `[B, T]` or `[B, 1]` float, 1 until a stage makes it.
-    raw: the ratio that the weight was made of, before any bound; None until then.
+    raw: the ratio that the weight was made of, before any bound; None for a token's.
   """
 
   tokens: jax.Array
@@ -84,24 +95,41 @@ class State(NamedTuple):
       return _sum(self.mask)
     return _sum(jnp.where(self.rows, row_count(self.tokens), 0))
 
-  def mean(self, x: jax.Array, *, pivot: float = 0.0) -> Mean:
-    """The mean of `x` over the tokens that still train."""
-    shifted = x - pivot
-    return mean_of_sums(
-      self.total(shifted), self.total(shifted * shifted), self.count(), pivot=pivot
-    )
-
   def fraction(self, hit: jax.Array) -> Mean:
     """The share of the tokens that still train for which `hit` holds."""
     hits = self.total(hit)
     return mean_of_sums(hits, hits, self.count())
 
+  def summary(self, x: jax.Array) -> tuple[Mean, Max, Min]:
+    """The mean of `x` over the tokens that still train, about 1, and its extremes."""
+    if x.shape[1] == 1 and self.rows.shape[1] == 1:
+      count = jnp.where(self.rows, row_count(self.tokens), 0)
+      high = low = x
+      totals = [x - 1.0, (x - 1.0) ** 2, jnp.ones_like(x)]
+      excess, squares, number = ((v * count).sum() for v in totals)
+    else:
+      tokens = self.tokens if self.rows.shape[1] == 1 else self.mask
+      sums = by_row(_summary_features, jnp.broadcast_to(x, tokens.shape), tokens)
+      rows = self.rows if self.rows.shape[1] == 1 else jnp.array([[True]])
+      count = jnp.where(rows, sums.total["count"], 0)
+      high, low = sums.largest["x"], sums.smallest["x"]
+      excess, squares, number = (
+        jnp.where(rows, sums.total[name], 0).sum()
+        for name in ("excess", "squares", "count")
+      )
+    held = count > 0
+    return (
+      mean_of_sums(excess, squares, number, pivot=1.0),
+      maximum(high, held),
+      minimum(low, held),
+    )
+
 
 class Batch:
   """One batch as the stages see it: masked log-ratios, and the levels over them.
 
-  It lives while a chain is traced. Level values are kept, so that stages at the same
-  level share one pass over the data.
+  It lives while a chain is traced. `old_logp` and `sampler_logp` are as they came:
+  mask them with `known` before any use.
   """
 
   def __init__(
@@ -126,20 +154,15 @@ class Batch:
       known &= present != 0
     self.known = self.mask & known
     self.log_ratio = jnp.where(known, difference, 0.0)
-    self.old_logp = jnp.where(self.known, ratios.as_float(old_logp), 0.0)
+    self.old_logp = old_logp
     self.segment_ids = segment_ids
     self.group_ids = group_ids
     self.advantages = _by_token(advantages)
     self.versions = versions
     self.learner_version = learner_version
     self.version_logp = version_logp
-    self._sampler_logp = sampler_logp
+    self.sampler_logp = sampler_logp
     self._memory: dict[Any, Any] = {}
-
-  @property
-  def sampler_logp(self) -> jax.Array:
-    """`[B, T]` float, 0 where it is not known."""
-    return jnp.where(self.known, ratios.as_float(self._sampler_logp), 0.0)
 
   @property
   def expm1(self) -> jax.Array:
@@ -184,11 +207,21 @@ class Batch:
     held = self.any_token(condition, level)
     return held if starts is None else starts & held
 
-  def unit_sum(self, x: jax.Array, state: State, level: Level) -> jax.Array:
+  def unit_sum(
+    self, x: jax.Array, state: State, level: Level = "sequence"
+  ) -> jax.Array:
     """The sum of `x` over the tokens of each unit that levels multiply over."""
     return ratios.unit_sum(self.among(x, state), self.starts(level))
 
-  def unit_mean(self, x: jax.Array, state: State, level: Level) -> jax.Array:
+  def unit_max(
+    self, x: jax.Array, state: State, level: Level = "sequence"
+  ) -> jax.Array:
+    """The largest `x`, never negative, over the tokens of each unit."""
+    return ratios.unit_max(self.among(x, state), self.starts(level))
+
+  def unit_mean(
+    self, x: jax.Array, state: State, level: Level = "sequence"
+  ) -> jax.Array:
     """The mean of `x` over the known tokens of each unit."""
     return self.unit_sum(x, state, level) / self.size(state, level)
 
@@ -218,6 +251,15 @@ class Batch:
     if key not in self._memory:
       self._memory[key] = compute()
     return self._memory[key]
+
+
+def _summary_features(x, tokens) -> Rows:
+  excess = jnp.where(tokens, x - 1.0, 0.0)
+  return Rows(
+    {"excess": excess, "squares": excess * excess, "count": tokens.astype(x.dtype)},
+    {"x": jnp.where(tokens, x, -jnp.inf)},
+    {"x": jnp.where(tokens, x, jnp.inf)},
+  )
 
 
 def reject_where(state: State, out: jax.Array, level: Level) -> State:

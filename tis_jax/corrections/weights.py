@@ -1,24 +1,22 @@
 """Stages that make the weight: one to a chain, of one ratio at one level."""
 
+import jax
 import jax.numpy as jnp
 
-from tis_jax.corrections.stage import (
-  Batch,
-  Level,
-  Stage,
-  State,
+from tis_jax.corrections.bounds import (
   check_band,
   check_bound,
-  check_level,
+  check_choice,
   log_bound,
 )
-from tis_jax.diagnostics.metrics import Metrics, fraction
+from tis_jax.corrections.stage import LEVELS, Batch, Level, Stage, State
+from tis_jax.diagnostics.metrics import Metrics
 
 
 def importance(level: Level = "sequence") -> Stage:
   """Plain importance sampling: the weight is the ratio itself.
 
-  `w = rho`, unbiased at level "sequence", and of a variance that grows with length.
+  `w = rho`: unbiased at level "sequence", with a variance that grows with the length.
 
   Args:
     level: what the ratio is taken over.
@@ -28,8 +26,13 @@ def importance(level: Level = "sequence") -> Stage:
 
   Raises:
     ValueError: an unknown level.
+
+  >>> from tis_jax.corrections import chain
+  >>> old, sampler = jnp.log(jnp.array([[0.4, 0.6]])), jnp.log(jnp.array([[0.2, 0.8]]))
+  >>> chain(importance("sequence"))(old, sampler, jnp.ones((1, 2))).weight.tolist()
+  [[1.5, 1.5]]
   """
-  check_level("importance", level)
+  check_choice("importance", "level", level, LEVELS)
   return Stage(_importance, {}, "importance", "weight", (("level", level),))
 
 
@@ -50,14 +53,12 @@ def truncate(high=2.0, *, level: Level = "token") -> Stage:
   efficient RL framework secretly brings you off-policy RL training" (2025).
 
   >>> from tis_jax.corrections import chain
-  >>> correct = chain(truncate(2.0))
-  >>> out = correct(jnp.log(jnp.array([[0.9, 0.1]])), jnp.log(jnp.array([[0.3, 0.2]])),
-  ...               jnp.array([[True, True]]))
-  >>> out.weight.tolist()
+  >>> old, sampler = jnp.log(jnp.array([[0.9, 0.1]])), jnp.log(jnp.array([[0.3, 0.2]]))
+  >>> chain(truncate(2.0))(old, sampler, jnp.ones((1, 2))).weight.tolist()
   [[2.0, 0.5]]
   """
   check_bound("truncate", "high", high)
-  check_level("truncate", level)
+  check_choice("truncate", "level", level, LEVELS)
   return Stage(_truncate, {"high": high}, "truncate", "weight", (("level", level),))
 
 
@@ -73,12 +74,19 @@ def clip(high=2.0, low=None, *, level: Level = "token") -> Stage:
     A stage for `chain`.
 
   Raises:
-    ValueError: bounds out of order or not positive, or an unknown level.
+    ValueError: bounds out of order or negative, or an unknown level.
+
+  Source: `tis_mode: clip` of slime, `tis` of OpenRLHF and TRL's two-sided truncation.
+
+  >>> from tis_jax.corrections import chain
+  >>> old, sampler = jnp.log(jnp.array([[0.9, 0.1]])), jnp.log(jnp.array([[0.3, 0.4]]))
+  >>> chain(clip(2.0))(old, sampler, jnp.ones((1, 2))).weight.tolist()
+  [[2.0, 0.5]]
   """
   check_bound("clip", "high", high)
   low = 1.0 / high if low is None else low
   check_band("clip", low, high)
-  check_level("clip", level)
+  check_choice("clip", "level", level, LEVELS)
   return Stage(_clip, {"high": high, "low": low}, "clip", "weight", (("level", level),))
 
 
@@ -97,49 +105,60 @@ def zero_outside(high=5.0, low=None, *, level: Level = "token") -> Stage:
     A stage for `chain`.
 
   Raises:
-    ValueError: bounds out of order or not positive, or an unknown level.
+    ValueError: bounds out of order or negative, or an unknown level.
 
-  Source: IcePop in "Every Step Evolves: Scaling Reinforcement Learning for
-  Trillion-Scale Thinking Model" (arXiv 2510.18855).
+  Source: IcePop, in "Every step evolves: scaling reinforcement learning for
+  trillion-scale thinking model" (arXiv 2510.18855).
+
+  >>> from tis_jax.corrections import chain
+  >>> old, sampler = jnp.log(jnp.array([[0.9, 0.1]])), jnp.log(jnp.array([[0.1, 0.2]]))
+  >>> out = chain(zero_outside(5.0))(old, sampler, jnp.ones((1, 2)))
+  >>> out.weight.tolist(), out.mask.tolist()
+  ([[0.0, 0.5]], [[True, True]])
   """
   check_bound("zero_outside", "high", high)
   low = 1.0 / high if low is None else low
   check_band("zero_outside", low, high)
-  check_level("zero_outside", level)
+  check_choice("zero_outside", "level", level, LEVELS)
   thresholds = {"log_high": log_bound(high), "log_low": log_bound(low)}
   return Stage(_zero_outside, thresholds, "zero_outside", "weight", (("level", level),))
 
 
+def raw_ratio(batch: Batch, state: State, level: Level) -> jax.Array:
+  """The ratio at `level`: `[B, T]`, or `[B, 1]` where rows are units."""
+  if level == "token":
+    return batch.expm1 + 1.0
+  return jnp.exp(batch.level(level, state))
+
+
+def set_weight(batch: Batch, state: State, raw, weight, level: Level) -> State:
+  """Sets the weight of every token, and 1 where a token's own ratio is not known."""
+  if level == "token":
+    return state._replace(weight=jnp.where(batch.known, weight, 1.0))
+  return state._replace(weight=weight, raw=raw)
+
+
 def _importance(batch: Batch, state: State, *, level: Level) -> tuple[State, Metrics]:
-  raw = jnp.exp(batch.level(level, state.tokens))
-  return weigh(batch, state, raw, raw, level), {}
+  raw = raw_ratio(batch, state, level)
+  return set_weight(batch, state, raw, raw, level), {}
 
 
 def _truncate(batch, state, *, high, level):
-  raw = jnp.exp(batch.level(level, state.tokens))
-  counted = batch.known & state.mask
-  metrics = {"high": fraction(raw > high, counted)}
-  return weigh(batch, state, raw, jnp.minimum(raw, high), level), metrics
+  raw = raw_ratio(batch, state, level)
+  metrics = {"high": state.fraction(raw > high)}
+  return set_weight(batch, state, raw, jnp.minimum(raw, high), level), metrics
 
 
 def _clip(batch, state, *, high, low, level):
-  raw = jnp.exp(batch.level(level, state.tokens))
-  counted = batch.known & state.mask
-  metrics = {"high": fraction(raw > high, counted), "low": fraction(raw < low, counted)}
-  return weigh(batch, state, raw, jnp.clip(raw, low, high), level), metrics
+  raw = raw_ratio(batch, state, level)
+  metrics = {"high": state.fraction(raw > high), "low": state.fraction(raw < low)}
+  return set_weight(batch, state, raw, jnp.clip(raw, low, high), level), metrics
 
 
 def _zero_outside(batch, state, *, log_high, log_low, level):
-  log_raw = batch.level(level, state.tokens)
-  raw = jnp.exp(log_raw)
-  counted = batch.known & state.mask
+  log_raw = batch.level(level, state)
+  raw = raw_ratio(batch, state, level)
   high, low = log_raw > log_high, log_raw < log_low
-  metrics = {"high": fraction(high, counted), "low": fraction(low, counted)}
-  return weigh(batch, state, raw, jnp.where(high | low, 0.0, raw), level), metrics
-
-
-def weigh(batch: Batch, state: State, raw, weight, level: Level) -> State:
-  """Sets the weight of every token, and 1 where a token's own ratio is not known."""
-  if level == "token":
-    weight = jnp.where(batch.known, weight, 1.0)
-  return state._replace(weight=jnp.broadcast_to(weight, state.mask.shape), raw=raw)
+  metrics = {"high": state.fraction(high), "low": state.fraction(low)}
+  weight = jnp.where(high | low, 0.0, raw)
+  return set_weight(batch, state, raw, weight, level), metrics
