@@ -1,0 +1,198 @@
+"""The fused path: a kernel's forward and backward, joined by a hand-written VJP."""
+
+import dataclasses
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.custom_derivatives import SymbolicZero
+from jax.sharding import PartitionSpec
+
+from tis_jax.logprobs import xla
+from tis_jax.logprobs.plan import Cotangent, Gradients, Inputs, Plan, Stats
+from tis_jax.logprobs.types import TokenLogprobs, TopK
+from tis_jax.logprobs.xla import merge_top
+
+_KERNELS = {"xla": xla}
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def fused_logprobs(plan: Plan, inputs: Inputs) -> TokenLogprobs:
+  """`TokenLogprobs` of `inputs`, holding one block of logits at a time."""
+  return _finish(_forward(plan, inputs), inputs, plan)[0]
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Wanted:
+  """Which inputs are being differentiated; static, so that the rest costs nothing."""
+
+  gradients: Gradients
+
+
+def _fwd(plan, inputs):
+  wanted = _Wanted(
+    Gradients(
+      hidden=inputs.hidden.perturbed,
+      head=inputs.head.perturbed,
+      bias=inputs.bias is not None and inputs.bias.perturbed,
+      temperature=inputs.temperature.perturbed,
+    )
+  )
+  inputs = Inputs(*(None if x is None else x.value for x in inputs))
+  out, log_p_offset = _finish(_forward(plan, inputs), inputs, plan)
+  return out, (inputs, log_p_offset, out.entropy, wanted)
+
+
+def _bwd(plan, residuals, cotangents):
+  inputs, (peak, log_total), entropy, wanted = residuals
+  wanted = wanted.gradients
+
+  def live(x):
+    return None if x is None or isinstance(x, SymbolicZero) else x
+
+  d_logp, d_entropy = live(cotangents.logp), live(cotangents.entropy)
+  d_normalizer = live(cotangents.log_normalizer)
+  common = d_normalizer
+  if d_logp is not None:
+    common = -d_logp if common is None else common - d_logp
+  cotangent = Cotangent(common, d_logp, d_entropy)
+
+  kernel = _KERNELS[plan.kernel]
+
+  def local(inputs, log_p_offset, entropy, cotangent):
+    out = kernel.backward(
+      inputs, _offset(inputs, plan), log_p_offset, entropy, cotangent, wanted, plan
+    )
+    if plan.vocab_axes:
+      out = out._replace(
+        hidden=_psum(out.hidden, plan), temperature=_psum(out.temperature, plan)
+      )
+    return out
+
+  head, bias = _vocab_specs(plan, inputs)
+  whole = PartitionSpec()
+  out = _on_shards(
+    local,
+    plan,
+    in_specs=(Inputs(whole, head, bias, whole, whole), whole, whole, whole),
+    out_specs=Gradients(
+      whole if wanted.hidden else None,
+      head if wanted.head else None,
+      PartitionSpec(*_vocab_names(plan)) if wanted.bias else None,
+      whole if wanted.temperature else None,
+    ),
+  )(inputs, (peak, log_total), entropy, cotangent)
+  gradients = Inputs(out.hidden, out.head, out.bias, None, out.temperature)
+  return (
+    Inputs(
+      *(
+        None if x is None or d is None else d.astype(x.dtype)
+        for x, d in zip(inputs, gradients, strict=True)
+      )
+    ),
+  )
+
+
+fused_logprobs.defvjp(_fwd, _bwd, symbolic_zeros=True)
+
+
+def _forward(plan: Plan, inputs: Inputs) -> Stats:
+  kernel = _KERNELS[plan.kernel]
+
+  def local(inputs):
+    stats = kernel.forward(inputs, _offset(inputs, plan), plan)
+    return _combine(stats, plan) if plan.vocab_axes else stats
+
+  head, bias = _vocab_specs(plan, inputs)
+  whole = PartitionSpec()
+  return _on_shards(
+    local,
+    plan,
+    in_specs=(Inputs(whole, head, bias, whole, whole),),
+    out_specs=whole,
+  )(inputs)
+
+
+def _finish(stats: Stats, inputs: Inputs, plan: Plan):
+  """Readings from `Stats`, and what the backward pass subtracts from a logit."""
+  log_total = jnp.log(stats.total)
+  vocab = inputs.head.shape[plan.vocab_dim]
+  in_range = (inputs.targets >= 0) & (inputs.targets < vocab)
+  # Each difference is taken before the small log_total enters: 1e4 has no digits left.
+  logp = (stats.at_target - stats.peak) - log_total
+  top_k = None
+  if plan.top_k:
+    values, tokens = stats.top
+    top_k = TopK((values - stats.peak[..., None]) - log_total[..., None], tokens)
+  out = TokenLogprobs(
+    logp=jnp.where(in_range, logp, jnp.nan),
+    entropy=log_total - stats.moment / stats.total if plan.entropy else None,
+    log_normalizer=stats.peak + log_total,
+    top_k=top_k,
+  )
+  return out, (stats.peak, log_total)
+
+
+def _combine(stats: Stats, plan: Plan) -> Stats:
+  """One shard's `Stats` to those of the whole vocabulary, on every shard."""
+  peak = lax.pmax(stats.peak, plan.vocab_axes)
+  drop = stats.peak - peak
+  decay = jnp.exp(drop)
+  moment = None
+  if plan.entropy:
+    moment = _psum(decay * (stats.moment + stats.total * drop), plan)
+  top = None
+  if plan.top_k:
+    values, tokens = (
+      lax.all_gather(x, plan.vocab_axes, axis=x.ndim - 1, tiled=True) for x in stats.top
+    )
+    nothing = (values[..., :0], tokens[..., :0])
+    top = merge_top((values, tokens), nothing, plan.top_k)
+  return Stats(
+    peak=peak,
+    total=_psum(decay * stats.total, plan),
+    moment=moment,
+    at_target=_psum(stats.at_target, plan),
+    top=top,
+  )
+
+
+def _on_shards(local, plan: Plan, in_specs, out_specs):
+  """`local` per vocab shard, manual over the vocab axes and over nothing else.
+
+  The batch axes stay with the compiler (Auto) or the types (Explicit).
+  """
+  if not plan.vocab_axes:
+    return local
+  return jax.shard_map(
+    local,
+    mesh=plan.mesh,
+    in_specs=in_specs,
+    out_specs=out_specs,
+    axis_names=set(plan.vocab_axes),
+    check_vma=False,
+  )
+
+
+def _vocab_specs(plan: Plan, inputs: Inputs):
+  names = [None, None]
+  if plan.vocab_axes:
+    names[plan.vocab_dim] = plan.vocab_axes
+  bias = None if inputs.bias is None else PartitionSpec(*_vocab_names(plan))
+  return PartitionSpec(*names), bias
+
+
+def _vocab_names(plan: Plan):
+  return (plan.vocab_axes,) if plan.vocab_axes else ()
+
+
+def _offset(inputs: Inputs, plan: Plan):
+  if not plan.vocab_axes:
+    return 0
+  return lax.axis_index(plan.vocab_axes) * inputs.head.shape[plan.vocab_dim]
+
+
+def _psum(x, plan: Plan):
+  return None if x is None else lax.psum(x, plan.vocab_axes)

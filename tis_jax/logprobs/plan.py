@@ -1,0 +1,148 @@
+"""What a fused call decides before it traces, and the tuples its parts exchange."""
+
+import dataclasses
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+# The largest block of logits held at once, in elements. On a CPU 16 MiB of fp32 stays
+# near the cache; an accelerator wants matrices large enough to fill it.
+_BLOCK_ELEMENTS = {"cpu": 1 << 22}
+_BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
+# Narrower blocks waste the matrix unit; beyond this the tokens are chunked instead.
+_MIN_VOCAB_BLOCK = 512
+_LANES = 128
+# A finite stand-in for -inf: differences with it never make inf - inf.
+FLOOR = -1e38
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Static description of a fused call; hashable, so that jit caches on it.
+
+  Attributes:
+    kernel: "xla" or "pallas".
+    tied: the head is an embedding table `[V, D]`.
+    soft_cap: logits become `cap * tanh(logits / cap)`; None for none.
+    entropy: whether the entropy is computed.
+    top_k: how many of the most probable tokens are returned.
+    precision: of the matrix products; None follows the operands.
+    block_elements: bound on the elements of one block of logits.
+    vocab_axes: mesh axes that the vocabulary is sharded over.
+    mesh: the mesh of `vocab_axes`; None without.
+    interpret: run a Pallas kernel in the interpreter.
+  """
+
+  kernel: str = "xla"
+  tied: bool = False
+  soft_cap: float | None = None
+  entropy: bool = True
+  top_k: int = 0
+  precision: jax.lax.Precision | None = None
+  block_elements: int | None = None
+  vocab_axes: tuple[str, ...] = ()
+  mesh: jax.sharding.AbstractMesh | None = None
+  interpret: bool = False
+
+  @property
+  def vocab_dim(self) -> int:
+    return 0 if self.tied else 1
+
+
+def compute_dtype(hidden: jax.Array, head: jax.Array):
+  """The dtype the products are taken in: bf16 only where both sides are bf16."""
+  both_bf16 = hidden.dtype == head.dtype == jnp.bfloat16
+  return jnp.dtype(jnp.bfloat16 if both_bf16 else jnp.float32)
+
+
+def product_precision(plan: Plan, dtype) -> jax.lax.Precision:
+  """fp32 products are full fp32 unless asked otherwise.
+
+  The default of a TPU is bf16 passes and of a recent GPU is TF32: either costs more
+  nats than the mismatch this library is there to measure.
+  """
+  if plan.precision is not None:
+    return plan.precision
+  exact = jax.lax.Precision.HIGHEST
+  return jax.lax.Precision.DEFAULT if dtype == jnp.bfloat16 else exact
+
+
+def gradient_dtype(plan: Plan, dtype):
+  """The dtype of the logits' cotangent in the two backward products.
+
+  bf16 operands keep the products at bf16 speed: the cotangent is rounded to bf16 once,
+  the sums stay fp32. `precision=HIGHEST` keeps it fp32.
+  """
+  highest = plan.precision == jax.lax.Precision.HIGHEST
+  return jnp.dtype(jnp.float32) if highest else dtype
+
+
+def block_sizes(tokens: int, vocab: int, elements: int | None) -> tuple[int, int]:
+  """`(tokens, vocab)` of one block of logits.
+
+  The vocabulary is cut first, since each of its blocks writes its own part of the head
+  gradient once; tokens are cut only where blocks would become too narrow.
+
+  >>> block_sizes(2048, 32000, 1 << 22)
+  (2048, 2000)
+  >>> block_sizes(65536, 151936, 1 << 22)
+  (8192, 512)
+  """
+  if elements is None:
+    backend = jax.default_backend()
+    elements = _BLOCK_ELEMENTS.get(backend, _BLOCK_ELEMENTS_ACCELERATOR)
+  narrowest = min(_MIN_VOCAB_BLOCK, vocab)
+  token_block = min(tokens, max(1, elements // narrowest))
+  widest = min(vocab, max(narrowest, elements // max(token_block, 1)))
+  return token_block, _even_block(vocab, widest)
+
+
+def _even_block(vocab: int, widest: int) -> int:
+  """The largest divisor of `vocab` in `(widest / 2, widest]`, else an even cut."""
+  for block in range(widest, widest // 2, -1):
+    if vocab % block == 0:
+      return block
+  even = math.ceil(vocab / math.ceil(vocab / widest))
+  return min(widest, math.ceil(even / _LANES) * _LANES)
+
+
+class Inputs(NamedTuple):
+  """The arrays of a call: `[..., D]`, the head, `[V]` or None, `[...]`, `[...]`."""
+
+  hidden: jax.Array
+  head: jax.Array
+  bias: jax.Array | None
+  targets: jax.Array
+  temperature: jax.Array
+
+
+class Stats(NamedTuple):
+  """What one pass over a stretch of vocabulary leaves of each token, fp32 `[...]`."""
+
+  peak: jax.Array  # running maximum of the scaled logits l
+  total: jax.Array  # sum of exp(l - peak)
+  moment: jax.Array | None  # sum of exp(l - peak) (l - peak)
+  at_target: jax.Array  # l at the target, 0 where the target lies elsewhere
+  top: tuple[jax.Array, jax.Array] | None  # values and token ids `[..., k]`
+
+
+class Cotangent(NamedTuple):
+  """d loss / d l_v = p_v (common - entropy (log p_v + H)) + [v = target] logp.
+
+  Each `[...]` fp32; None for a term that no output needs.
+  """
+
+  common: jax.Array | None
+  logp: jax.Array | None
+  entropy: jax.Array | None
+
+
+class Gradients(NamedTuple):
+  """fp32; None where nobody asked."""
+
+  hidden: jax.Array | None
+  head: jax.Array | None
+  bias: jax.Array | None
+  temperature: jax.Array | None

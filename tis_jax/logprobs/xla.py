@@ -1,0 +1,264 @@
+"""The portable kernel: a loop over vocabulary blocks, two or four products a block.
+
+Per token it keeps a running maximum, the sum of exponentials below it, the first moment
+of those (for the entropy) and the target's logit. The backward pass recomputes each
+block of logits from the saved maximum and sum, so what exists of `[tokens, vocab]` is
+one block at any time.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from tis_jax.logprobs.placement import contract_tokens, scan_tokens
+from tis_jax.logprobs.plan import (
+  FLOOR,
+  Cotangent,
+  Gradients,
+  Inputs,
+  Plan,
+  Stats,
+  block_sizes,
+  compute_dtype,
+  gradient_dtype,
+  product_precision,
+)
+
+
+def forward(inputs: Inputs, offset: jax.Array | int, plan: Plan) -> Stats:
+  """`Stats` over the vocabulary that `inputs.head` holds; ids start at `offset`."""
+  vocab = inputs.head.shape[plan.vocab_dim]
+  token_block, vocab_block = block_sizes(
+    inputs.targets.size, vocab, plan.block_elements
+  )
+
+  def chunk(_, per_token):
+    hidden, targets, temperature = per_token
+    part = Inputs(hidden, inputs.head, inputs.bias, targets, temperature)
+
+    def step(start, size, stats):
+      block = _block(part, start, size, plan)
+      return _update(stats, block.scaled, targets, offset + start, plan)
+
+    return None, _over_vocab(step, vocab, vocab_block, _empty(temperature, plan))
+
+  per_token = (inputs.hidden, inputs.targets, inputs.temperature)
+  return scan_tokens(chunk, None, per_token, inputs.hidden, token_block)[1]
+
+
+def backward(
+  inputs: Inputs,
+  offset: jax.Array | int,
+  log_p_offset: tuple[jax.Array, jax.Array],
+  entropy: jax.Array | None,
+  cotangent: Cotangent,
+  wanted: Gradients,
+  plan: Plan,
+) -> Gradients:
+  """Gradients for the vocabulary that `inputs.head` holds.
+
+  Args:
+    inputs: as in `forward`.
+    offset: id of the first token of the head.
+    log_p_offset: peak and log-sum over the *whole* vocabulary, subtracted in turn so
+      that large logits lose no digits.
+    entropy: of the whole distribution; needed with `cotangent.entropy`.
+    cotangent: of the scaled logits.
+    wanted: booleans, which gradients to compute.
+    plan: the call.
+
+  Returns:
+    `Gradients`; those of hidden and temperature cover this stretch of vocabulary only.
+  """
+  vocab = inputs.head.shape[plan.vocab_dim]
+  token_block, vocab_block = block_sizes(
+    inputs.targets.size, vocab, plan.block_elements
+  )
+
+  def chunk(head_gradients, per_token):
+    hidden, targets, temperature, offsets, entropy, cotangent = per_token
+    part = Inputs(hidden, inputs.head, inputs.bias, targets, temperature)
+
+    def step(start, size, gradients):
+      block = _block(part, start, size, plan)
+      return _accumulate(
+        gradients, part, block, start, offset, offsets, entropy, cotangent, plan
+      )
+
+    head, bias = head_gradients
+    zeros = Gradients(
+      hidden=_zeros(hidden) if wanted.hidden else None,
+      head=head,
+      bias=bias,
+      temperature=_zeros(temperature) if wanted.temperature else None,
+    )
+    total = _over_vocab(step, vocab, vocab_block, zeros)
+    return (total.head, total.bias), (total.hidden, total.temperature)
+
+  head_gradients = (
+    _zeros(inputs.head) if wanted.head else None,
+    _zeros(inputs.bias) if wanted.bias else None,
+  )
+  per_token = (inputs.hidden, inputs.targets, inputs.temperature)
+  per_token += (log_p_offset, entropy, cotangent)
+  (d_head, d_bias), (d_hidden, d_temperature) = scan_tokens(
+    chunk, head_gradients, per_token, inputs.hidden, token_block
+  )
+  return Gradients(d_hidden, d_head, d_bias, d_temperature)
+
+
+class _Block(NamedTuple):
+  head: jax.Array  # the block's part of the head, in the compute dtype
+  capped: jax.Array  # logits after the soft-cap, before bias and temperature
+  scaled: jax.Array  # l: after bias and temperature
+
+
+def _block(inputs: Inputs, start, size: int, plan: Plan) -> _Block:
+  dtype = compute_dtype(inputs.hidden, inputs.head)
+  head = lax.dynamic_slice_in_dim(inputs.head, start, size, plan.vocab_dim)
+  head = head.astype(dtype)
+  logits = lax.dot_general(
+    inputs.hidden.astype(dtype),
+    head,
+    (((inputs.hidden.ndim - 1,), (1 - plan.vocab_dim,)), ((), ())),
+    precision=product_precision(plan, dtype),
+    preferred_element_type=jnp.float32,
+  )
+  if plan.soft_cap is not None:
+    logits = plan.soft_cap * jnp.tanh(logits / plan.soft_cap)
+  capped = logits
+  if inputs.bias is not None:
+    bias = lax.dynamic_slice_in_dim(inputs.bias, start, size, 0).astype(jnp.float32)
+    logits = logits + jnp.expand_dims(bias, tuple(range(logits.ndim - 1)))
+  return _Block(head, capped, logits / inputs.temperature[..., None])
+
+
+def _update(stats: Stats, scaled, targets, first_id, plan: Plan) -> Stats:
+  peak = jnp.maximum(stats.peak, jnp.max(scaled, axis=-1))
+  shifted = scaled - peak[..., None]
+  exp_shifted = jnp.exp(shifted)
+  drop = stats.peak - peak
+  decay = jnp.exp(drop)
+  moment = None
+  if plan.entropy:
+    # exp(-inf) * -inf is NaN where the limit is 0.
+    terms = jnp.where(exp_shifted > 0, exp_shifted * shifted, 0.0)
+    moment = decay * (stats.moment + stats.total * drop) + jnp.sum(terms, axis=-1)
+  hit = _ids(scaled, first_id) == targets[..., None]
+  return Stats(
+    peak=peak,
+    total=decay * stats.total + jnp.sum(exp_shifted, axis=-1),
+    moment=moment,
+    at_target=stats.at_target + jnp.sum(jnp.where(hit, scaled, 0.0), axis=-1),
+    top=merge_top(stats.top, _top_of(scaled, first_id, plan.top_k), plan.top_k),
+  )
+
+
+def _accumulate(
+  gradients: Gradients,
+  inputs: Inputs,
+  block: _Block,
+  start,
+  offset,
+  log_p_offset,
+  entropy,
+  cotangent: Cotangent,
+  plan: Plan,
+) -> Gradients:
+  peak, log_total = log_p_offset
+  log_p = (block.scaled - peak[..., None]) - log_total[..., None]
+  p = jnp.exp(log_p)
+  d_scaled = jnp.zeros_like(p)
+  if cotangent.common is not None:
+    d_scaled = p * cotangent.common[..., None]
+  if cotangent.entropy is not None:
+    surprise = jnp.where(p > 0, log_p + entropy[..., None], 0.0)
+    d_scaled = d_scaled - p * cotangent.entropy[..., None] * surprise
+  if cotangent.logp is not None:
+    hit = _ids(p, offset + start) == inputs.targets[..., None]
+    d_scaled = d_scaled + jnp.where(hit, cotangent.logp[..., None], 0.0)
+
+  d_temperature, d_bias, d_head, d_hidden = gradients.temperature, None, None, None
+  if d_temperature is not None:
+    moves = jnp.where(d_scaled != 0, d_scaled * block.scaled, 0.0)
+    d_temperature = d_temperature - jnp.sum(moves, axis=-1) / inputs.temperature
+  d_logits = d_scaled / inputs.temperature[..., None]
+  tokens = tuple(range(d_logits.ndim - 1))
+  if gradients.bias is not None:
+    d_bias = _add_at(gradients.bias, jnp.sum(d_logits, axis=tokens), start, 0)
+  if plan.soft_cap is not None:
+    d_logits = d_logits * (1.0 - jnp.square(block.capped / plan.soft_cap))
+
+  dtype = gradient_dtype(plan, compute_dtype(inputs.hidden, inputs.head))
+  precision = product_precision(plan, dtype)
+  d_logits = d_logits.astype(dtype)
+  if gradients.hidden is not None:
+    d_hidden = gradients.hidden + lax.dot_general(
+      d_logits,
+      block.head.astype(dtype),
+      (((d_logits.ndim - 1,), (plan.vocab_dim,)), ((), ())),
+      precision=precision,
+      preferred_element_type=jnp.float32,
+    )
+  if gradients.head is not None:
+    pair = (inputs.hidden.astype(dtype), d_logits)
+    product = contract_tokens(*(pair[::-1] if plan.tied else pair), precision)
+    d_head = _add_at(gradients.head, product, start, plan.vocab_dim)
+  return Gradients(d_hidden, d_head, d_bias, d_temperature)
+
+
+def merge_top(best, more, k: int):
+  """The k largest of two sets of (values, ids); ties go to the smaller id."""
+  if not k:
+    return None
+  values, ids = (
+    jnp.concatenate(pair, axis=-1) for pair in zip(best, more, strict=True)
+  )
+  # A sort by two keys, since top_k leaves the ids to a gather.
+  negated, ids = lax.sort((-values, ids), dimension=-1, num_keys=2)
+  return -negated[..., :k], ids[..., :k]
+
+
+def _top_of(scaled, first_id, k: int):
+  if not k:
+    return None
+  values, ids = lax.top_k(lax.stop_gradient(scaled), min(k, scaled.shape[-1]))
+  return values, ids.astype(jnp.int32) + first_id
+
+
+def _over_vocab(step, vocab: int, block: int, carry):
+  whole, rest = divmod(vocab, block)
+  if whole == 1:
+    carry = step(0, block, carry)
+  elif whole:
+    carry = lax.fori_loop(0, whole, lambda i, c: step(i * block, block, c), carry)
+  return step(whole * block, rest, carry) if rest else carry
+
+
+def _empty(temperature, plan: Plan) -> Stats:
+  zeros = _zeros(temperature)
+  top = None
+  if plan.top_k:
+    wide = jnp.broadcast_to(zeros[..., None], (*zeros.shape, plan.top_k))
+    last = jnp.iinfo(jnp.int32).max
+    top = (wide - jnp.inf, lax.full_like(wide, last, dtype=jnp.int32))
+  moment = zeros if plan.entropy else None
+  return Stats(zeros + FLOOR, zeros, moment, zeros, top)
+
+
+def _add_at(total, block, start, axis: int):
+  size = block.shape[axis]
+  before = lax.dynamic_slice_in_dim(total, start, size, axis)
+  return lax.dynamic_update_slice_in_dim(total, before + block, start, axis)
+
+
+def _zeros(like):
+  # full_like keeps the sharding of its argument on an Explicit mesh.
+  return lax.full_like(like, 0, dtype=jnp.float32)
+
+
+def _ids(logits, first_id):
+  shape = (1,) * (logits.ndim - 1) + logits.shape[-1:]
+  return first_id + lax.broadcasted_iota(jnp.int32, shape, logits.ndim - 1)
