@@ -38,9 +38,9 @@ def header(config_name: str, workdir: Path, store_url: str) -> str:
   )
 
 
-def say(*parts: str) -> None:
+def say(*parts: str, sep: str = " ") -> None:
   """Prints one line at once, so that a killed run has said all it knew."""
-  print(*parts, flush=True)
+  print(*parts, sep=sep, flush=True)
 
 
 class MetricsLog:

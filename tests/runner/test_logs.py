@@ -1,0 +1,48 @@
+import json
+
+import pytest
+
+from tis_jax.runner import logs
+
+
+def test_metrics_are_one_json_object_a_step_and_nan_is_null(tmp_path):
+  log = logs.MetricsLog(tmp_path)
+  log.write(1, {"loss": 0.5, "gap": float("nan")})
+  log.close()
+  rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+  assert rows == [{"step": 1, "loss": 0.5, "gap": None}]
+
+
+def test_a_resumed_log_has_each_step_once(tmp_path):
+  first = logs.MetricsLog(tmp_path)
+  for step in (1, 2, 3):
+    first.write(step, {"loss": float(step)})
+  first.close()
+  with (tmp_path / "metrics.jsonl").open("a") as file:
+    file.write('{"step": 4, "lo')  # killed while writing
+  second = logs.MetricsLog(tmp_path, after_step=2)
+  second.write(3, {"loss": 30.0})
+  second.close()
+  rows = logs.read_metrics(tmp_path / "metrics.jsonl")
+  assert [(row["step"], row["loss"]) for row in rows] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_tensorboard_events_are_written_when_asked_for(tmp_path):
+  log = logs.MetricsLog(tmp_path, tensorboard=True)
+  log.write(1, {"loss": 0.5})
+  log.close()
+  assert list(tmp_path.glob("events.out.tfevents.*"))
+
+
+def test_a_missing_writer_says_how_to_install_it(tmp_path, monkeypatch):
+  monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+  with pytest.raises(SystemExit, match=r"pip install 'tis_jax\[log\]'"):
+    logs.MetricsLog(tmp_path, wandb_project="demo")
+
+
+def test_progress_gives_rate_and_time_left(monkeypatch):
+  clock = iter((100.0, 110.0))
+  monkeypatch.setattr(logs.time, "monotonic", lambda: next(clock))
+  progress = logs.Progress(first_step=0, last_step=100)
+  line = progress.line(20, {"reward": 0.25}, tokens=4000.0)
+  assert line == "step  20/100  reward 0.25  2.00 step/s  400 tok/s  left 40s"

@@ -1,0 +1,96 @@
+"""Batches out of records: nothing lost, nothing twice, also across a restart."""
+
+import json
+import secrets
+
+import numpy as np
+import pytest
+
+from tis_jax.runner.stream import BatchStream, needed_from
+from tis_jax.store import Header, Rollout, RolloutReader, Sampling, Store
+
+GROUPS, SIZE, PROMPT, RESPONSE = 3, 2, 2, 2
+
+
+def record(seq, rewards):
+  """A record whose tokens say which record and row they are of."""
+  rows = GROUPS * SIZE
+  tokens = np.stack([np.full(rows, seq), np.arange(rows)], axis=1).astype(np.int32)
+  return Rollout(
+    prompts=np.ones((rows, PROMPT), np.int32),
+    prompt_mask=np.ones((rows, PROMPT), bool),
+    tokens=tokens,
+    mask=np.ones((rows, RESPONSE), bool),
+    sampler_logp=np.full((rows, RESPONSE), -1.0, np.float32),
+    versions=np.zeros((rows, RESPONSE), np.int32),
+    rewards=np.asarray(rewards, np.float32),
+    group_ids=np.repeat(np.arange(GROUPS, dtype=np.int32), SIZE),
+    prompt_ids=np.repeat(np.arange(GROUPS, dtype=np.int32), SIZE),
+    finish_reasons=np.zeros(rows, np.int8),
+    header=Header(0, Sampling()),
+  )
+
+
+@pytest.fixture
+def store():
+  store = Store.open(f"memory://{secrets.token_hex(4)}", run="r", create=True)
+  mixed, alike = [0, 1, 1, 1, 1, 0], [0, 0, 1, 1, 1, 0]
+  for seq in range(8):
+    store.put_rollout("a", seq, record(seq, alike if seq % 2 else mixed))
+  return store
+
+
+def stream(store, groups, *, filter_groups=False, position=None):
+  reader = RolloutReader(store, position and position["cursor"])
+  return BatchStream(
+    reader, groups=groups, filter_groups=filter_groups, position=position
+  )
+
+
+def rows(batch):
+  return [tuple(row) for row in batch.tokens.tolist()]
+
+
+def take(stream, count):
+  return [rows(stream.next(0, lambda: None)) for _ in range(count)]
+
+
+def test_batches_are_whole_groups_in_the_order_of_the_records(store):
+  batches = take(stream(store, groups=2), 3)
+  expected = [(seq, row) for seq in range(2) for row in range(GROUPS * SIZE)]
+  assert [row for batch in batches for row in batch] == expected
+  assert all(len(batch) == 2 * SIZE for batch in batches)
+
+
+def test_groups_of_different_records_stay_apart(store):
+  first = stream(store, groups=4).next(0, lambda: None)
+  assert len(np.unique(first.group_ids)) == 4
+
+
+def test_groups_without_signal_are_left_out_and_counted(store):
+  found = stream(store, groups=3, filter_groups=True)
+  (batch,) = take(found, 1)
+  # Record 0 keeps its groups 0 and 2, record 1 only its group 2.
+  assert batch == [(0, 0), (0, 1), (0, 4), (0, 5), (1, 4), (1, 5)]
+  assert found.rows["filtered"] == 6
+  assert found.rows["taken"] == found.rows["trained"] + found.rows["filtered"]
+
+
+@pytest.mark.parametrize("filter_groups", [False, True])
+def test_a_restart_goes_on_with_the_very_next_group(store, filter_groups):
+  whole = stream(store, 2, filter_groups=filter_groups)
+  expected = take(whole, 5)
+  first = stream(store, 2, filter_groups=filter_groups)
+  begun = take(first, 2)
+  position = json.loads(json.dumps(first.position))
+  store.delete_rollouts(needed_from(position))
+  again = stream(store, 2, filter_groups=filter_groups, position=position)
+  assert begun + take(again, 3) == expected
+  assert again.rows == whole.rows
+
+
+def test_what_is_held_is_still_needed(store):
+  held = stream(store, groups=2)
+  take(held, 2)  # two of three groups of record 1 are left
+  assert held.position["cursor"] == {"a": 2}
+  assert needed_from(held.position) == {"a": 1}
