@@ -7,7 +7,8 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
-from tis_jax.corrections.mismatch import core_metrics
+from tis_jax.corrections.details import detail_metrics
+from tis_jax.corrections.mismatch import core_metrics, reward_metrics
 from tis_jax.corrections.stage import Batch, Stage
 from tis_jax.corrections.types import Correction
 
@@ -120,7 +121,8 @@ class Chain:
       learner_version: int scalar, the version of `old_logp`.
       version_logp: `[B, T]` the learner's log-prob under the version that sampled the
         token, where it still holds those weights.
-      rewards: `[B]` float, for the metrics that set rewards against rejections.
+      rewards: `[B]` float (`[B, T]` when rows are packed, each sequence's at its
+        tokens), for the metrics that set rewards against rejections.
 
     Returns:
       A `Correction` of weight, mask and poolable metrics, free of gradients.
@@ -153,7 +155,7 @@ def _correct(corrector: Chain, old_logp, sampler_logp, mask, given) -> Correctio
     (corrector, old_logp, sampler_logp, given)
   )
   given = dict(given)
-  given.pop("rewards", None)
+  rewards = given.pop("rewards", None)
   batch = Batch(old_logp, sampler_logp, mask, **given)
   state = batch.begin()
   metrics, seen = {}, {}
@@ -166,6 +168,10 @@ def _correct(corrector: Chain, old_logp, sampler_logp, mask, given) -> Correctio
   if corrector.metrics == "none":
     return Correction(weight, state.mask, {})
   metrics |= core_metrics(batch, state)
+  if rewards is not None:
+    metrics |= reward_metrics(batch, state, rewards)
+  if corrector.metrics == "full":
+    metrics |= detail_metrics(batch, state)
   return Correction(weight, state.mask, metrics)
 
 
@@ -182,7 +188,7 @@ def _check_shapes(old_logp, sampler_logp, mask, given) -> None:
     "version_logp": (given.get("version_logp"), [shape]),
     "advantages": (given.get("advantages"), [shape, shape[:1]]),
     "group_ids": (given.get("group_ids"), [shape[:1]]),
-    "rewards": (given.get("rewards"), [shape[:1]]),
+    "rewards": (given.get("rewards"), [shape, shape[:1]]),
     "learner_version": (given.get("learner_version"), [()]),
   }
   for name, (x, shapes) in expected.items():

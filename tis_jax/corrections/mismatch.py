@@ -56,6 +56,36 @@ def core_metrics(batch: Batch, state: State) -> Metrics:
   )
 
 
+def reward_metrics(batch: Batch, state: State, rewards) -> Metrics:
+  """Rewards against rejections, and the reward that the learner would have had.
+
+  Args:
+    batch: the batch.
+    state: the state after the last stage.
+    rewards: `[B]`, or `[B, T]` for packed rows (each sequence's at its tokens).
+
+  Returns:
+    Poolable metrics: `reward/sampler`, the mean over sequences; `reward/learner`, its
+    estimate for the learner with the whole sequence's ratio, uncut (`_weighted` is
+    unbiased, `_normalized` less noisy); `rejected/positive_sequences` and
+    `rejected/other_sequences`, the share rejected of those with a reward above 0 and of
+    the rest.
+  """
+  held, kept = batch.units(batch.mask), batch.any_token(state.mask)
+  rewards = jnp.where(held, rewards[:, None] if rewards.ndim == 1 else rewards, 0.0)
+  rewards = as_float(rewards)
+  product = jnp.exp(batch.level("sequence", batch.begin()))
+  product = jnp.where(held, product, 0.0)
+  good = rewards > 0
+  return {
+    "reward/sampler": mean(rewards, held),
+    "reward/learner_weighted": mean(product * rewards, held),
+    "reward/learner_normalized": ratio((product * rewards).sum(), product.sum()),
+    "rejected/positive_sequences": fraction(~kept, held & good),
+    "rejected/other_sequences": fraction(~kept, held & ~good),
+  }
+
+
 def _token_features(d, known, mask, old_logp) -> Rows:
   """Everything that is summed over the tokens' raw log-ratios.
 

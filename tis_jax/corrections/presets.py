@@ -1,7 +1,19 @@
-"""Chains that have a name in the field, with the defaults of their source."""
+"""Chains that have a name in the field, with the defaults of their source.
 
+A preset is a chain like any other: give it more stages with `chain(preset, ...)`. Only
+methods whose formula could be checked against a paper or its code are here.
+"""
+
+from tis_jax.corrections.adaptive import adaptive_truncate
 from tis_jax.corrections.chain import Chain, chain
+from tis_jax.corrections.divergences import (
+  reject_divergence,
+  reject_negative_divergence,
+  reject_probability_difference,
+)
+from tis_jax.corrections.normalization import normalize, scale_by_ess
 from tis_jax.corrections.rejections import reject, veto
+from tis_jax.corrections.second_moment import reject_second_moment
 from tis_jax.corrections.weights import importance, truncate, zero_outside
 
 
@@ -13,28 +25,64 @@ def tis(high=2.0) -> Chain:
   return chain(truncate(high, level="token"))
 
 
-def seq_tis(high=5.0) -> Chain:
+def seq_tis(high=2.0) -> Chain:
   """Sequence-level truncated importance sampling: `w = min(prod rho_t, high)`.
 
-  Source: SkyRL's `tis_ratio_type: sequence`, verl's `rollout_is: sequence` (there 2.0).
+  Source: verl's `rollout_is: sequence` (2.0) and SkyRL's `tis_ratio_type: sequence`
+  (5.0).
   """
   return chain(truncate(high, level="sequence"))
 
 
-def seq_mis(high=3.0) -> Chain:
-  """Sequence-level masked importance sampling: `w = prod rho_t`, kept while <= high.
+def seq_is() -> Chain:
+  """Plain importance sampling over the sequence: unbiased, of unbounded variance."""
+  return chain(importance("sequence"))
 
-  Source: Liu, Li et al. (2025); TRL's `sequence_mask`, its default (3.0).
+
+def seq_mis(high=3.0) -> Chain:
+  """Sequence-level masked importance sampling: `w = prod rho_t`, kept while `<= high`.
+
+  Source: Liu, Li et al., "When speed kills stability" (2025); with the sequence left in
+  the denominator, TRL's default (`sequence_mask`, 3.0).
   """
   return chain(reject(high, 0.0, level="sequence"), importance("sequence"))
+
+
+def normalized_seq_tis(high=2.0) -> Chain:
+  """Sequence-level truncated weights that average 1 over the batch's sequences.
+
+  Source: verl's self-normalised example (`rollout_is_batch_normalize`).
+  """
+  return chain(truncate(high, level="sequence"), normalize("batch", by="sequence"))
+
+
+def group_normalized_seq_tis(high=2.0) -> Chain:
+  """Sequence-level truncated weights that average 1 over each prompt's group."""
+  return chain(truncate(high, level="sequence"), normalize("group", by="sequence"))
 
 
 def icepop(high=5.0, low=0.5) -> Chain:
   """IcePop: the token ratio inside `[low, high]`, 0 outside; nothing leaves the mask.
 
-  Source: arXiv 2510.18855; the bounds are verl's and NeMo-RL's (the paper: 5 and 1/5).
+  Source: arXiv 2510.18855 (there 5 and 1/5); the bounds are verl's and NeMo-RL's.
   """
   return chain(zero_outside(high, low, level="token"))
+
+
+def token_mask(high=2.0, low=0.5) -> Chain:
+  """Drops the tokens whose ratio is out of band; no weight.
+
+  Source: SkyRL's `token_mask_is_threshold_*`, verl's `token_k1`.
+  """
+  return chain(reject(high, low, level="token"))
+
+
+def sequence_mask(high=2.0, low=0.5) -> Chain:
+  """Drops the sequences whose product is out of band; no weight.
+
+  Source: SkyRL's `sequence_mask_metric: product`, verl's `seq_sum_k1`.
+  """
+  return chain(reject(high, low, level="sequence"))
 
 
 def geometric_mask(high=1.01, low=0.99, veto_low=1e-4) -> Chain:
@@ -43,3 +91,88 @@ def geometric_mask(high=1.01, low=0.99, veto_low=1e-4) -> Chain:
   Source: SkyRL's `sequence_mask_metric: geometric`; the veto is verl's of 2025-10.
   """
   return chain(veto(veto_low), reject(high, low, level="geometric"))
+
+
+def length_aware_mask(high=1.5, low=None) -> Chain:
+  """Keeps a sequence while `(prod rho_t)^(1 / sqrt(n))` is in band.
+
+  Token noise spreads the log of a product as sqrt(n). A band on the product therefore
+  drops the long sequences and one on the mean ratio the short ones; this one keeps the
+  same share of every length.
+  """
+  return chain(reject(high, low, level="root"))
+
+
+def geometric_mask_tis(high=2.0, mask_high=1.001, mask_low=0.999) -> Chain:
+  """A geometric mask, and truncated token weights on what it keeps.
+
+  Source: verl's `decoupled_geo_rs_token_tis`.
+  """
+  return chain(
+    reject(mask_high, mask_low, level="geometric"), truncate(high, level="token")
+  )
+
+
+def seq_mask_tis(high=1.002, low=0.999) -> Chain:
+  """A geometric mask, and plain token weights on what it keeps.
+
+  Source: `seq-mask-tis` of NeMo-RL, with its recommended band, and of OpenRLHF.
+  """
+  return chain(reject(high, low, level="geometric"), importance("token"))
+
+
+def k3_mask(high=0.01) -> Chain:
+  """Drops the sequences whose mean k3 divergence is above `high` nats.
+
+  Source: verl's `decoupled_k3_rs`.
+  """
+  return chain(reject_divergence(high, kind="k3", reduce="mean"))
+
+
+def error_mask(high=2.0) -> Chain:
+  """Drops the sequences whose tokens are off by more than a mean factor of `high`.
+
+  Source: NeMo-RL's `seq_logprob_error_threshold` (2 in its Nemotron recipes).
+  """
+  return chain(reject_divergence(high, kind="exp_abs", reduce="mean"))
+
+
+def tv_mask(high=0.2) -> Chain:
+  """Drops the tokens whose probability moved by more than `high` the way it is pushed.
+
+  Needs `advantages=`.
+
+  Source: DPPO-TV (arXiv 2602.04879), prime-rl's default; on the old policy here.
+  """
+  return chain(reject_probability_difference(high, by_advantage=True))
+
+
+def opsm(high=0.5) -> Chain:
+  """Drops negative-advantage sequences that the learner has left behind.
+
+  Needs `advantages=`.
+
+  Source: DeepSeek-V3.2 (arXiv 2512.02556); the bound is that of TRL's guide.
+  """
+  return chain(reject_negative_divergence(high))
+
+
+def m2po(high) -> Chain:
+  """Drops the largest squared log-ratios until their batch mean is at most `high`.
+
+  Source: M2PO (arXiv 2510.01161); AReaL's `m2_threshold`, which has no default either.
+  """
+  return chain(reject_second_moment(high))
+
+
+def ess_scaled(high=2.0) -> Chain:
+  """Sequence-level truncated weights in a step as long as their sample size warrants.
+
+  Source: the ESS-guided step of VCPO (arXiv 2602.17616), without its baseline.
+  """
+  return chain(truncate(high, level="sequence"), scale_by_ess())
+
+
+def adaptive(level="sequence", ess_floor=0.3) -> Chain:
+  """Truncated weights with the cap that the batch at hand asks for."""
+  return chain(adaptive_truncate(level=level, ess_floor=ess_floor))

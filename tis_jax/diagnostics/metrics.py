@@ -224,13 +224,14 @@ def histogram(x: jax.Array, mask: jax.Array, edges: jax.Array) -> Histogram:
   >>> histogram(jnp.array([0.2, 0.3, 7.0]), jnp.ones(3), jnp.array([0.0, 1.0, 2.0]))
   Histogram(counts=Array([2., 1.], ...), edges=Array([0., 1., 2.], ...))
   """
-  # A masked item lies above every edge, so no cumulative count holds it.
-  x = jnp.where(mask != 0, x.astype(jnp.float32), jnp.inf)[..., None]
-  inner = jnp.asarray(edges, jnp.float32)[1:-1].reshape((1,) * (x.ndim - 1) + (-1,))
-  rows = (x <= inner).sum(axis=-2, dtype=jnp.float32)
-  below = rows.sum(axis=tuple(range(rows.ndim - 1)))
+  # A masked item lies above every edge, so no cumulative count holds it. One edge at a
+  # time: a comparison with all of them would be written out, K times as large as x.
+  x = jnp.where(mask != 0, x.astype(jnp.float32), jnp.inf)
+  edges = jnp.asarray(edges, jnp.float32)
+  rows = jax.lax.map(lambda edge: _count_last(x <= edge), edges[1:-1])
+  below = rows.reshape(rows.shape[0], -1).sum(axis=1)
   cumulative = jnp.concatenate([jnp.zeros(1), below, _count(mask != 0)[None]])
-  return Histogram(jnp.diff(cumulative), jnp.asarray(edges, jnp.float32))
+  return Histogram(jnp.diff(cumulative), edges)
 
 
 def percentile(histogram: Histogram, percent: jax.Array) -> jax.Array:
@@ -284,6 +285,10 @@ def quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
   """A quotient that is 0, not NaN, when nothing was counted."""
   empty = denominator == 0
   return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
+
+
+def _count_last(mask: jax.Array) -> jax.Array:
+  return mask.sum(axis=-1, dtype=jnp.float32)
 
 
 def _count(mask: jax.Array) -> jax.Array:

@@ -1,0 +1,142 @@
+"""Where the mismatch sits: percentiles, and the log-ratio by what may explain it."""
+
+import itertools
+
+import jax.numpy as jnp
+import numpy as np
+
+from tis_jax.corrections.ratios import as_float, log_ratio, prefix_sum
+from tis_jax.corrections.rows import Rows, by_row
+from tis_jax.corrections.stage import Batch, State
+from tis_jax.diagnostics.metrics import (
+  EffectiveSampleSize,
+  Mean,
+  Metrics,
+  fraction,
+  histogram,
+  mean,
+  mean_of_sums,
+)
+
+_LOG_EDGES = np.geomspace(1e-4, 20.0, 25)
+RATIO_EDGES = np.exp(np.concatenate([-_LOG_EDGES[::-1], _LOG_EDGES]))
+"""Bins of ratios: 4.5 a decade of |log rho| from 1e-4 to 20, one centred on 1."""
+
+POSITIONS = tuple(2**i for i in range(15))
+"""Position buckets start at 0 and at these tokens of the sequence."""
+
+PROBABILITIES = (0.01, 0.1, 0.5, 0.9, 0.99)
+"""Buckets of the sampler's probability of the token start at 0 and at these."""
+
+STALENESS = tuple(range(1, 9))
+"""Staleness buckets start at 0 versions and at these; the last one is open."""
+
+LENGTHS = tuple(64 * 2**i for i in range(8))
+"""Length buckets start at 0 and at these many tokens."""
+
+
+def detail_metrics(batch: Batch, state: State) -> Metrics:
+  """Percentiles and breakdowns. A few times the cost of the core metrics.
+
+  Returns:
+    Poolable metrics:
+    `weight/raw_percentiles`, `weight/percentiles`: of the ratio before any bound, and
+    of the weight where tokens still train.
+    `log_ratio_by_position/K`, `_by_probability/K`, `_by_staleness/K` (with versions):
+    the mean log-ratio, and as its `std` the spread, of the bucket that starts at K.
+    `by_length/K/kept` and `by_length/K/ess`: for sequences of K tokens and more, the
+    share that is kept and the effective sample size of their products. A band on the
+    mean ratio keeps more of the longer ones while their sample size vanishes.
+    `mismatch/numeric`, `mismatch/stale` (with `version_logp`): the two parts of the
+    log-ratio.
+  """
+  whole = batch.begin()
+  raw = jnp.exp(batch.log_ratio) if state.raw is None else state.raw
+  raw, applied = (jnp.broadcast_to(x, batch.mask.shape) for x in (raw, state.weight))
+  metrics = {
+    "weight/raw_percentiles": histogram(raw, batch.known, RATIO_EDGES),
+    "weight/percentiles": histogram(applied, state.mask, RATIO_EDGES),
+  }
+  metrics |= _by_position(batch)
+  metrics |= _by(
+    "probability",
+    jnp.exp(jnp.where(batch.known, as_float(batch.sampler_logp), 0.0)),
+    PROBABILITIES,
+    batch,
+  )
+  if batch.versions is not None and batch.learner_version is not None:
+    metrics |= _by("staleness", batch.staleness, STALENESS, batch)
+  if batch.version_logp is not None:
+    numeric = log_ratio(batch.version_logp, batch.sampler_logp, batch.known)
+    apart = batch.known & ~jnp.isnan(numeric)
+    metrics["mismatch/numeric"] = mean(numeric, apart)
+    metrics["mismatch/stale"] = mean(batch.log_ratio - numeric, apart)
+  return metrics | _by_length(batch, whole, state)
+
+
+def _by(name: str, values, starts, batch: Batch) -> Metrics:
+  """The log-ratio in buckets of `values`."""
+
+  def features(values, d, known) -> Rows:
+    total = {}
+    for i, inside in enumerate(_buckets(values, starts)):
+      inside = inside & known
+      x = jnp.where(inside, d, 0.0)
+      total |= {f"x{i}": x, f"xx{i}": x * x, f"n{i}": inside.astype(d.dtype)}
+    return Rows(total, {}, {})
+
+  sums = by_row(features, values, batch.log_ratio, batch.known).total
+  sums = {key: x.sum() for key, x in sums.items()}
+  return {
+    f"log_ratio_by_{name}/{start:g}": mean_of_sums(
+      sums[f"x{i}"], sums[f"xx{i}"], sums[f"n{i}"]
+    )
+    for i, start in enumerate((0, *starts))
+  }
+
+
+def _by_position(batch: Batch) -> Metrics:
+  if batch.segment_ids is not None:
+    ones = jnp.ones_like(batch.log_ratio)
+    position = prefix_sum(ones, batch.starts("sequence")) - 1.0
+    return _by("position", position, POSITIONS, batch)
+  # A position is a column: sum over the batch first, and bucket what is left.
+  d = batch.log_ratio
+  columns = d.sum(axis=0), (d * d).sum(axis=0), batch.known.sum(axis=0, dtype=d.dtype)
+  position = jnp.arange(d.shape[1])
+  return {
+    f"log_ratio_by_position/{start}": _bucket_mean(columns, inside)
+    for start, inside in zip(
+      (0, *POSITIONS), _buckets(position, POSITIONS), strict=True
+    )
+  }
+
+
+def _bucket_mean(columns, inside) -> Mean:
+  return mean_of_sums(*(jnp.where(inside, x, 0.0).sum() for x in columns))
+
+
+def _by_length(batch: Batch, whole: State, state: State) -> Metrics:
+  length = batch.unit_count(batch.mask)
+  held, known = batch.units(batch.mask), batch.units(batch.known)
+  kept = batch.any_token(state.mask)
+  product = jnp.exp(batch.level("sequence", whole))
+  metrics = {}
+  for start, inside in zip((0, *LENGTHS), _buckets(length, LENGTHS), strict=True):
+    weight = jnp.where(known & inside, product, 0.0)
+    number = (known & inside).sum(dtype=weight.dtype)
+    metrics[f"by_length/{start}/kept"] = fraction(kept, held & inside)
+    metrics[f"by_length/{start}/ess"] = EffectiveSampleSize(
+      weight.sum(), (weight * weight).sum(), number
+    )
+  return metrics
+
+
+def _buckets(values, starts):
+  """For each bucket, where `values` lie in it; the first has no lower end."""
+  reached = [values >= start for start in starts]
+  return [
+    ~reached[0],
+    *(low & ~high for low, high in itertools.pairwise(reached)),
+    reached[-1],
+  ]
