@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from tis_jax import losses
 from tis_jax.compat import options, shared_losses
 from tis_jax.compat.arrays import Array, masked_max, masked_mean, masked_min, masked_sum
 from tis_jax.compat.skyrl import off_policy_correction
 from tis_jax.corrections.ratios import ratio
+from tis_jax.diagnostics.metrics import finalize
 from tis_jax.losses.ppo import clipped_surrogate
-from tis_jax.losses.sapo import sapo_loss
 
 _PEER = "SkyRL"
 _DEFAULTS = {
@@ -235,7 +236,7 @@ def _cispo(cfg, x):
 
 
 def _sapo(cfg, x):
-  token_loss_BT, _ = sapo_loss(
+  token_loss_BT, _ = losses.sapo_loss(
     x.logp,
     x.old_logp,
     x.advantages,
@@ -269,28 +270,29 @@ def _dppo(cfg, x):
 
 def _clip_cov(cfg, x):
   section = cfg["clip_cov"]
-  token_loss_BT, dropped_BT = shared_losses.clip_cov(
+  token_loss_BT, native = losses.clip_cov_loss(
     x.logp,
     x.old_logp,
     x.advantages,
     x.valid_BT,
-    cfg["eps_clip_low"],
-    cfg["eps_clip_high"],
-    section["clip_ratio"],
-    (section["clip_cov_lb"], section["clip_cov_ub"]),
-    x.key,
+    key=x.key,
+    select=section["clip_ratio"],
+    covariance_low=section["clip_cov_lb"],
+    covariance_high=section["clip_cov_ub"],
+    clip_low=cfg["eps_clip_low"],
+    clip_high=cfg["eps_clip_high"],
   )
-  return token_loss_BT, {"clip_ratio": x.share(dropped_BT)}
+  return token_loss_BT, {"clip_ratio": finalize(native)["policy/covariance_clipped"]}
 
 
 def _kl_cov(cfg, x):
-  token_loss_BT = shared_losses.kl_cov(
+  token_loss_BT, _ = losses.kl_cov_loss(
     x.logp,
     x.old_logp,
     x.advantages,
     x.valid_BT,
-    cfg["kl_cov"]["kl_cov_frac"],
-    cfg["kl_cov"]["ppo_kl_coef"],
+    select=cfg["kl_cov"]["kl_cov_frac"],
+    coefficient=cfg["kl_cov"]["ppo_kl_coef"],
   )
   return token_loss_BT, {"clip_ratio": jnp.zeros(())}
 

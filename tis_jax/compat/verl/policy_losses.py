@@ -6,18 +6,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from tis_jax import losses
 from tis_jax.compat import options, shared_losses
 from tis_jax.compat.arrays import masked_mean
 from tis_jax.compat.verl.rollout_correction import check, correction
 from tis_jax.corrections.ratios import ratio
 from tis_jax.diagnostics.metrics import finalize
-from tis_jax.losses.aggregation import aggregate
-from tis_jax.losses.cispo import cispo_loss
-from tis_jax.losses.dro import dro_loss
-from tis_jax.losses.gmpo import gmpo_loss
-from tis_jax.losses.ppo import ppo_loss
-from tis_jax.losses.reinforce import reinforce_loss
-from tis_jax.losses.sapo import sapo_loss
 
 _PEER = "verl"
 _AGGREGATION = {
@@ -138,7 +132,7 @@ def _reduce(cfg, token_loss_BT, valid_BT, weight_BT, mode=None):
   length = None
   if mode == "sequence_sum_constant":
     length = cfg["loss_scale_factor"] or valid_BT.shape[1]
-  return aggregate(token_loss_BT, valid_BT, mode, length=length)
+  return losses.aggregate(token_loss_BT, valid_BT, mode, length=length)
 
 
 def _native(loss, names, *, mode=None, zeros=("actor/pg_clipfrac_lower",)):
@@ -147,9 +141,7 @@ def _native(loss, names, *, mode=None, zeros=("actor/pg_clipfrac_lower",)):
   def build(cfg):
     def fn(logp, old_logp, advantages, valid_BT, weight_BT):
       token_loss_BT, native = loss(cfg)(logp, old_logp, advantages, valid_BT)
-      found = finalize(native)
-      out = {name: found[theirs] for name, theirs in names.items()}
-      out |= dict.fromkeys(zeros, jnp.zeros(()))
+      out = _found(native, names) | dict.fromkeys(zeros, jnp.zeros(()))
       return _reduce(cfg, token_loss_BT, valid_BT, weight_BT, mode), out
 
     return fn
@@ -157,8 +149,14 @@ def _native(loss, names, *, mode=None, zeros=("actor/pg_clipfrac_lower",)):
   return build
 
 
+def _found(native, names):
+  """verl's metrics among the native ones, by the name of either."""
+  values = finalize(native)
+  return {name: values[theirs] for name, theirs in names.items()}
+
+
 def _vanilla(cfg):
-  return lambda *arrays: ppo_loss(
+  return lambda *arrays: losses.ppo_loss(
     *arrays,
     clip_low=cfg["clip_ratio_low"],
     clip_high=cfg["clip_ratio_high"],
@@ -167,7 +165,7 @@ def _vanilla(cfg):
 
 
 def _sapo(cfg):
-  return lambda *arrays: sapo_loss(
+  return lambda *arrays: losses.sapo_loss(
     *arrays,
     temperature_positive=cfg["tau_pos"],
     temperature_negative=cfg["tau_neg"],
@@ -175,17 +173,17 @@ def _sapo(cfg):
 
 
 def _cispo(cfg):
-  return lambda *arrays: cispo_loss(
+  return lambda *arrays: losses.cispo_loss(
     *arrays, clip_low=cfg["clip_ratio_low"], clip_high=cfg["clip_ratio_high"]
   )
 
 
 def _gpg(cfg):
-  return lambda logp, old_logp, advantages, mask: reinforce_loss(logp, advantages, mask)
+  return lambda logp, _, *arrays: losses.reinforce_loss(logp, *arrays)
 
 
 def _dro(cfg):
-  return lambda *arrays: dro_loss(*arrays, beta=cfg["dro_beta"])
+  return lambda *arrays: losses.dro_loss(*arrays, beta=cfg["dro_beta"])
 
 
 def _clean(valid_BT, *arrays):
@@ -226,7 +224,7 @@ def _geo_mean(cfg):
   low, high = cfg["clip_ratio_low"], cfg["clip_ratio_high"]
 
   def fn(logp, old_logp, advantages, valid_BT, weight_BT):
-    token_loss_BT, native = gmpo_loss(
+    token_loss_BT, native = losses.gmpo_loss(
       logp, old_logp, advantages, valid_BT, clip_low=low, clip_high=high
     )
     row_B = masked_mean(token_loss_BT, valid_BT, 1)
@@ -238,7 +236,7 @@ def _geo_mean(cfg):
     beyond_BT = (log_ratio_BT < -low) | (log_ratio_BT > high)
     metrics = {
       "actor/pg_clipfrac": _share(beyond_BT & (advantages > 0), valid_BT),
-      "actor/ppo_kl": finalize(native)["policy/drift_k1"],
+      **_found(native, _DRIFT),
       "actor/pg_clipfrac_lower": _share(beyond_BT & (advantages < 0), valid_BT),
     }
     return row_B.mean(), metrics
@@ -271,16 +269,15 @@ def _dppo(kind):
 
 def _kl_cov(cfg):
   def fn(logp, old_logp, advantages, valid_BT, weight_BT):
-    logp, old_logp, advantages = _clean(valid_BT, logp, old_logp, advantages)
-    token_loss_BT = shared_losses.kl_cov(
+    token_loss_BT, _ = losses.kl_cov_loss(
       logp,
       old_logp,
       advantages,
       valid_BT,
-      cfg["kl_cov_ratio"],
-      cfg["ppo_kl_coef"],
+      select=cfg["kl_cov_ratio"],
+      coefficient=cfg["ppo_kl_coef"],
     )
-    distance_BT = jnp.abs(jax.lax.stop_gradient(logp - old_logp))
+    distance_BT = jnp.abs(jax.lax.stop_gradient(logp) - old_logp)
     metrics = {"actor/ppo_kl": masked_mean(distance_BT, valid_BT)}
     return _reduce(cfg, token_loss_BT, valid_BT, weight_BT), metrics
 
@@ -289,22 +286,20 @@ def _kl_cov(cfg):
 
 def _clip_cov(cfg):
   def fn(logp, old_logp, advantages, valid_BT, weight_BT, key):
-    logp, old_logp, advantages = _clean(valid_BT, logp, old_logp, advantages)
-    token_loss_BT, dropped_BT = shared_losses.clip_cov(
+    token_loss_BT, native = losses.clip_cov_loss(
       logp,
       old_logp,
       advantages,
       valid_BT,
-      cfg["clip_ratio_low"],
-      cfg["clip_ratio_high"],
-      cfg["clip_cov_ratio"],
-      (cfg["clip_cov_lb"], cfg["clip_cov_ub"]),
-      key,
+      key=key,
+      select=cfg["clip_cov_ratio"],
+      covariance_low=cfg["clip_cov_lb"],
+      covariance_high=cfg["clip_cov_ub"],
+      clip_low=cfg["clip_ratio_low"],
+      clip_high=cfg["clip_ratio_high"],
     )
-    metrics = {
-      "actor/pg_clipfrac": _share(dropped_BT, valid_BT),
-      "actor/ppo_kl": _drift(logp, old_logp, valid_BT),
-    }
+    metrics = _found(native, {"actor/pg_clipfrac": "policy/covariance_clipped"})
+    metrics |= _found(native, _DRIFT)
     return _reduce(cfg, token_loss_BT, valid_BT, weight_BT), metrics
 
   return fn
@@ -322,7 +317,7 @@ def _bypass(cfg):
     if not reinforce:
       loss, loss_metrics = vanilla(logp, old_logp, advantages, kept_BT, None)
       return loss, metrics | loss_metrics
-    token_loss_BT, _ = reinforce_loss(logp, advantages, kept_BT)
+    token_loss_BT, _ = losses.reinforce_loss(logp, advantages, kept_BT)
     gap_BT = old_logp - jax.lax.stop_gradient(logp)
     metrics["actor/ppo_kl"] = masked_mean(gap_BT, kept_BT)
     return _reduce(cfg, token_loss_BT, kept_BT, weight_BT), metrics
