@@ -1,0 +1,216 @@
+"""Estimators along the tokens against plain loops, in float64."""
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+from tis_jax import advantages
+
+ROWS, TOKENS = 8, 9
+RNG = np.random.default_rng(0)
+MASK = np.arange(TOKENS) < np.array([9, 7, 1, 0, 9, 4, 6, 2])[:, None]
+MASK[0, 3:5] = False  # a tool call
+MASK[4, 0] = False  # left padding
+REWARDS = RNG.normal(size=MASK.shape).astype(np.float32)
+VALUES = RNG.normal(size=MASK.shape).astype(np.float32)
+IDS = np.array([4, -1, 4, 4, -1, 7, -1, 4], np.int32)
+OUTCOMES = RNG.normal(size=ROWS).astype(np.float32)
+LOGP = -RNG.gamma(2.0, 0.5, MASK.shape).astype(np.float32)
+SQUARED = RNG.random(MASK.shape).astype(np.float32)
+
+
+def dirty(x):
+  return np.where(MASK, x, np.nan).astype(np.float32)
+
+
+def loop_returns(rewards, discount):
+  out = np.zeros(MASK.shape)
+  for i in range(ROWS):
+    later = 0.0
+    for t in np.flatnonzero(MASK[i])[::-1]:
+      later = rewards[i, t] + discount * later
+      out[i, t] = later
+  return out
+
+
+def loop_gae(rewards, discount, trace):
+  out = np.zeros(MASK.shape)
+  for i in range(ROWS):
+    value = advantage = 0.0
+    for t in np.flatnonzero(MASK[i])[::-1]:
+      delta = rewards[i, t] + discount * value - VALUES[i, t]
+      advantage = delta + discount * trace * advantage
+      value = VALUES[i, t]
+      out[i, t] = advantage
+  return out
+
+
+def outcome_as_tokens():
+  out = np.zeros(MASK.shape)
+  for i in range(ROWS):
+    if MASK[i].any():
+      out[i, np.flatnonzero(MASK[i])[-1]] = OUTCOMES[i]
+  return out
+
+
+def loop_whiten(x):
+  inside = x[MASK].astype(np.float64)
+  scale = np.sqrt(inside.var(ddof=1) + 1e-8)
+  return np.where(MASK, (x - inside.mean()) / scale, 0.0)
+
+
+@pytest.mark.parametrize("discount", [1.0, 0.9, 0.0])
+def test_rewards_to_go_step_over_the_holes(discount):
+  got = advantages.rewards_to_go(dirty(REWARDS), MASK, discount=discount)
+  np.testing.assert_allclose(got, loop_returns(REWARDS, discount), rtol=1e-4, atol=1e-5)
+
+
+def test_outcome_rewards_go_on_the_last_token():
+  got = advantages.rewards_to_go(OUTCOMES, MASK, discount=0.9)
+  want = loop_returns(outcome_as_tokens(), 0.9)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(("discount", "trace"), [(1.0, 1.0), (0.99, 0.95), (0.9, 0.0)])
+def test_gae_steps_over_the_holes(discount, trace):
+  got, returns = advantages.gae(
+    dirty(REWARDS), dirty(VALUES), MASK, discount=discount, trace=trace
+  )
+  want = loop_gae(REWARDS, discount, trace)
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  want = np.where(MASK, want + VALUES, 0.0)
+  np.testing.assert_allclose(returns, want, rtol=1e-4, atol=1e-5)
+
+
+def test_gae_at_full_trace_is_the_return_less_the_value():
+  got, returns = advantages.gae(OUTCOMES, VALUES, MASK)
+  want = loop_returns(outcome_as_tokens(), 1.0)
+  np.testing.assert_allclose(returns, want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(
+    got, np.where(MASK, want - VALUES, 0), rtol=1e-4, atol=1e-5
+  )
+
+
+def test_whiten_over_the_mask():
+  got = advantages.whiten(dirty(REWARDS), MASK)
+  np.testing.assert_allclose(got, loop_whiten(REWARDS), rtol=1e-5, atol=1e-6)
+  one = np.zeros_like(MASK)
+  one[0, 0] = True
+  assert (np.asarray(advantages.whiten(REWARDS, one)) == 0).all()
+  assert (np.asarray(advantages.whiten(REWARDS, np.zeros_like(MASK))) == 0).all()
+
+
+def test_reinforce_plus_plus_whitens_the_returns():
+  got, returns = advantages.reinforce_plus_plus(dirty(REWARDS), MASK, discount=0.9)
+  want = loop_returns(REWARDS, 0.9)
+  np.testing.assert_allclose(returns, want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(got, loop_whiten(want), rtol=1e-4, atol=1e-5)
+
+
+def test_reinforce_plus_plus_baseline_centres_then_whitens():
+  got = advantages.reinforce_plus_plus_baseline(OUTCOMES, IDS, MASK)
+  centred = np.array(
+    [OUTCOMES[i] - OUTCOMES[IDS[i] == IDS].mean() for i in range(ROWS)]
+  )
+  want = loop_whiten(np.repeat(centred[:, None], TOKENS, 1))
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+
+
+def test_remax_subtracts_the_greedy_reward():
+  got = advantages.remax(OUTCOMES, OUTCOMES[::-1])
+  np.testing.assert_allclose(got, OUTCOMES - OUTCOMES[::-1])
+
+
+def test_gdpo_normalises_each_reward_on_its_own():
+  table = np.stack([OUTCOMES, 100.0 * REWARDS[:, 0]], 1)
+  got = advantages.gdpo(table, IDS, MASK, weights=[2.0, 0.5])
+  total = np.zeros(ROWS)
+  for weight, rewards in zip((2.0, 0.5), table.T, strict=True):
+    for i in range(ROWS):
+      group = rewards[IDS[i] == IDS]
+      if len(group) > 1:
+        total[i] += weight * (rewards[i] - group.mean()) / (group.std(ddof=1) + 1e-6)
+  want = loop_whiten(np.repeat(total[:, None], TOKENS, 1))
+  np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
+  # A reward's own scale is gone: the second counts by its weight alone.
+  rescaled = advantages.gdpo(table * [1.0, 1e-3], IDS, MASK, weights=[2.0, 0.5])
+  np.testing.assert_allclose(got, rescaled, rtol=1e-3, atol=1e-3)
+
+
+def loop_optimal_token_baseline(weights, kept, singleton):
+  returns = loop_returns(REWARDS, 1.0)
+  energy = (1 - 2 * np.exp(LOGP.astype(np.float64)) + SQUARED) * weights**2
+  path = np.cumsum(np.where(MASK, energy, 0.0), 1)
+  out = np.zeros(MASK.shape)
+  for i in range(ROWS):
+    for t in np.flatnonzero(MASK[i]):
+      group = [j for j in np.flatnonzero(IDS[i] == IDS) if MASK[j, t] and kept[j]]
+      if len(group) < 2:
+        out[i, t] = returns[i, t] if singleton == "raw" else 0.0
+        continue
+      baseline = np.average(returns[group, t], weights=path[group, t])
+      out[i, t] = returns[i, t] - baseline
+  return out
+
+
+@pytest.mark.parametrize("singleton", ["raw", "zero"])
+def test_optimal_token_baseline_equals_the_loop(singleton):
+  weights = RNG.random(MASK.shape).astype(np.float32) + 0.5
+  kept = np.arange(ROWS) != 0
+  got, returns = advantages.optimal_token_baseline(
+    dirty(REWARDS),
+    IDS,
+    MASK,
+    dirty(LOGP),
+    dirty(SQUARED),
+    weights=dirty(weights),
+    baseline_mask=kept,
+    singleton=singleton,
+  )
+  want = loop_optimal_token_baseline(weights, kept, singleton)
+  np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+  np.testing.assert_allclose(returns, loop_returns(REWARDS, 1.0), rtol=1e-4, atol=1e-5)
+
+
+def test_sharded_equals_one_device():
+  def run(rewards, values, mask, ids, outcomes, logp, squared):
+    return {
+      "gae": advantages.gae(rewards, values, mask, discount=0.9, trace=0.8),
+      "r++": advantages.reinforce_plus_plus(outcomes, mask),
+      "r++b": advantages.reinforce_plus_plus_baseline(outcomes, ids, mask),
+      "gdpo": advantages.gdpo(rewards[:, :2], ids, mask),
+      "otb": advantages.optimal_token_baseline(rewards, ids, mask, logp, squared),
+    }
+
+  arrays = (REWARDS, VALUES, MASK, IDS, OUTCOMES, LOGP, SQUARED)
+  want = jax.jit(run)(*arrays)
+  for kind in (AxisType.Auto, AxisType.Explicit):
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    with jax.set_mesh(mesh):
+      got = jax.jit(run)(*(jax.device_put(x, rows) for x in arrays))
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want
+    )
+
+
+@pytest.mark.parametrize(
+  ("call", "message"),
+  [
+    (lambda: advantages.rewards_to_go(OUTCOMES), r"must be \[B, T\]"),
+    (lambda: advantages.gae(REWARDS, VALUES[:, :2], MASK), "values must be"),
+    (lambda: advantages.gdpo(OUTCOMES, IDS, MASK), r"rewards must be \[B, K\]"),
+    (lambda: advantages.gdpo(REWARDS, IDS, MASK, weights=[1.0]), "weights must be"),
+    (lambda: advantages.remax(OUTCOMES, OUTCOMES[:2]), "must both be"),
+    (
+      lambda: advantages.optimal_token_baseline(
+        REWARDS, IDS, MASK, LOGP, SQUARED, singleton="no"
+      ),
+      "singleton must be one of",
+    ),
+  ],
+)
+def test_bad_input_is_named(call, message):
+  with pytest.raises(ValueError, match=message):
+    jax.eval_shape(call)
