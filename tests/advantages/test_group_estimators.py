@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tis_jax import advantages
+from tis_jax.advantages import groups
 
 ROWS = 16
 LENGTHS = np.random.default_rng(9).integers(1, 30, ROWS).astype(np.float32)
@@ -155,6 +156,28 @@ def test_sharded_equals_one_device():
   np.testing.assert_allclose(
     advantages.rloo(*placed[:2], baseline_mask=placed[2]), want["rloo"], atol=1e-6
   )
+
+
+def test_many_rows_are_compared_block_by_block(monkeypatch):
+  """The same sums and maxima, with a block that does not divide the rows."""
+  rng = np.random.default_rng(6)
+  arrays = (
+    rng.random(ROWS).astype(np.float32),
+    rng.integers(0, 4, ROWS).astype(np.int32),
+    rng.random(ROWS) < 0.8,
+  )
+  run = lambda *a: (advantages.group_sum(*a), advantages.max_of_others(*a))
+  want = run(*arrays)
+  monkeypatch.setattr(groups, "_BLOCK", 5)
+  for kind in (None, AxisType.Auto, AxisType.Explicit):
+    placed = arrays
+    if kind is not None:
+      mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
+      rows = NamedSharding(mesh, PartitionSpec("data"))
+      placed = [jax.device_put(x, rows) for x in arrays]
+    got = jax.jit(lambda *a: run(*a))(*placed)
+    for a, b in zip(got, want, strict=True):
+      np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def brute_force_pass_at_k(success, k):

@@ -1,8 +1,8 @@
 """Sums and means over groups of rows, for any group ids, in jit, on any mesh.
 
-A `[B, B]` comparison of ids stands in for the sort or the segment sum, which would need
-the number of groups or an unsharded batch axis. XLA fuses it into the reduction; at
-B = 8192 it costs what one 8192-wide matrix-vector product costs.
+Comparing every row's id with every other's stands in for the sort or the segment sum,
+which would need the number of groups or an unsharded batch axis. The comparison goes
+block by block, so that it never stands in memory as a whole.
 
 Inside a `shard_map` a shard sees its own rows only: keep the rows of a group together.
 """
@@ -10,6 +10,8 @@ Inside a `shard_map` a shard sees its own rows only: keep the rows of a group to
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
+
+_BLOCK = 1024
 
 
 def group_sum(values, group_ids, where=None):
@@ -30,11 +32,15 @@ def group_sum(values, group_ids, where=None):
   >>> group_sum(jnp.array([1.0, 2.0, 3.0]), jnp.array([7, -1, 7])).tolist()
   [4.0, 2.0, 4.0]
   """
-  values, same = _grouped(values, group_ids, where)
+  values = jnp.asarray(values).astype(jnp.float32)
+  group_ids = check_group_ids(group_ids, values.shape[0])
+  counted = _counted(where, group_ids)
   if values.ndim == 1:
-    return jnp.where(same, values[None, :], 0.0).sum(-1)
+    add = lambda total, same, x, _: total + jnp.where(same, x[None, :], 0.0).sum(-1)
+    return _over_blocks(add, 0.0, group_ids, values, counted)
   # A product with the mask would spread NaN from rows that do not count.
-  values = values if where is None else jnp.where(_column(where), values, 0.0)
+  values = jnp.where(counted[:, None], values, 0.0)
+  same = group_ids[:, None] == replicate(group_ids)[None, :]
   return jnp.dot(same.astype(jnp.float32), replicate(values), precision="highest")
 
 
@@ -55,10 +61,16 @@ def max_of_others(values, group_ids, where=None):
   >>> max_of_others(jnp.array([1.0, 2.0, 3.0]), jnp.array([7, -1, 7])).tolist()
   [3.0, -inf, 1.0]
   """
-  values, same = _grouped(values, group_ids, where)
+  values = jnp.asarray(values).astype(jnp.float32)
+  group_ids = check_group_ids(group_ids, values.shape[0])
   row = jnp.arange(values.shape[0])
-  same &= row[:, None] != row[None, :]
-  return jnp.where(same, values[None, :], -jnp.inf).max(-1)
+
+  def larger(largest, same, x, column):
+    others = same & (row[:, None] != column[None, :])
+    return jnp.maximum(largest, jnp.where(others, x[None, :], -jnp.inf).max(-1))
+
+  counted = _counted(where, group_ids)
+  return _over_blocks(larger, -jnp.inf, group_ids, values, counted)
 
 
 def group_mean(values, group_ids, where=None):
@@ -91,15 +103,30 @@ def check_group_ids(group_ids, rows):
   return group_ids
 
 
-def _grouped(values, group_ids, where):
-  """`(values for the columns, [B, B] which columns count for which row)`."""
-  values = jnp.asarray(values).astype(jnp.float32)
-  group_ids = check_group_ids(group_ids, values.shape[0])
-  same = group_ids[:, None] == replicate(group_ids)[None, :]
-  if where is not None:
-    same = same & replicate(jnp.asarray(where) != 0)[None, :]
-  return replicate(values) if values.ndim == 1 else values, same
+def _counted(where, group_ids):
+  if where is None:
+    return jnp.ones_like(group_ids, bool)
+  return jnp.asarray(where) != 0
 
 
-def _column(mask):
-  return (jnp.asarray(mask) != 0)[:, None]
+def _over_blocks(fold, start, group_ids, values, counted):
+  """Folds blocks of rows, as columns, into one number for every row.
+
+  `fold(result, same, values, positions)` gets which of the block's rows count for each
+  row, `[B, block]`, and the block's values and positions, `[block]`.
+  """
+  rows = group_ids.shape[0]
+  result = jnp.full_like(values, start)
+  columns = (group_ids, values, counted, jnp.arange(rows))
+  columns = jax.tree.map(replicate, columns)
+
+  def step(result, columns):
+    ids, values, counted, positions = columns
+    same = (group_ids[:, None] == ids[None, :]) & counted[None, :]
+    return fold(result, same, values, positions), None
+
+  if rows <= _BLOCK:
+    return step(result, columns)[0]
+  # Padding counts for nothing: `counted` is padded with False.
+  pad = lambda x: jnp.pad(x, (0, -rows % _BLOCK)).reshape(-1, _BLOCK)
+  return jax.lax.scan(step, result, jax.tree.map(pad, columns))[0]
