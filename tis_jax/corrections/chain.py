@@ -91,6 +91,11 @@ class Chain:
     """
     return any(stage.makes == "weight" for stage in self.stages)
 
+  @property
+  def pools(self) -> bool:
+    """Whether a row's correction depends on the other rows of the call."""
+    return any(stage.pools for stage in self.stages)
+
   def __call__(
     self,
     old_logp,
