@@ -37,7 +37,7 @@ def _fwd(plan, inputs):
       hidden=inputs.hidden.perturbed,
       head=inputs.head.perturbed,
       bias=inputs.bias is not None and inputs.bias.perturbed,
-      temperature=inputs.temperature.perturbed,
+      temperature=inputs.temperature is not None and inputs.temperature.perturbed,
     )
   )
   inputs = Inputs(*(None if x is None else x.value for x in inputs))
@@ -71,18 +71,13 @@ def _bwd(plan, residuals, cotangents):
       )
     return out
 
-  head, bias = _vocab_specs(plan, inputs)
+  specs = _specs(plan)
   whole = PartitionSpec()
   out = _on_shards(
     local,
     plan,
-    in_specs=(Inputs(whole, head, bias, whole, whole), whole, whole, whole),
-    out_specs=Gradients(
-      whole if wanted.hidden else None,
-      head if wanted.head else None,
-      PartitionSpec(*_vocab_names(plan)) if wanted.bias else None,
-      whole if wanted.temperature else None,
-    ),
+    in_specs=(specs, whole, whole, whole),
+    out_specs=Gradients(whole, specs.head, specs.bias, whole),
   )(inputs, (peak, log_total), entropy, cotangent)
   gradients = Inputs(out.hidden, out.head, out.bias, None, out.temperature)
   return (
@@ -105,14 +100,9 @@ def _forward(plan: Plan, inputs: Inputs) -> Stats:
     stats = kernel.forward(inputs, _offset(inputs, plan), plan)
     return _combine(stats, plan) if plan.vocab_axes else stats
 
-  head, bias = _vocab_specs(plan, inputs)
-  whole = PartitionSpec()
-  return _on_shards(
-    local,
-    plan,
-    in_specs=(Inputs(whole, head, bias, whole, whole),),
-    out_specs=whole,
-  )(inputs)
+  return _on_shards(local, plan, in_specs=(_specs(plan),), out_specs=PartitionSpec())(
+    inputs
+  )
 
 
 def _finish(stats: Stats, inputs: Inputs, plan: Plan):
@@ -176,16 +166,11 @@ def _on_shards(local, plan: Plan, in_specs, out_specs):
   )
 
 
-def _vocab_specs(plan: Plan, inputs: Inputs):
-  names = [None, None]
-  if plan.vocab_axes:
-    names[plan.vocab_dim] = plan.vocab_axes
-  bias = None if inputs.bias is None else PartitionSpec(*_vocab_names(plan))
-  return PartitionSpec(*names), bias
-
-
-def _vocab_names(plan: Plan):
-  return (plan.vocab_axes,) if plan.vocab_axes else ()
+def _specs(plan: Plan) -> Inputs:
+  whole = PartitionSpec()
+  vocab = plan.vocab_axes or None
+  head = PartitionSpec(None, vocab) if plan.vocab_dim else PartitionSpec(vocab, None)
+  return Inputs(whole, head, PartitionSpec(vocab), whole, whole)
 
 
 def _offset(inputs: Inputs, plan: Plan):

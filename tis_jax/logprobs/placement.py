@@ -124,7 +124,9 @@ def align(inputs: Inputs, vocab_dim: int, vocab_axes: tuple[str, ...]) -> Inputs
     head=place(inputs.head, *((None, vocab) if vocab_dim else (vocab, None))),
     bias=None if inputs.bias is None else place(inputs.bias, vocab),
     targets=place(inputs.targets, *tokens),
-    temperature=place(inputs.temperature, *tokens),
+    temperature=inputs.temperature
+    if inputs.temperature is None
+    else place(inputs.temperature, *tokens),
   )
 
 

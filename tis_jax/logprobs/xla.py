@@ -42,7 +42,7 @@ def forward(inputs: Inputs, offset: jax.Array | int, plan: Plan) -> Stats:
       block = _block(part, start, size, plan)
       return _update(stats, block.scaled, targets, offset + start, plan)
 
-    return None, _over_vocab(step, vocab, vocab_block, _empty(temperature, plan))
+    return None, _over_vocab(step, vocab, vocab_block, _empty(targets, plan))
 
   per_token = (inputs.hidden, inputs.targets, inputs.temperature)
   return scan_tokens(chunk, None, per_token, inputs.hidden, token_block)[1]
@@ -132,7 +132,9 @@ def _block(inputs: Inputs, start, size: int, plan: Plan) -> _Block:
   if inputs.bias is not None:
     bias = lax.dynamic_slice_in_dim(inputs.bias, start, size, 0).astype(jnp.float32)
     logits = logits + jnp.expand_dims(bias, tuple(range(logits.ndim - 1)))
-  return _Block(head, capped, logits / inputs.temperature[..., None])
+  if inputs.temperature is not None:
+    logits = logits / inputs.temperature[..., None]
+  return _Block(head, capped, logits)
 
 
 def _update(stats: Stats, scaled, targets, first_id, plan: Plan) -> Stats:
@@ -184,7 +186,9 @@ def _accumulate(
   if d_temperature is not None:
     moves = jnp.where(d_scaled != 0, d_scaled * block.scaled, 0.0)
     d_temperature = d_temperature - jnp.sum(moves, axis=-1) / inputs.temperature
-  d_logits = d_scaled / inputs.temperature[..., None]
+  d_logits = d_scaled
+  if inputs.temperature is not None:
+    d_logits = d_scaled / inputs.temperature[..., None]
   tokens = tuple(range(d_logits.ndim - 1))
   if gradients.bias is not None:
     d_bias = _add_at(gradients.bias, jnp.sum(d_logits, axis=tokens), start, 0)
@@ -237,8 +241,8 @@ def _over_vocab(step, vocab: int, block: int, carry):
   return step(whole * block, rest, carry) if rest else carry
 
 
-def _empty(temperature, plan: Plan) -> Stats:
-  zeros = _zeros(temperature)
+def _empty(targets, plan: Plan) -> Stats:
+  zeros = _zeros(targets)
   top = None
   if plan.top_k:
     wide = jnp.broadcast_to(zeros[..., None], (*zeros.shape, plan.top_k))
