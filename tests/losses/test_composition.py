@@ -1,12 +1,18 @@
 """Which loss takes which correction, and what is said when it does not."""
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tis_jax import losses
-from tis_jax.losses import POLICY_LOSSES, call_loss, check_composition
+from tis_jax.losses import (
+  POLICY_LOSSES,
+  call_loss,
+  check_composition,
+  uses_sampler_ratio,
+)
 
 SAMPLER = {
   "decoupled_ppo",
@@ -59,3 +65,23 @@ def test_call_loss_passes_what_the_loss_names_and_misses_what_it_lacks():
   call_loss(
     functools.partial(losses.dro_loss, beta=1.0), **arrays, old_logp=arrays["logp"]
   )
+
+
+def test_the_page_on_losses_lists_each_with_the_correction_it_takes():
+  page = (Path(__file__).parents[2] / "docs" / "losses.md").read_text()
+  rows = [line.split("|") for line in page.splitlines() if line.startswith("| `")]
+  takes = {
+    name.strip(" `"): cells[-2].strip()
+    for cells in rows
+    if len(cells) == 7
+    for name in cells[1].split(",")
+  }
+  want = {
+    name: "reject"
+    if uses_sampler_ratio(loss)
+    else "weight †"
+    if uses_sampler_ratio(loss, bypass=True)
+    else "weight"
+    for name, loss in POLICY_LOSSES.items()
+  }
+  assert takes == want

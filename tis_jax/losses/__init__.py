@@ -15,6 +15,7 @@ from tis_jax.losses.cispo import cispo_loss, sampler_cispo_loss
 from tis_jax.losses.composition import (
   call_loss,
   check_composition,
+  selects_over_batch,
   uses_sampler_ratio,
 )
 from tis_jax.losses.covariance import clip_cov_loss, kl_cov_loss
@@ -98,6 +99,7 @@ __all__ = [
   "rollout_is_loss",
   "sampler_cispo_loss",
   "sapo_loss",
+  "selects_over_batch",
   "top_k_mask",
   "topr_loss",
   "uses_sampler_ratio",

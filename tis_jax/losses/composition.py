@@ -9,10 +9,13 @@ none. That is all there is to know, and it is true of a loss of your own, or a
 import inspect
 from collections.abc import Callable
 
+from tis_jax.losses.covariance import clip_cov_loss, kl_cov_loss
 from tis_jax.losses.dro import dro_loss
+from tis_jax.losses.m2po import m2po_loss
 
 # Takes old_logp to pull towards it, not to weigh by a ratio to it.
 _WITHOUT_RATIO = (dro_loss,)
+_SELECTING = (clip_cov_loss, kl_cov_loss, m2po_loss)
 
 
 def uses_sampler_ratio(loss: Callable, *, bypass: bool = False) -> bool:
@@ -70,6 +73,19 @@ def check_composition(loss: Callable, *, weighted: bool, bypass: bool = False) -
     "that reject and drop those that weight, or recompute old_logp (decoupled mode), "
     "or take reinforce_loss, which has no ratio of its own"
   )
+
+
+def selects_over_batch(loss: Callable) -> bool:
+  """Whether a loss ranks a token among the others of its batch.
+
+  If so, splitting the batch into micro-batches changes what is selected; every other
+  loss is the same number however the batch is split.
+
+  >>> from tis_jax import losses
+  >>> selects_over_batch(losses.m2po_loss), selects_over_batch(losses.ppo_loss)
+  (True, False)
+  """
+  return _unwrapped(loss) in _SELECTING
 
 
 def call_loss(loss: Callable, **arrays):
