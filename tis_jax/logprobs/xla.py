@@ -12,6 +12,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from tis_jax.logprobs.blockwise import (
+  logits_cotangent,
+  soft_capped,
+  temperature_gradient,
+  through_soft_cap,
+  update,
+)
 from tis_jax.logprobs.placement import contract_tokens, scan_tokens
 from tis_jax.logprobs.plan import (
   FLOOR,
@@ -35,17 +42,20 @@ def forward(inputs: Inputs, offset: jax.Array | int, plan: Plan) -> Stats:
   )
 
   def chunk(_, per_token):
-    hidden, targets, temperature = per_token
-    part = Inputs(hidden, inputs.head, inputs.bias, targets, temperature)
+    part = per_token._replace(head=inputs.head, bias=inputs.bias)
 
     def step(start, size, stats):
       block = _block(part, start, size, plan)
-      return _update(stats, block.scaled, targets, offset + start, plan)
+      ids = _ids(block.scaled, offset + start)
+      top = merge_top(stats.top, _top_of(block.scaled, ids, plan.top_k), plan.top_k)
+      stats = update(stats, block.scaled, ids == part.targets)
+      return stats._replace(top=top)
 
-    return None, _over_vocab(step, vocab, vocab_block, _empty(targets, plan))
+    return None, _over_vocab(step, vocab, vocab_block, _empty(part.targets, plan))
 
-  per_token = (inputs.hidden, inputs.targets, inputs.temperature)
-  return scan_tokens(chunk, None, per_token, inputs.hidden, token_block)[1]
+  columns = _columns(inputs)._replace(head=None, bias=None)
+  stats = scan_tokens(chunk, None, columns, inputs.hidden, token_block)[1]
+  return _rows(stats)._replace(top=stats.top)
 
 
 def backward(
@@ -78,21 +88,21 @@ def backward(
   )
 
   def chunk(head_gradients, per_token):
-    hidden, targets, temperature, offsets, entropy, cotangent = per_token
-    part = Inputs(hidden, inputs.head, inputs.bias, targets, temperature)
+    part, *rest = per_token
+    part = part._replace(head=inputs.head, bias=inputs.bias)
 
     def step(start, size, gradients):
       block = _block(part, start, size, plan)
-      return _accumulate(
-        gradients, part, block, start, offset, offsets, entropy, cotangent, plan
-      )
+      hit = _ids(block.scaled, offset + start) == part.targets
+      d_scaled = logits_cotangent(block.scaled, hit, *rest)
+      return _accumulate(gradients, part, block, d_scaled, start, plan)
 
     head, bias = head_gradients
     zeros = Gradients(
-      hidden=_zeros(hidden) if wanted.hidden else None,
+      hidden=_zeros(part.hidden) if wanted.hidden else None,
       head=head,
       bias=bias,
-      temperature=_zeros(temperature) if wanted.temperature else None,
+      temperature=_zeros(part.temperature) if wanted.temperature else None,
     )
     total = _over_vocab(step, vocab, vocab_block, zeros)
     return (total.head, total.bias), (total.hidden, total.temperature)
@@ -101,12 +111,12 @@ def backward(
     _zeros(inputs.head) if wanted.head else None,
     _zeros(inputs.bias) if wanted.bias else None,
   )
-  per_token = (inputs.hidden, inputs.targets, inputs.temperature)
-  per_token += (log_p_offset, entropy, cotangent)
+  columns = _columns(inputs)._replace(head=None, bias=None)
+  rest = jax.tree.map(lambda x: x[..., None], (*log_p_offset, entropy, cotangent))
   (d_head, d_bias), (d_hidden, d_temperature) = scan_tokens(
-    chunk, head_gradients, per_token, inputs.hidden, token_block
+    chunk, head_gradients, (columns, *rest), inputs.hidden, token_block
   )
-  return Gradients(d_hidden, d_head, d_bias, d_temperature)
+  return Gradients(d_hidden, d_head, d_bias, _rows(d_temperature))
 
 
 class _Block(NamedTuple):
@@ -126,90 +136,46 @@ def _block(inputs: Inputs, start, size: int, plan: Plan) -> _Block:
     precision=product_precision(plan, dtype),
     preferred_element_type=jnp.float32,
   )
-  if plan.soft_cap is not None:
-    logits = plan.soft_cap * jnp.tanh(logits / plan.soft_cap)
-  capped = logits
+  capped = logits = soft_capped(logits, plan.soft_cap)
   if inputs.bias is not None:
     bias = lax.dynamic_slice_in_dim(inputs.bias, start, size, 0).astype(jnp.float32)
     logits = logits + jnp.expand_dims(bias, tuple(range(logits.ndim - 1)))
   if inputs.temperature is not None:
-    logits = logits / inputs.temperature[..., None]
+    logits = logits / inputs.temperature
   return _Block(head, capped, logits)
 
 
-def _update(stats: Stats, scaled, targets, first_id, plan: Plan) -> Stats:
-  peak = jnp.maximum(stats.peak, jnp.max(scaled, axis=-1))
-  shifted = scaled - peak[..., None]
-  exp_shifted = jnp.exp(shifted)
-  drop = stats.peak - peak
-  decay = jnp.exp(drop)
-  moment = None
-  if plan.entropy:
-    # exp(-inf) * -inf is NaN where the limit is 0.
-    terms = jnp.where(exp_shifted > 0, exp_shifted * shifted, 0.0)
-    moment = decay * (stats.moment + stats.total * drop) + jnp.sum(terms, axis=-1)
-  hit = _ids(scaled, first_id) == targets[..., None]
-  return Stats(
-    peak=peak,
-    total=decay * stats.total + jnp.sum(exp_shifted, axis=-1),
-    moment=moment,
-    at_target=stats.at_target + jnp.sum(jnp.where(hit, scaled, 0.0), axis=-1),
-    top=merge_top(stats.top, _top_of(scaled, first_id, plan.top_k), plan.top_k),
-  )
-
-
 def _accumulate(
-  gradients: Gradients,
-  inputs: Inputs,
-  block: _Block,
-  start,
-  offset,
-  log_p_offset,
-  entropy,
-  cotangent: Cotangent,
-  plan: Plan,
+  gradients: Gradients, inputs: Inputs, block: _Block, d_scaled, start, plan: Plan
 ) -> Gradients:
-  peak, log_total = log_p_offset
-  log_p = (block.scaled - peak[..., None]) - log_total[..., None]
-  p = jnp.exp(log_p)
-  d_scaled = jnp.zeros_like(p)
-  if cotangent.common is not None:
-    d_scaled = p * cotangent.common[..., None]
-  if cotangent.entropy is not None:
-    surprise = jnp.where(p > 0, log_p + entropy[..., None], 0.0)
-    d_scaled = d_scaled - p * cotangent.entropy[..., None] * surprise
-  if cotangent.logp is not None:
-    hit = _ids(p, offset + start) == inputs.targets[..., None]
-    d_scaled = d_scaled + jnp.where(hit, cotangent.logp[..., None], 0.0)
-
-  d_temperature, d_bias, d_head, d_hidden = gradients.temperature, None, None, None
+  d_hidden, d_head, d_bias, d_temperature = gradients
   if d_temperature is not None:
-    moves = jnp.where(d_scaled != 0, d_scaled * block.scaled, 0.0)
-    d_temperature = d_temperature - jnp.sum(moves, axis=-1) / inputs.temperature
+    d_temperature = d_temperature + temperature_gradient(
+      d_scaled, block.scaled, inputs.temperature
+    )
   d_logits = d_scaled
   if inputs.temperature is not None:
-    d_logits = d_scaled / inputs.temperature[..., None]
-  tokens = tuple(range(d_logits.ndim - 1))
-  if gradients.bias is not None:
-    d_bias = _add_at(gradients.bias, jnp.sum(d_logits, axis=tokens), start, 0)
-  if plan.soft_cap is not None:
-    d_logits = d_logits * (1.0 - jnp.square(block.capped / plan.soft_cap))
+    d_logits = d_scaled / inputs.temperature
+  if d_bias is not None:
+    tokens = tuple(range(d_logits.ndim - 1))
+    d_bias = _add_at(d_bias, jnp.sum(d_logits, axis=tokens), start, 0)
+  d_logits = through_soft_cap(d_logits, block.capped, plan.soft_cap)
 
   dtype = gradient_dtype(plan, compute_dtype(inputs.hidden, inputs.head))
   precision = product_precision(plan, dtype)
   d_logits = d_logits.astype(dtype)
-  if gradients.hidden is not None:
-    d_hidden = gradients.hidden + lax.dot_general(
+  if d_hidden is not None:
+    d_hidden = d_hidden + lax.dot_general(
       d_logits,
       block.head.astype(dtype),
       (((d_logits.ndim - 1,), (plan.vocab_dim,)), ((), ())),
       precision=precision,
       preferred_element_type=jnp.float32,
     )
-  if gradients.head is not None:
+  if d_head is not None:
     pair = (inputs.hidden.astype(dtype), d_logits)
     product = contract_tokens(*(pair[::-1] if plan.tied else pair), precision)
-    d_head = _add_at(gradients.head, product, start, plan.vocab_dim)
+    d_head = _add_at(d_head, product, start, plan.vocab_dim)
   return Gradients(d_hidden, d_head, d_bias, d_temperature)
 
 
@@ -225,11 +191,11 @@ def merge_top(best, more, k: int):
   return -negated[..., :k], ids[..., :k]
 
 
-def _top_of(scaled, first_id, k: int):
+def _top_of(scaled, ids, k: int):
   if not k:
     return None
-  values, ids = lax.top_k(lax.stop_gradient(scaled), min(k, scaled.shape[-1]))
-  return values, ids.astype(jnp.int32) + first_id
+  values, places = lax.top_k(lax.stop_gradient(scaled), min(k, scaled.shape[-1]))
+  return values, places.astype(jnp.int32) + ids[..., :1]
 
 
 def _over_vocab(step, vocab: int, block: int, carry):
@@ -245,11 +211,23 @@ def _empty(targets, plan: Plan) -> Stats:
   zeros = _zeros(targets)
   top = None
   if plan.top_k:
-    wide = jnp.broadcast_to(zeros[..., None], (*zeros.shape, plan.top_k))
+    wide = jnp.broadcast_to(zeros, (*zeros.shape[:-1], plan.top_k))
     last = jnp.iinfo(jnp.int32).max
     top = (wide - jnp.inf, lax.full_like(wide, last, dtype=jnp.int32))
   moment = zeros if plan.entropy else None
   return Stats(zeros + FLOOR, zeros, moment, zeros, top)
+
+
+def _columns(inputs: Inputs) -> Inputs:
+  temperature = inputs.temperature
+  return inputs._replace(
+    targets=inputs.targets[..., None],
+    temperature=None if temperature is None else temperature[..., None],
+  )
+
+
+def _rows(columns):
+  return jax.tree.map(lambda x: x[..., 0], columns)
 
 
 def _add_at(total, block, start, axis: int):
