@@ -82,6 +82,13 @@ def test_missing_names_the_command_that_fixes_it(tmp_path):
 
 
 def test_the_command_exists():
-  command = [sys.executable, "-W", "error", "-m", "tis_jax.data", "--help"]
+  command = [
+    sys.executable,
+    "-W",
+    "error::RuntimeWarning",
+    "-m",
+    "tis_jax.data",
+    "--help",
+  ]
   done = subprocess.run(command, capture_output=True, text=True, check=True)
   assert "gsm8k" in done.stdout
