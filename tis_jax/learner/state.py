@@ -44,13 +44,13 @@ def init_state(
   Returns:
     TrainState laid out by `state_sharding`, in buffers of its own.
   """
-  abstract = jax.eval_shape(lambda p, k: _fresh(p, optimizer, k), params, key)
+  abstract = jax.eval_shape(lambda p, k: _fresh(p, k, optimizer), params, key)
   shardings = state_sharding(abstract, optimizer, mesh)
   # A copy, because the first update donates it and the caller may still use `params`.
   params = jax.device_put(params, shardings.params, may_alias=False)
   key = jax.device_put(key, shardings.key, may_alias=False)
-  fresh = jax.jit(lambda p, k: _fresh(p, optimizer, k), out_shardings=shardings)
-  return fresh(params, key)
+  fresh = jax.jit(_fresh, static_argnums=2, out_shardings=shardings)
+  return fresh(params, key, optimizer)
 
 
 def abstract_state(
@@ -68,7 +68,7 @@ def abstract_state(
     an update for.
   """
   shapes = jax.eval_shape(
-    lambda p: _fresh(p, optimizer, jax.random.key(0)), abstract_params(config_of(graph))
+    lambda p: _fresh(p, jax.random.key(0), optimizer), abstract_params(config_of(graph))
   )
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
@@ -99,6 +99,6 @@ def state_sharding(
   return TrainState(params, opt_state, whole, whole)
 
 
-def _fresh(params, optimizer, key):
+def _fresh(params, key, optimizer):
   params = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
   return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key)
