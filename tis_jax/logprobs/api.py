@@ -13,7 +13,7 @@ from tis_jax.logprobs.reference import (
 )
 from tis_jax.logprobs.types import TokenLogprobs
 
-IMPLEMENTATIONS = ("xla", "reference")
+IMPLEMENTATIONS = ("xla", "pallas", "reference")
 
 
 def token_logprobs(
@@ -148,3 +148,5 @@ def _check(hidden, head, targets, bias, vocab_dim, top_k, implementation) -> Non
     raise ValueError(
       f"implementation {implementation!r} is not one of {IMPLEMENTATIONS}"
     )
+  if implementation == "pallas" and jax.default_backend() == "gpu":
+    raise ValueError("the pallas kernel is for a TPU; use implementation='xla'")

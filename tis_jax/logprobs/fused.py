@@ -9,12 +9,12 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.sharding import PartitionSpec
 
-from tis_jax.logprobs import xla
+from tis_jax.logprobs import pallas, xla
 from tis_jax.logprobs.plan import Cotangent, Gradients, Inputs, Plan, Stats
 from tis_jax.logprobs.types import TokenLogprobs, TopK
 from tis_jax.logprobs.xla import merge_top
 
-_KERNELS = {"xla": xla}
+_KERNELS = {"xla": xla, "pallas": pallas}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))

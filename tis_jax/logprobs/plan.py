@@ -32,7 +32,6 @@ class Plan:
     block_elements: bound on the elements of one block of logits.
     vocab_axes: mesh axes that the vocabulary is sharded over.
     mesh: the mesh of `vocab_axes`; None without.
-    interpret: run a Pallas kernel in the interpreter.
   """
 
   kernel: str = "xla"
@@ -44,7 +43,6 @@ class Plan:
   block_elements: int | None = None
   vocab_axes: tuple[str, ...] = ()
   mesh: jax.sharding.AbstractMesh | None = None
-  interpret: bool = False
 
   @property
   def vocab_dim(self) -> int:
