@@ -25,7 +25,7 @@ from tis_jax.corrections import (
   veto,
   zero_outside,
 )
-from tis_jax.corrections.stage import LEVELS
+from tis_jax.corrections.state import LEVELS
 from tis_jax.diagnostics.metrics import finalize
 
 DATA = oracles.rollouts(seed=1)

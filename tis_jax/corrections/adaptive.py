@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.bounds import check_bound, check_choice, check_order
-from tis_jax.corrections.stage import LEVELS, TOKEN_LEVELS, Batch, Level, Stage, State
+from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.state import LEVELS, TOKEN_LEVELS, Level, State
 from tis_jax.corrections.weights import raw_ratio, set_weight
 from tis_jax.diagnostics.metrics import Metrics, mean, quotient
 

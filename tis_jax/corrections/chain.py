@@ -7,9 +7,10 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.details import detail_metrics
 from tis_jax.corrections.mismatch import core_metrics, reward_metrics
-from tis_jax.corrections.stage import Batch, Stage
+from tis_jax.corrections.stage import Stage
 from tis_jax.corrections.types import Correction
 
 
@@ -161,7 +162,8 @@ def _correct(corrector: Chain, old_logp, sampler_logp, mask, given) -> Correctio
   )
   given = dict(given)
   rewards = given.pop("rewards", None)
-  batch = Batch(old_logp, sampler_logp, mask, **given)
+  share = corrector.metrics != "none"
+  batch = Batch(old_logp, sampler_logp, mask, **given, share=share)
   state = batch.begin()
   metrics, seen = {}, {}
   for stage in corrector.stages:

@@ -5,9 +5,10 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 
+from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.ratios import as_float, log_ratio, prefix_sum
 from tis_jax.corrections.rows import Rows, by_row
-from tis_jax.corrections.stage import Batch, State
+from tis_jax.corrections.state import State
 from tis_jax.diagnostics.metrics import (
   EffectiveSampleSize,
   Mean,

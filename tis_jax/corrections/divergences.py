@@ -5,10 +5,12 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.bounds import check_bound, check_choice, check_order
 from tis_jax.corrections.ratios import clamp_log, k1, k2, k3
 from tis_jax.corrections.rejections import drop
-from tis_jax.corrections.stage import Batch, Stage, State
+from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.state import State, reject_tokens
 
 Reduce = Literal["token", "sum", "mean", "max"]
 
@@ -156,10 +158,11 @@ def _divergence(batch: Batch, state: State, *, high, low=-math.inf, kind, reduce
   if kind == "k3":
     values = batch.expm1 - batch.log_ratio
   level = "token" if reduce == "token" else "sequence"
+  feature = "k3" if kind == "k3" else ""
   if reduce == "sum":
-    values = batch.unit_sum(values, state)
+    values = batch.unit_sum(values, state, feature=feature)
   elif reduce == "mean":
-    values = batch.unit_mean(values, state)
+    values = batch.unit_mean(values, state, feature=feature)
   elif reduce == "max":
     values = batch.unit_max(values, state)
   return drop(batch, state, values > high, values < low, level)
@@ -183,11 +186,11 @@ def _difference(batch: Batch, state: State, *, high, low, reduce, by_advantage):
 
 
 def _negative(batch: Batch, state: State, *, high):
-  mean_k1 = -batch.unit_mean(batch.log_ratio, state, "sequence")
+  mean_k1 = -batch.unit_mean(batch.log_ratio, state, feature="log_ratio")
   out = (mean_k1 > high) & (batch.advantages < 0)
   never = jnp.zeros_like(out)
   if out.shape[1] == 1:
     return drop(batch, state, out, never, "sequence")
   # Advantages by token: what goes is part of a sequence, of known ratio or not.
   metrics = {"high": state.fraction(out)}
-  return state._replace(tokens=state.tokens & ~out), metrics
+  return reject_tokens(state, out), metrics

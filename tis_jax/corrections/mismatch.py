@@ -6,13 +6,12 @@ the sampler, which drew the tokens: `E[-d]` and `E[rho - 1 - d]` estimate
 KL(sampler || learner), `E[rho d]` and `E[rho d - rho + 1]` KL(learner || sampler).
 """
 
-import math
-
 import jax.numpy as jnp
 
+from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.ratios import as_float, clamp_log
-from tis_jax.corrections.rows import Rows, by_row
-from tis_jax.corrections.stage import Batch, State, row_count
+from tis_jax.corrections.rows import Rows
+from tis_jax.corrections.state import State
 from tis_jax.diagnostics.metrics import (
   EffectiveSampleSize,
   Max,
@@ -29,9 +28,6 @@ from tis_jax.diagnostics.metrics import (
   total,
 )
 
-CATASTROPHE = math.log(1e4)
-"""A token whose ratio is off by more than this factor is a defect, not numerics."""
-
 
 def core_metrics(batch: Batch, state: State) -> Metrics:
   """What a run is watched by, in few passes over the batch: all sums are by row first.
@@ -46,13 +42,10 @@ def core_metrics(batch: Batch, state: State) -> Metrics:
     weight per incoming token: far below 1 it is a hidden cut of the learning rate.
     `rejected/*`, `tokens/*`, `sequences/*`: shares and counts.
   """
-  sums = by_row(
-    _token_features, batch.log_ratio, batch.known, batch.mask, batch.old_logp
-  )
   return (
-    _token_metrics(sums, state)
-    | _sequence_metrics(batch, state, sums)
-    | _weight_metrics(batch, state, sums)
+    _token_metrics(batch.sums, state)
+    | _sequence_metrics(batch, state)
+    | _weight_metrics(batch, state)
   )
 
 
@@ -86,52 +79,23 @@ def reward_metrics(batch: Batch, state: State, rewards) -> Metrics:
   }
 
 
-def _token_features(d, known, mask, old_logp) -> Rows:
-  """Everything that is summed over the tokens' raw log-ratios.
-
-  `d` is 0 where it is not known, and so is each feature of it: no further mask.
-  """
-  expm1 = jnp.expm1(d)
-  k3 = expm1 - d
-  means = {
-    "log_ratio": d,
-    "abs": jnp.abs(d),
-    "excess": expm1,
-    "k3": k3,
-    "k1_reverse": expm1 * d + d,
-    "k3_reverse": expm1 * d - k3,
-  }
-  return Rows(
-    means
-    | {f"{name}_squares": x * x for name, x in means.items()}
-    | {
-      "known": known.astype(d.dtype),
-      "incoming": mask.astype(d.dtype),
-      "catastrophic": (jnp.abs(d) > CATASTROPHE).astype(d.dtype),
-      "old_logp": jnp.where(known, as_float(old_logp), 0.0),
-    },
-    {"log_ratio": jnp.where(known, d, -jnp.inf)},
-    {"log_ratio": jnp.where(known, d, jnp.inf)},
-  )
-
-
 def _token_metrics(sums: Rows, state: State) -> Metrics:
   total = {name: x.sum() for name, x in sums.total.items()}
   known, incoming = total["known"], total["incoming"]
 
-  def token_mean(name) -> Mean:
-    return mean_of_sums(total[name], total[f"{name}_squares"], known)
+  def token_mean(name, squares=None) -> Mean:
+    return mean_of_sums(total[name], total[f"{squares or name}_squares"], known)
 
   k1 = token_mean("log_ratio")
   return {
     "mismatch/k1": k1._replace(total=-k1.total),
     "mismatch/k3": token_mean("k3"),
-    "mismatch/k1_reverse": token_mean("k1_reverse"),
+    "mismatch/k1_reverse": ratio(total["k3_reverse"] + total["excess"], known),
     "mismatch/k3_reverse": token_mean("k3_reverse"),
     "mismatch/chi2_token": ratio(
       total["excess_squares"] + 2.0 * total["excess"], known
     ),
-    "mismatch/abs_log_ratio": token_mean("abs"),
+    "mismatch/abs_log_ratio": token_mean("abs", squares="log_ratio"),
     "mismatch/log_ratio_max": Max(_fp32(sums.largest["log_ratio"].max())),
     "mismatch/log_ratio_min": Min(_fp32(sums.smallest["log_ratio"].min())),
     "mismatch/catastrophic_tokens": _share(total["catastrophic"], known),
@@ -141,13 +105,14 @@ def _token_metrics(sums: Rows, state: State) -> Metrics:
   }
 
 
-def _sequence_metrics(batch: Batch, state: State, sums: Rows) -> Metrics:
-  whole = batch.begin()
-  if batch.starts("sequence") is None:
+def _sequence_metrics(batch: Batch, state: State) -> Metrics:
+  if not state.packed:
+    sums = batch.sums
     count, held = sums.total["known"], sums.total["incoming"] > 0
     learner, gap = -sums.total["old_logp"], sums.total["log_ratio"]
-    known, kept = count > 0, _kept_rows(state)
+    known, kept = count > 0, state.rows & (state.number > 0)
   else:
+    whole = batch.begin()
     count = batch.unit_count(batch.known)
     held, known = batch.units(batch.mask), batch.units(batch.known)
     learner = -batch.unit_sum(jnp.where(batch.known, batch.old_logp, 0.0), whole)
@@ -176,9 +141,9 @@ def _sequence_metrics(batch: Batch, state: State, sums: Rows) -> Metrics:
   }
 
 
-def _weight_metrics(batch: Batch, state: State, sums: Rows) -> Metrics:
+def _weight_metrics(batch: Batch, state: State) -> Metrics:
   if state.raw is None:
-    raw, raw_max, raw_min = _token_ratio(sums)
+    raw, raw_max, raw_min = _token_ratio(batch.sums)
   else:
     raw, raw_max, raw_min = batch.begin().summary(state.raw)
   applied, applied_max, applied_min = state.summary(state.weight)
@@ -191,7 +156,7 @@ def _weight_metrics(batch: Batch, state: State, sums: Rows) -> Metrics:
     "weight/max": applied_max,
     "weight/min": applied_min,
     "weight/ess": _ess(applied),
-    "weight/gradient_scale": ratio(applied.total, sums.total["incoming"].sum()),
+    "weight/gradient_scale": ratio(applied.total, batch.sums.total["incoming"].sum()),
   }
 
 
@@ -211,10 +176,6 @@ def _ess(weights: Mean) -> EffectiveSampleSize:
   """From the sums of a mean: `sum w^2 = sum (w - mean)^2 + (sum w)^2 / n`."""
   squares = weights.squares + weights.total**2 / jnp.maximum(weights.count, 1.0)
   return EffectiveSampleSize(weights.total, squares, weights.count)
-
-
-def _kept_rows(state: State):
-  return state.rows & (row_count(state.tokens) > 0)
 
 
 def _share(part, whole) -> Mean:

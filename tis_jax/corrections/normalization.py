@@ -6,8 +6,10 @@ import jax.numpy as jnp
 
 from tis_jax.advantages.groups import group_sum
 from tis_jax.corrections import ratios
+from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.bounds import check_choice
-from tis_jax.corrections.stage import Batch, Stage, State
+from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.state import State
 from tis_jax.diagnostics.metrics import Metrics, mean_of_sums
 
 
@@ -81,7 +83,7 @@ def _normalize(batch: Batch, state: State, *, over, by) -> tuple[State, Metrics]
   total, number = _sums(batch, state, by)
   if over == "batch":
     total, number = total.sum(), number.sum()
-  elif state.rows.shape[1] != 1:
+  elif state.packed:
     raise ValueError(
       "normalize: over='group' needs one sequence a row, not packed rows"
     )

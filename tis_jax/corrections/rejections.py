@@ -2,16 +2,10 @@
 
 import jax.numpy as jnp
 
+from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.bounds import check_band, check_choice, log_bound
-from tis_jax.corrections.stage import (
-  LEVELS,
-  TOKEN_LEVELS,
-  Batch,
-  Level,
-  Stage,
-  State,
-  reject_where,
-)
+from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.state import LEVELS, TOKEN_LEVELS, Level, State, reject_where
 from tis_jax.diagnostics.metrics import Metrics, fraction
 
 

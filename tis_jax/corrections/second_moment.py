@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.bounds import check_bound
-from tis_jax.corrections.stage import Batch, Stage, State
+from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.state import State, reject_tokens
 from tis_jax.diagnostics.metrics import Metrics, mean_of_sums
 
 
@@ -51,7 +53,7 @@ def _second_moment(batch: Batch, state: State, *, high) -> tuple[State, Metrics]
     "moment": mean_of_sums(_sum(moment), _sum(moment * moment), number),
     "cutoff": mean_of_sums(jnp.sqrt(cutoff), cutoff, jnp.ones(())),
   }
-  return state._replace(tokens=state.tokens & ~out), metrics
+  return reject_tokens(state, out), metrics
 
 
 def _cutoff(squares: jax.Array, high) -> jax.Array:

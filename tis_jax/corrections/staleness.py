@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.corrections import ratios
+from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.bounds import check_bound, check_choice
-from tis_jax.corrections.stage import Batch, Stage, State, reject_where
+from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.state import State, reject_where
 from tis_jax.diagnostics.metrics import Metrics, fraction, mean
 
 

@@ -3,13 +3,15 @@
 import jax
 import jax.numpy as jnp
 
+from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.bounds import (
   check_band,
   check_bound,
   check_choice,
   log_bound,
 )
-from tis_jax.corrections.stage import LEVELS, Batch, Level, Stage, State
+from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.state import LEVELS, Level, State
 from tis_jax.diagnostics.metrics import Metrics
 
 
