@@ -3,6 +3,8 @@
 from tis_jax.models.cache import KVCache, init_cache
 from tis_jax.models.config import DecoderConfig, RopeScaling
 from tis_jax.models.decoder import Decoder
+from tis_jax.models.hugging_face import write_hugging_face
+from tis_jax.models.load import load
 from tis_jax.models.params import (
   abstract_params,
   decoder_graph,
@@ -12,9 +14,10 @@ from tis_jax.models.params import (
 )
 from tis_jax.models.precision import cast, quantize_int8
 from tis_jax.models.sharding import params_sharding
-from tis_jax.models.tokenizers import CharacterTokenizer
+from tis_jax.models.tokenizers import BytePairTokenizer, CharacterTokenizer
 
 __all__ = [
+  "BytePairTokenizer",
   "CharacterTokenizer",
   "Decoder",
   "DecoderConfig",
@@ -26,7 +29,9 @@ __all__ = [
   "flatten",
   "init_cache",
   "init_params",
+  "load",
   "params_sharding",
   "quantize_int8",
   "unflatten",
+  "write_hugging_face",
 ]

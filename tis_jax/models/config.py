@@ -33,7 +33,8 @@ class DecoderConfig:
     num_kv_heads: key and value heads, N.
     head_dim: width of a head, K (even).
     rope_theta: base of the rotary wavelengths.
-    rope_scaling: Llama 3's stretching, or None.
+    rope_scaling: Llama 3's stretching, or None; a mapping of its fields (what JSON
+      gives back) becomes a `RopeScaling`.
     rms_norm_eps: added to the mean square under the root.
     tie_embeddings: the output head is the transposed embedding.
     attention_bias: biases on query, key and value (Qwen2).
@@ -61,6 +62,8 @@ class DecoderConfig:
   qk_norm: bool = False
 
   def __post_init__(self):
+    if isinstance(self.rope_scaling, dict):
+      object.__setattr__(self, "rope_scaling", RopeScaling(**self.rope_scaling))
     if self.num_heads % self.num_kv_heads:
       raise ValueError(
         f"num_heads={self.num_heads} is not a multiple of "

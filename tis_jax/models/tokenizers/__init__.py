@@ -1,6 +1,7 @@
-"""Text to ids and back. A tokenizer has `encode`, `decode`, `eos_id`, `pad_id` and
-`vocab_size`; nothing else is asked of one."""
+"""Text to ids and back. A tokenizer has `encode`, `decode`, `eos_id`, `eos_ids`,
+`pad_id` and `vocab_size`; nothing else is asked of one."""
 
+from tis_jax.models.tokenizers.bpe import BytePairTokenizer
 from tis_jax.models.tokenizers.characters import CharacterTokenizer
 
-__all__ = ["CharacterTokenizer"]
+__all__ = ["BytePairTokenizer", "CharacterTokenizer"]

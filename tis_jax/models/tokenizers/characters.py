@@ -19,6 +19,7 @@ class CharacterTokenizer:
 
   pad_id = 0
   eos_id = 1
+  eos_ids = (1,)
 
   def __init__(self, alphabet: str):
     if len(set(alphabet)) != len(alphabet):
