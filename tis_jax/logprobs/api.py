@@ -7,6 +7,7 @@ from tis_jax.logprobs.fused import fused_logprobs
 from tis_jax.logprobs.placement import align, vocab_placement
 from tis_jax.logprobs.plan import Inputs, Plan
 from tis_jax.logprobs.reference import (
+  check_kept,
   check_temperature,
   logprobs_from_logits,
   materialized_logits,
@@ -26,6 +27,7 @@ def token_logprobs(
   soft_cap: float | None = None,
   tied: bool = False,
   mask: jax.Array | None = None,
+  kept_tokens: jax.Array | None = None,
   entropy: bool = True,
   top_k: int = 0,
   implementation: str | None = None,
@@ -55,6 +57,10 @@ def token_logprobs(
     tied: whether `head` is `[V, D]`.
     mask: `[...]`; where False every reading is 0, and nothing of `hidden`, `targets`
       and `temperature` there, NaN included, reaches a value or a gradient.
+    kept_tokens: `[..., K]` ids that sampling chose from, padded with -1: all other
+      tokens are impossible, and every reading is of the distribution renormalised over
+      these. A row of -1 keeps all tokens. K compares for each logit: meant for tens
+      of tokens.
     entropy: whether to compute the entropy.
     top_k: how many of the most probable tokens to return, 0 for none.
     implementation: "xla", "pallas" (TPU; not the default, since it has not been run on
@@ -91,6 +97,7 @@ def token_logprobs(
   implementation = implementation or "xla"
   vocab_dim = 0 if tied else 1
   _check(hidden, head, targets, bias, vocab_dim, top_k, implementation)
+  check_kept(kept_tokens, targets.shape)
   # Temperature 1 is the common case, and a division by 1 is not free.
   is_one = isinstance(temperature, (int, float)) and temperature == 1
   temperature = None if is_one else check_temperature(temperature, targets.shape)
@@ -108,12 +115,14 @@ def token_logprobs(
       ),
       targets,
       temperature=1.0 if is_one else temperature,
+      kept_tokens=kept_tokens,
       entropy=entropy,
       top_k=top_k,
     )
   else:
     axes, mesh = vocab_placement(head, vocab_dim, vocab_axis)
-    inputs = align(Inputs(hidden, head, bias, targets, temperature), vocab_dim, axes)
+    inputs = Inputs(hidden, head, bias, targets, temperature, kept_tokens)
+    inputs = align(inputs, vocab_dim, axes)
     plan = Plan(
       kernel=implementation,
       tied=tied,

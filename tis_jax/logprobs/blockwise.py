@@ -64,6 +64,15 @@ def temperature_gradient(d_scaled, scaled, temperature):
   return -_row_sum(moves) / temperature
 
 
+def is_kept(kept, ids):
+  """`[..., C]` bool: whether each id is among `kept` `[..., K]`, or none is.
+
+  K compares for each logit: no gather, and nothing of that size is held.
+  """
+  member = jnp.any(kept[..., :, None] == ids[..., None, :], axis=-2)
+  return member | jnp.all(kept < 0, axis=-1, keepdims=True)
+
+
 def soft_capped(logits, cap: float | None):
   return logits if cap is None else cap * jnp.tanh(logits / cap)
 

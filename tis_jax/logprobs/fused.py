@@ -79,7 +79,7 @@ def _bwd(plan, residuals, cotangents):
     in_specs=(specs, whole, whole, whole),
     out_specs=Gradients(whole, specs.head, specs.bias, whole),
   )(inputs, (peak, log_total), entropy, cotangent)
-  gradients = Inputs(out.hidden, out.head, out.bias, None, out.temperature)
+  gradients = Inputs(out.hidden, out.head, out.bias, None, out.temperature, None)
   return (
     Inputs(
       *(
@@ -170,7 +170,7 @@ def _specs(plan: Plan) -> Inputs:
   whole = PartitionSpec()
   vocab = plan.vocab_axes or None
   head = PartitionSpec(None, vocab) if plan.vocab_dim else PartitionSpec(vocab, None)
-  return Inputs(whole, head, PartitionSpec(vocab), whole, whole)
+  return Inputs(whole, head, PartitionSpec(vocab), whole, whole, whole)
 
 
 def _offset(inputs: Inputs, plan: Plan):

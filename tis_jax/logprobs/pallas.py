@@ -38,9 +38,9 @@ _LANES = 128
 
 
 def forward(inputs: Inputs, offset, plan: Plan) -> Stats:
-  """As `xla.forward`; without top-k."""
-  if plan.top_k:
-    raise ValueError("top_k needs implementation='xla': the pallas kernel has none")
+  """As `xla.forward`; without top-k and kept tokens."""
+  if plan.top_k or inputs.kept is not None:
+    raise ValueError("top_k and kept_tokens need implementation='xla'")
   arrays, shape = _flat(inputs, offset, plan)
   tokens, vocab, blocks = _sizes(arrays, plan)
   column = pl.BlockSpec((blocks[0], 1), lambda i, j: (i, 0))
@@ -121,7 +121,7 @@ def backward(
 
 
 def _forward_kernel(*refs, plan: Plan, vocab: int):
-  inputs, outputs = Inputs(*refs[:5]), refs[5:]
+  inputs, outputs = Inputs(*refs[:5], kept=None), refs[5:]
   block = pl.program_id(1)
 
   @pl.when(block == 0)
@@ -139,7 +139,7 @@ def _forward_kernel(*refs, plan: Plan, vocab: int):
 
 
 def _tokens_kernel(*refs, plan: Plan, vocab: int, tokens: int):
-  inputs, columns = Inputs(*refs[:5]), refs[5:11]
+  inputs, columns = Inputs(*refs[:5], kept=None), refs[5:11]
   d_hidden_ref, d_temperature_ref = refs[11:]
   block = pl.program_id(1)
 
@@ -165,7 +165,7 @@ def _tokens_kernel(*refs, plan: Plan, vocab: int, tokens: int):
 
 
 def _vocab_kernel(*refs, plan: Plan, vocab: int, tokens: int):
-  inputs, columns = Inputs(*refs[:5]), refs[5:11]
+  inputs, columns = Inputs(*refs[:5], kept=None), refs[5:11]
   d_head_ref, d_bias_ref = refs[11:]
   row_block = pl.program_id(1)
 
@@ -204,7 +204,7 @@ def _logits(inputs: Inputs, block, plan: Plan, vocab: int):
   scaled = (capped + inputs.bias[...]) / inputs.temperature[...]
   ids = _places(scaled.shape, 1, block)
   scaled = jnp.where(ids < vocab, scaled, -jnp.inf)
-  return head, capped, scaled, (ids == inputs.targets[...]) & (ids < vocab)
+  return head, capped, scaled, (ids == inputs.targets[...]) & (scaled > -jnp.inf)
 
 
 def _d_logits(inputs: Inputs, columns, block, plan: Plan, vocab: int):
@@ -247,6 +247,7 @@ def _flat(inputs: Inputs, offset, plan: Plan) -> tuple[Inputs, tuple[int, ...]]:
     temperature=jnp.ones((tokens, 1), jnp.float32)
     if temperature is None
     else temperature.reshape(tokens, 1),
+    kept=None,
   ), shape
 
 
@@ -282,4 +283,4 @@ def _call(kernel, arrays: Inputs, *columns, **specs):
   order = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"))
   compiled = pl.pallas_call(kernel, compiler_params=order, **specs)
   interpreted = pl.pallas_call(kernel, interpret=True, **specs)
-  return lax.platform_dependent(*arrays, *columns, tpu=compiled, cpu=interpreted)
+  return lax.platform_dependent(*arrays[:5], *columns, tpu=compiled, cpu=interpreted)

@@ -114,6 +114,8 @@ def align(inputs: Inputs, vocab_dim: int, vocab_axes: tuple[str, ...]) -> Inputs
     return kept or None
 
   def place(x, *names):
+    if x is None:
+      return None
     return jax.reshard(x, NamedSharding(mesh, PartitionSpec(*names)))
 
   spec = jax.typeof(inputs.hidden).sharding.spec
@@ -122,11 +124,10 @@ def align(inputs: Inputs, vocab_dim: int, vocab_axes: tuple[str, ...]) -> Inputs
   return Inputs(
     hidden=place(inputs.hidden, *tokens, None),
     head=place(inputs.head, *((None, vocab) if vocab_dim else (vocab, None))),
-    bias=None if inputs.bias is None else place(inputs.bias, vocab),
+    bias=place(inputs.bias, vocab),
     targets=place(inputs.targets, *tokens),
-    temperature=inputs.temperature
-    if inputs.temperature is None
-    else place(inputs.temperature, *tokens),
+    temperature=place(inputs.temperature, *tokens),
+    kept=place(inputs.kept, *tokens, None),
   )
 
 

@@ -114,6 +114,7 @@ class Inputs(NamedTuple):
   bias: jax.Array | None  # [V]
   targets: jax.Array  # [...]
   temperature: jax.Array | None  # [...] fp32; None is 1, and saves a division
+  kept: jax.Array | None  # [..., K] ids of the tokens that are not impossible, or -1
 
 
 class Stats(NamedTuple):

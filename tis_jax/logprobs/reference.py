@@ -6,6 +6,7 @@ Every other implementation is tested against this one, and this one against floa
 import jax
 import jax.numpy as jnp
 
+from tis_jax.logprobs.blockwise import is_kept
 from tis_jax.logprobs.types import TokenLogprobs, TopK
 
 
@@ -14,6 +15,7 @@ def logprobs_from_logits(
   targets: jax.Array,
   *,
   temperature: jax.Array | float = 1.0,
+  kept_tokens: jax.Array | None = None,
   entropy: bool = True,
   top_k: int = 0,
 ) -> TokenLogprobs:
@@ -32,6 +34,8 @@ def logprobs_from_logits(
       number that looks like a log-prob.
     temperature: positive scalar, or an array that broadcasts to `targets`; may be
       traced.
+    kept_tokens: `[..., K]` ids, padded with -1, to renormalise over; see
+      `token_logprobs`.
     entropy: whether to compute the entropy.
     top_k: how many of the most probable tokens to return, 0 for none.
 
@@ -58,6 +62,11 @@ def logprobs_from_logits(
     raise ValueError(f"logits {logits.shape} and targets {targets.shape} do not match")
   temperature = check_temperature(temperature, targets.shape)
   scaled = logits.astype(jnp.float32) / temperature[..., None]
+  ids = (1,) * targets.ndim + logits.shape[-1:]
+  ids = jax.lax.broadcasted_iota(jnp.int32, ids, targets.ndim)
+  if kept_tokens is not None:
+    check_kept(kept_tokens, targets.shape)
+    scaled = jnp.where(is_kept(kept_tokens, ids), scaled, -jnp.inf)
 
   peak = jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True))
   # A row of -inf has no distribution; without this its maximum would also poison rows
@@ -69,7 +78,7 @@ def logprobs_from_logits(
   log_total = jnp.log(total)
 
   # A compare-and-sum, not a gather: a gather fails on a vocab-sharded Explicit mesh.
-  at_target = _iota(scaled) == targets[..., None]
+  at_target = ids == targets[..., None]
   at_target_shifted = jnp.sum(jnp.where(at_target, shifted, 0.0), axis=-1)
   in_range = (targets >= 0) & (targets < logits.shape[-1])
   logp = jnp.where(in_range, at_target_shifted - log_total, jnp.nan)
@@ -130,5 +139,6 @@ def _same_dtype(hidden, head):
   return hidden.astype(dtype), head.astype(dtype)
 
 
-def _iota(logits):
-  return jax.lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+def check_kept(kept_tokens, shape: tuple[int, ...]) -> None:
+  if kept_tokens is not None and kept_tokens.shape[:-1] != shape:
+    raise ValueError(f"kept_tokens {kept_tokens.shape} do not match targets {shape}")

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from tis_jax.logprobs.blockwise import (
+  is_kept,
   logits_cotangent,
   soft_capped,
   temperature_gradient,
@@ -45,10 +46,10 @@ def forward(inputs: Inputs, offset: jax.Array | int, plan: Plan) -> Stats:
     part = per_token._replace(head=inputs.head, bias=inputs.bias)
 
     def step(start, size, stats):
-      block = _block(part, start, size, plan)
-      ids = _ids(block.scaled, offset + start)
-      top = merge_top(stats.top, _top_of(block.scaled, ids, plan.top_k), plan.top_k)
-      stats = update(stats, block.scaled, ids == part.targets)
+      block = _block(part, start, size, offset + start, plan)
+      top = _top_of(block.scaled, block.ids, plan.top_k)
+      top = merge_top(stats.top, top, plan.top_k)
+      stats = update(stats, block.scaled, block.ids == part.targets)
       return stats._replace(top=top)
 
     return None, _over_vocab(step, vocab, vocab_block, _empty(part.targets, plan))
@@ -92,8 +93,9 @@ def backward(
     part = part._replace(head=inputs.head, bias=inputs.bias)
 
     def step(start, size, gradients):
-      block = _block(part, start, size, plan)
-      hit = _ids(block.scaled, offset + start) == part.targets
+      block = _block(part, start, size, offset + start, plan)
+      # A target that is impossible has log-prob -inf, which does not move.
+      hit = (block.ids == part.targets) & (block.scaled > -jnp.inf)
       d_scaled = logits_cotangent(block.scaled, hit, *rest)
       return _accumulate(gradients, part, block, d_scaled, start, plan)
 
@@ -123,9 +125,10 @@ class _Block(NamedTuple):
   head: jax.Array  # the block's part of the head, in the compute dtype
   capped: jax.Array  # logits after the soft-cap, before bias and temperature
   scaled: jax.Array  # l: after bias and temperature
+  ids: jax.Array  # [1, ..., C]
 
 
-def _block(inputs: Inputs, start, size: int, plan: Plan) -> _Block:
+def _block(inputs: Inputs, start, size: int, first_id, plan: Plan) -> _Block:
   dtype = compute_dtype(inputs.hidden, inputs.head)
   head = lax.dynamic_slice_in_dim(inputs.head, start, size, plan.vocab_dim)
   head = head.astype(dtype)
@@ -142,7 +145,11 @@ def _block(inputs: Inputs, start, size: int, plan: Plan) -> _Block:
     logits = logits + jnp.expand_dims(bias, tuple(range(logits.ndim - 1)))
   if inputs.temperature is not None:
     logits = logits / inputs.temperature
-  return _Block(head, capped, logits)
+  ids = (1,) * (logits.ndim - 1) + (size,)
+  ids = first_id + lax.broadcasted_iota(jnp.int32, ids, logits.ndim - 1)
+  if inputs.kept is not None:
+    logits = jnp.where(is_kept(inputs.kept, ids), logits, -jnp.inf)
+  return _Block(head, capped, logits, ids)
 
 
 def _accumulate(
@@ -239,8 +246,3 @@ def _add_at(total, block, start, axis: int):
 def _zeros(like):
   # full_like keeps the sharding of its argument on an Explicit mesh.
   return lax.full_like(like, 0, dtype=jnp.float32)
-
-
-def _ids(logits, first_id):
-  shape = (1,) * (logits.ndim - 1) + logits.shape[-1:]
-  return first_id + lax.broadcasted_iota(jnp.int32, shape, logits.ndim - 1)

@@ -1,0 +1,225 @@
+"""The sampling-support contract: what a recorded log-prob can be compared with.
+
+Sampling under top-k, top-p or min-p draws from mu(v) = softmax(l / T)_v / M on a kept
+set K of mass M. Its log-prob may be recorded *raw*, log softmax(l / T), or *processed*,
+log mu. An importance ratio is that of two laws on one support, so the learner needs its
+own mass M' of the sampler's set:
+
+    log pi'(v) = log softmax(l' / T)_v - log M',   M' = sum_{v in K} softmax(l' / T)_v
+
+| support    | recorded        | beside it     | learner   | ratio                     |
+|------------|-----------------|---------------|-----------|---------------------------|
+| all tokens | raw = processed |               | raw       | exact                     |
+| kept set   | processed       | K             | processed | exact                     |
+| kept set   | raw             | K and M       | processed | exact                     |
+| kept set   | processed       | M             | raw       | too large by M' / M       |
+| kept set   | raw             | with or w/o M | raw       | too large by M' / M       |
+| kept set   | processed       | neither       |           | refused: off by M always  |
+
+"Too large by M' / M" is 1 for an unchanged policy and drifts from it as the two
+policies do: M alone gives back the sampler's raw log-prob (processed + log M), never
+the learner's M'.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from tis_jax.logprobs.kept import check_rules
+
+_LOGPROBS = ("raw", "processed", "untempered")
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How tokens were drawn and their log-probs made.
+
+  Attributes:
+    temperature: divides the logits; 0 is greedy.
+    top_k: tokens kept, 0 for all.
+    top_p: probability mass kept, 1 for all.
+    min_p: least probability kept, relative to the most probable token; 0 for all.
+    logprobs: "raw" (softmax of all logits at `temperature`, at 1 when greedy),
+      "processed" (renormalised over the tokens kept) or "untempered" (softmax of all
+      logits at temperature 1, whatever was sampled at; vLLM's `raw_logprobs`).
+    engine: what generated.
+    dtype: its weights and activations, in words.
+  """
+
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  logprobs: str = "raw"
+  engine: str = "tis_jax"
+  dtype: str = "float32"
+
+
+class Agreement(NamedTuple):
+  """What both sides of a ratio are computed as; see the table of this module.
+
+  Attributes:
+    temperature: what the learner divides its logits by.
+    processed: whether the learner renormalises over the recorded kept tokens.
+    log_mass: what is added to the recorded log-prob: this many times log M.
+    exact: whether the ratio is that of two laws on one support.
+    why: in words.
+  """
+
+  temperature: float
+  processed: bool
+  log_mass: int
+  exact: bool
+  why: str
+
+
+class Comparable(NamedTuple):
+  """Sampler log-probs that the learner's may be subtracted from.
+
+  Attributes:
+    sampler_logp: fp32, the shape of the record's.
+    present: bool; False where the record does not allow a comparison (the token's kept
+      set did not fit, and no mass was recorded).
+    exact: bool; False where the ratio is off by M' / M.
+  """
+
+  sampler_logp: jax.Array
+  present: jax.Array
+  exact: jax.Array
+
+
+def agree(
+  sampling: Sampling,
+  *,
+  kept_mass: bool = False,
+  kept_tokens: bool = False,
+  exact: bool = False,
+) -> Agreement:
+  """How a learner must score tokens drawn under `sampling`, or why it cannot.
+
+  Static: a learner calls it once, before the first batch.
+
+  Args:
+    sampling: of the records; any object with these attributes.
+    kept_mass: whether the records hold M.
+    kept_tokens: whether they hold K.
+    exact: refuse what is only approximate, too.
+
+  Returns:
+    `Agreement`.
+
+  Raises:
+    ValueError: the record is not enough; the message says what is missing.
+
+  >>> agree(Sampling(top_p=0.8), kept_mass=True, kept_tokens=True).why
+  'the kept set is recorded: both sides are renormalised over it'
+  >>> agree(Sampling(top_p=0.8, logprobs="processed"))
+  Traceback (most recent call last):
+  ValueError: log-probs are renormalised over the tokens that top_p=0.8 kept, and ...
+
+  Reference: what engines mean by a log-prob differs, see
+  https://github.com/vllm-project/vllm/issues/42259.
+  """
+  check_rules(sampling.top_k, sampling.top_p, sampling.min_p)
+  temperature, logprobs = sampling.temperature, sampling.logprobs
+  if logprobs not in _LOGPROBS:
+    raise ValueError(f"logprobs={logprobs!r} is not one of {_LOGPROBS}")
+  if not temperature > 0:
+    raise ValueError(
+      f"temperature={temperature}: a greedy choice has probability 1 under its own law,"
+      " so there is no ratio to take; sample at a positive temperature"
+    )
+  if logprobs == "untempered":
+    if temperature != 1:
+      raise ValueError(
+        f"log-probs were taken at temperature 1 and tokens sampled at {temperature};"
+        " the record lacks the log-normaliser at that temperature. Have the sampler"
+        " record log-probs at the sampling temperature"
+      )
+    logprobs = "raw"
+  rules = _rules(sampling)
+  if not rules:
+    why = "nothing was dropped: both sides are over all tokens"
+    return Agreement(temperature, False, 0, True, why)
+  if kept_tokens and (logprobs == "processed" or kept_mass):
+    why = "the kept set is recorded: both sides are renormalised over it"
+    return Agreement(temperature, True, 0 if logprobs == "processed" else -1, True, why)
+  if logprobs == "processed" and not kept_mass:
+    raise ValueError(
+      f"log-probs are renormalised over the tokens that {rules} kept, and the record"
+      " holds neither kept_mass nor kept_tokens, so that a ratio would be off by the"
+      " mass. Have the sampler record kept_tokens (exact) or kept_mass"
+    )
+  if exact:
+    missing = "kept_mass (to go with kept_tokens)" if kept_tokens else "kept_tokens"
+    raise ValueError(f"an exact ratio under {rules} also needs {missing} in the record")
+  why = (
+    f"both sides are over all tokens, though {rules} dropped some: exact for an"
+    " unchanged policy, too large by the ratio of the kept masses for another"
+  )
+  return Agreement(temperature, False, int(logprobs == "processed"), False, why)
+
+
+def comparable(
+  sampling: Sampling,
+  sampler_logp: jax.Array,
+  *,
+  kept_mass: jax.Array | None = None,
+  kept_tokens: jax.Array | None = None,
+  exact: bool = False,
+) -> Comparable:
+  """Recorded log-probs, made comparable with the learner's.
+
+  The learner's are `token_logprobs(..., temperature=sampling.temperature)`, with
+  `kept_tokens=` this record's where `agree(...).processed`.
+
+  Args:
+    sampling: how the tokens were drawn; any object with the attributes of `Sampling`.
+    sampler_logp: `[...]` as recorded, nats.
+    kept_mass: `[...]` M as recorded, in (0, 1]; anything where nothing was sampled.
+    kept_tokens: `[..., K]` as recorded, padded with -1, all -1 where a set did not fit.
+    exact: refuse what is only approximate.
+
+  Returns:
+    `Comparable`. Where a kept set did not fit, both sides are over all tokens (exact is
+    False), or the token is not present when the mass is not recorded either.
+
+  Raises:
+    ValueError: as `agree`.
+
+  >>> import jax.numpy as jnp
+  >>> nucleus = Sampling(top_p=0.8, logprobs="processed")
+  >>> out = comparable(nucleus, jnp.log(jnp.array([0.625])),
+  ...                  kept_mass=jnp.array([0.8]))
+  >>> round(float(jnp.exp(out.sampler_logp[0])), 4)  # the raw probability
+  0.5
+  """
+  sampler_logp = sampler_logp.astype(jnp.float32)
+  agreed = agree(
+    sampling,
+    kept_mass=kept_mass is not None,
+    kept_tokens=kept_tokens is not None,
+    exact=exact,
+  )
+  everywhere = jnp.ones(sampler_logp.shape, bool)
+  log_mass = None
+  if kept_mass is not None:
+    log_mass = jnp.log(kept_mass.astype(jnp.float32))
+  if not agreed.processed:
+    shift = agreed.log_mass * log_mass if agreed.log_mass else 0.0
+    return Comparable(sampler_logp + shift, everywhere, everywhere & agreed.exact)
+
+  fits = jnp.any(kept_tokens >= 0, axis=-1)
+  if agreed.log_mass:  # recorded raw, and the learner's is processed where the set fits
+    return Comparable(sampler_logp - jnp.where(fits, log_mass, 0.0), everywhere, fits)
+  if log_mass is None:
+    return Comparable(sampler_logp, fits, fits)
+  return Comparable(sampler_logp + jnp.where(fits, 0.0, log_mass), everywhere, fits)
+
+
+def _rules(sampling: Sampling) -> str:
+  rules = {"top_k": (sampling.top_k, 0), "top_p": (sampling.top_p, 1)}
+  rules["min_p"] = (sampling.min_p, 0)
+  return ", ".join(f"{name}={x}" for name, (x, off) in rules.items() if x != off)
