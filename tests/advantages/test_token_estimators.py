@@ -24,6 +24,10 @@ def dirty(x):
   return np.where(MASK, x, np.nan).astype(np.float32)
 
 
+rewards_to_go = jax.jit(advantages.rewards_to_go)
+gae = jax.jit(advantages.gae)
+
+
 def loop_returns(rewards, discount):
   out = np.zeros(MASK.shape)
   for i in range(ROWS):
@@ -62,19 +66,19 @@ def loop_whiten(x):
 
 @pytest.mark.parametrize("discount", [1.0, 0.9, 0.0])
 def test_rewards_to_go_step_over_the_holes(discount):
-  got = advantages.rewards_to_go(dirty(REWARDS), MASK, discount=discount)
+  got = rewards_to_go(dirty(REWARDS), MASK, discount=discount)
   np.testing.assert_allclose(got, loop_returns(REWARDS, discount), rtol=1e-4, atol=1e-5)
 
 
 def test_outcome_rewards_go_on_the_last_token():
-  got = advantages.rewards_to_go(OUTCOMES, MASK, discount=0.9)
+  got = rewards_to_go(OUTCOMES, MASK, discount=0.9)
   want = loop_returns(outcome_as_tokens(), 0.9)
   np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize(("discount", "trace"), [(1.0, 1.0), (0.99, 0.95), (0.9, 0.0)])
 def test_gae_steps_over_the_holes(discount, trace):
-  got, returns = advantages.gae(
+  got, returns = gae(
     dirty(REWARDS), dirty(VALUES), MASK, discount=discount, trace=trace
   )
   want = loop_gae(REWARDS, discount, trace)
@@ -84,7 +88,7 @@ def test_gae_steps_over_the_holes(discount, trace):
 
 
 def test_gae_at_full_trace_is_the_return_less_the_value():
-  got, returns = advantages.gae(OUTCOMES, VALUES, MASK)
+  got, returns = gae(OUTCOMES, VALUES, MASK)
   want = loop_returns(outcome_as_tokens(), 1.0)
   np.testing.assert_allclose(returns, want, rtol=1e-4, atol=1e-5)
   np.testing.assert_allclose(

@@ -64,7 +64,7 @@ def test_denominator_mask_decides_what_a_rejection_does():
   np.testing.assert_allclose([shrink, renormalise], [7 / 3, 7 / 2], rtol=1e-6)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data())
 def test_micro_batches_of_any_split_add_up(data):
   """Loss and gradient, with the global denominators sliced beside the rows."""
@@ -75,7 +75,7 @@ def test_micro_batches_of_any_split_add_up(data):
   kept = mask & (rng.random((rows, 1)) < 0.7)
   loss = rng.normal(size=mask.shape).astype(np.float32)
   groups = rng.integers(-3, 3, rows).astype(np.int32)
-  cut = data.draw(st.integers(1, rows - 1))
+  cut = data.draw(st.sampled_from([1, 3]))
   order = rng.permutation(rows)
   whole = aggregate(loss, kept, mode, denominator_mask=mask, **extras(mode, groups))
   d = denominators(mask, mode, **extras(mode, groups))
@@ -86,23 +86,32 @@ def test_micro_batches_of_any_split_add_up(data):
   np.testing.assert_allclose(sum(parts), whole, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("mode", [m for m in MODES if m != "prompt_mean"])
-def test_packed_rows_equal_separate_rows(mode):
+def test_packed_rows_equal_separate_rows():
   rng = np.random.default_rng(0)
   loss = rng.normal(size=(4, 5)).astype(np.float32)
   mask = np.array([[1, 1, 0, 1, 0], [1, 0, 0, 0, 0], [0] * 5, [1] * 5], bool)
   ids = np.repeat(np.array([[4], [9], [2], [4]]), 5, 1)
-  want = aggregate(loss, mask, mode, **extras(mode))
-  pack = lambda x: x.reshape(2, 10)
-  packed = dict(segment_ids=pack(ids), **extras(mode))
-  got = aggregate(pack(loss), pack(mask), mode, **packed)
-  np.testing.assert_allclose(got, want, rtol=1e-6)
-  d = denominators(pack(mask), mode, **packed)
-  parts = [
-    aggregate(pack(loss)[i : i + 1], pack(mask)[i : i + 1], denominator=d[i : i + 1])
-    for i in range(2)
-  ]
-  np.testing.assert_allclose(sum(parts), want, rtol=1e-6)
+  modes = [m for m in MODES if m != "prompt_mean"]
+
+  @jax.jit
+  def separate(loss, mask):
+    return [aggregate(loss, mask, m, **extras(m)) for m in modes]
+
+  @jax.jit
+  def packed(loss, mask, ids):
+    out = []
+    for m in modes:
+      d = denominators(mask, m, segment_ids=ids, **extras(m))
+      whole = aggregate(loss, mask, m, segment_ids=ids, **extras(m))
+      rows = [
+        aggregate(loss[i:][:1], mask[i:][:1], denominator=d[i:][:1]) for i in (0, 1)
+      ]
+      out.append((whole, sum(rows)))
+    return out
+
+  want = np.repeat(np.array(separate(loss, mask))[:, None], 2, 1)
+  got = packed(*(x.reshape(2, 10) for x in (loss, mask, ids)))
+  np.testing.assert_allclose(got, want, rtol=1e-5)
 
 
 def test_sharded_equals_one_device():
@@ -116,7 +125,7 @@ def test_sharded_equals_one_device():
     whole = [aggregate(loss, mask, m, **extras(m, groups)) for m in MODES]
     return [*whole, aggregate(loss, mask, "sequence_mean", segment_ids=ids)]
 
-  want = run(loss, mask, groups, ids)
+  want = jax.jit(run)(loss, mask, groups, ids)
   for kind in (AxisType.Auto, AxisType.Explicit):
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
     with jax.set_mesh(mesh):

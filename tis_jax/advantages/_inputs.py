@@ -1,7 +1,7 @@
 """What estimators and losses do at the door: check arrays, clean masks, go to fp32."""
 
-import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from tis_jax.advantages.groups import check_group_ids
 from tis_jax.corrections.ratios import as_float
@@ -45,7 +45,7 @@ def require_shape(name, value, shape):
 
 def require_at_least(name, value, bound, *, strict=False):
   """Refuses a number below its bound; None and traced numbers are taken on trust."""
-  if value is None or isinstance(value, jax.core.Tracer):
+  if value is None or isinstance(value, Tracer):
     return
   if value < bound or (strict and value == bound):
     word = "above" if strict else "at least"

@@ -1,20 +1,22 @@
 """Outcome advantages against the other answers to the same prompt."""
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import alone, centre, prepare
 from tis_jax.advantages.groups import group_count, group_mean, group_sum
 
 
 def grpo(
-  rewards,
-  group_ids,
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
   *,
-  normalize=True,
-  epsilon=1e-6,
-  baseline_mask=None,
-  singleton="zero",
-):
+  normalize: bool = True,
+  epsilon: float = 1e-6,
+  baseline_mask: ArrayLike | None = None,
+  singleton: str = "zero",
+) -> jax.Array:
   """GRPO: `(r - mean_group) / (std_group + epsilon)`.
 
   The standard deviation is the unbiased one (n - 1), as in the peers.
@@ -56,7 +58,13 @@ def grpo(
   return alone(advantage, rewards, count, kept, singleton)
 
 
-def dr_grpo(rewards, group_ids, *, baseline_mask=None, singleton="zero"):
+def dr_grpo(
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
+  *,
+  baseline_mask: ArrayLike | None = None,
+  singleton: str = "zero",
+) -> jax.Array:
   """Dr. GRPO: `r - mean_group`, without the division that biases by difficulty.
 
   Arguments, returns and errors are those of `grpo`. Pair it with the aggregation
@@ -77,7 +85,13 @@ def dr_grpo(rewards, group_ids, *, baseline_mask=None, singleton="zero"):
   )
 
 
-def rloo(rewards, group_ids, *, baseline_mask=None, singleton="zero"):
+def rloo(
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
+  *,
+  baseline_mask: ArrayLike | None = None,
+  singleton: str = "zero",
+) -> jax.Array:
   """RLOO: the reward less the mean of the *other* rows of its group.
 
   For n rows that is `(r - mean_group) n / (n - 1)`: the baseline is independent of the
@@ -98,7 +112,14 @@ def rloo(rewards, group_ids, *, baseline_mask=None, singleton="zero"):
   return alone(advantage, rewards, others + 1.0, kept, singleton)
 
 
-def opo(rewards, lengths, group_ids, *, baseline_mask=None, singleton="zero"):
+def opo(
+  rewards: ArrayLike,
+  lengths: ArrayLike,
+  group_ids: ArrayLike,
+  *,
+  baseline_mask: ArrayLike | None = None,
+  singleton: str = "zero",
+) -> jax.Array:
   """OPO: the reward less the group's mean weighted by length.
 
     baseline = sum(length r) / sum(length)
@@ -136,7 +157,14 @@ def opo(rewards, lengths, group_ids, *, baseline_mask=None, singleton="zero"):
   return alone(advantage, rewards, group_count(group_ids, kept), kept, singleton)
 
 
-def gpg(rewards, group_ids, *, scale=1.0, baseline_mask=None, singleton="zero"):
+def gpg(
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
+  *,
+  scale: float = 1.0,
+  baseline_mask: ArrayLike | None = None,
+  singleton: str = "zero",
+) -> jax.Array:
   """GPG: `alpha (r - mean_group) / scale`, with `alpha = rows / rows that can learn`.
 
   A group whose rewards are all equal gives no gradient and only dilutes the batch's
@@ -170,7 +198,14 @@ def gpg(rewards, group_ids, *, scale=1.0, baseline_mask=None, singleton="zero"):
   return alone(advantage * alpha / scale, rewards, count, kept, singleton)
 
 
-def maxrl(rewards, group_ids, *, epsilon=1e-6, baseline_mask=None, singleton="zero"):
+def maxrl(
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
+  *,
+  epsilon: float = 1e-6,
+  baseline_mask: ArrayLike | None = None,
+  singleton: str = "zero",
+) -> jax.Array:
   """MaxRL: `(r - mean_group) / (mean_group + epsilon)`.
 
   For 0/1 rewards the division by the success rate turns the gradient of the expected

@@ -10,11 +10,14 @@ Inside a `shard_map` a shard sees its own rows only: keep the rows of a group to
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, reshard
+from jax.typing import ArrayLike
 
 _BLOCK = 1024
 
 
-def group_sum(values, group_ids, where=None):
+def group_sum(
+  values: ArrayLike, group_ids: ArrayLike, where: ArrayLike | None = None
+) -> jax.Array:
   """The sum over each row's group, given to every row of that group.
 
   Args:
@@ -44,7 +47,7 @@ def group_sum(values, group_ids, where=None):
   return jnp.dot(same.astype(jnp.float32), replicate(values), precision="highest")
 
 
-def group_count(group_ids, where=None):
+def group_count(group_ids: ArrayLike, where: ArrayLike | None = None) -> jax.Array:
   """`[B]` fp32: how many rows of each row's group count.
 
   >>> import jax.numpy as jnp
@@ -54,7 +57,9 @@ def group_count(group_ids, where=None):
   return group_sum(jnp.ones(jnp.shape(group_ids), jnp.float32), group_ids, where)
 
 
-def max_of_others(values, group_ids, where=None):
+def max_of_others(
+  values: ArrayLike, group_ids: ArrayLike, where: ArrayLike | None = None
+) -> jax.Array:
   """`[B]` fp32: the largest value among a row's siblings; -inf where it has none.
 
   >>> import jax.numpy as jnp
@@ -73,7 +78,9 @@ def max_of_others(values, group_ids, where=None):
   return _over_blocks(larger, -jnp.inf, group_ids, values, counted)
 
 
-def group_mean(values, group_ids, where=None):
+def group_mean(
+  values: ArrayLike, group_ids: ArrayLike, where: ArrayLike | None = None
+) -> jax.Array:
   """`[B]` fp32: the mean over each row's group; 0 where no row of it counts.
 
   >>> import jax.numpy as jnp

@@ -1,12 +1,21 @@
 """Advantages for the best of k answers instead of the average one."""
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import prepare
 from tis_jax.advantages.groups import group_count, group_mean, group_sum, max_of_others
 
 
-def pass_at_k(rewards, group_ids, k, *, threshold=0.5, baseline_mask=None):
+def pass_at_k(
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
+  k: int,
+  *,
+  threshold: float = 0.5,
+  baseline_mask: ArrayLike | None = None,
+) -> jax.Array:
   """Pass@k training: the advantage of a row averaged over every set of k it is in.
 
   Of the n answers to a prompt m fail. Every set of k answers succeeds if one of them
@@ -54,8 +63,13 @@ def pass_at_k(rewards, group_ids, k, *, threshold=0.5, baseline_mask=None):
 
 
 def best_of_group(
-  rewards, group_ids, *, normalize=True, epsilon=1e-6, baseline_mask=None
-):
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
+  *,
+  normalize: bool = True,
+  epsilon: float = 1e-6,
+  baseline_mask: ArrayLike | None = None,
+) -> jax.Array:
   """The lead of a group's best row over its second best; 0 for all the others.
 
     (max - second) / (std_group + epsilon)

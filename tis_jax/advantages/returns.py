@@ -2,11 +2,14 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import as_mask, per_token
 
 
-def rewards_to_go(rewards, mask=None, *, discount=1.0):
+def rewards_to_go(
+  rewards: ArrayLike, mask: ArrayLike | None = None, *, discount: float = 1.0
+) -> jax.Array:
   """The discounted sum of rewards from each token on.
 
     G_t = r_t + discount G_{t+1}
@@ -52,7 +55,14 @@ def outcome_on_last_token(rewards, mask):
   return jnp.where(where, per_token("rewards", rewards, mask.shape), 0.0)
 
 
-def gae(rewards, values, mask=None, *, discount=1.0, trace=1.0):
+def gae(
+  rewards: ArrayLike,
+  values: ArrayLike,
+  mask: ArrayLike | None = None,
+  *,
+  discount: float = 1.0,
+  trace: float = 1.0,
+) -> tuple[jax.Array, jax.Array]:
   """Generalised advantage estimation with a critic.
 
     delta_t = r_t + discount V_{t+1} - V_t
@@ -94,7 +104,9 @@ def gae(rewards, values, mask=None, *, discount=1.0, trace=1.0):
   return jax.lax.stop_gradient((advantages, returns))
 
 
-def whiten(x, mask=None, *, epsilon=1e-8):
+def whiten(
+  x: ArrayLike, mask: ArrayLike | None = None, *, epsilon: float = 1e-8
+) -> jax.Array:
   """Subtracts the mean and divides by the standard deviation, over a mask.
 
     (x - mean) / sqrt(var + epsilon),   var unbiased (n - 1)

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import SINGLETONS, as_floats, as_mask, per_token
 from tis_jax.advantages.group_relative import dr_grpo, grpo
@@ -9,7 +10,9 @@ from tis_jax.advantages.groups import group_sum
 from tis_jax.advantages.returns import outcome_on_last_token, rewards_to_go, whiten
 
 
-def reinforce_plus_plus(rewards, mask, *, discount=1.0):
+def reinforce_plus_plus(
+  rewards: ArrayLike, mask: ArrayLike, *, discount: float = 1.0
+) -> tuple[jax.Array, jax.Array]:
   """REINFORCE++: discounted rewards to go, whitened over the batch's tokens.
 
   Args:
@@ -37,8 +40,13 @@ def reinforce_plus_plus(rewards, mask, *, discount=1.0):
 
 
 def reinforce_plus_plus_baseline(
-  rewards, group_ids, mask, *, baseline_mask=None, singleton="zero"
-):
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
+  mask: ArrayLike,
+  *,
+  baseline_mask: ArrayLike | None = None,
+  singleton: str = "zero",
+) -> jax.Array:
   """REINFORCE++ with a baseline: `r - mean_group`, whitened over the batch's tokens.
 
   Args:
@@ -67,7 +75,7 @@ def reinforce_plus_plus_baseline(
   return whiten(advantages, mask)
 
 
-def remax(rewards, greedy_rewards):
+def remax(rewards: ArrayLike, greedy_rewards: ArrayLike) -> jax.Array:
   """ReMax: the reward less that of the greedy answer to the same prompt.
 
   Args:
@@ -96,16 +104,16 @@ def remax(rewards, greedy_rewards):
 
 
 def gdpo(
-  rewards,
-  group_ids,
-  mask,
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
+  mask: ArrayLike,
   *,
-  weights=None,
-  normalize=True,
-  epsilon=1e-6,
-  baseline_mask=None,
-  singleton="zero",
-):
+  weights: ArrayLike | None = None,
+  normalize: bool = True,
+  epsilon: float = 1e-6,
+  baseline_mask: ArrayLike | None = None,
+  singleton: str = "zero",
+) -> jax.Array:
   """GDPO: GRPO of each reward on its own, then the weighted sum, whitened.
 
   Summing rewards before normalising lets the one with the widest spread drown the rest.
@@ -133,9 +141,10 @@ def gdpo(
 
   References: Liu et al. 2026, arXiv:2601.05242.
   """
-  if jnp.ndim(rewards) != 2:
-    raise ValueError(f"rewards must be [B, K], got shape {jnp.shape(rewards)}")
-  kinds = jnp.shape(rewards)[1]
+  rewards = jnp.asarray(rewards)
+  if rewards.ndim != 2:
+    raise ValueError(f"rewards must be [B, K], got shape {rewards.shape}")
+  kinds = rewards.shape[1]
   weights = jnp.ones(kinds) if weights is None else jnp.asarray(weights, jnp.float32)
   if weights.shape != (kinds,):
     raise ValueError(f"weights must be [K] = ({kinds},), got {weights.shape}")
@@ -155,17 +164,17 @@ def gdpo(
 
 
 def optimal_token_baseline(
-  rewards,
-  group_ids,
-  mask,
-  logp,
-  sum_squared_probs,
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
+  mask: ArrayLike,
+  logp: ArrayLike,
+  sum_squared_probs: ArrayLike,
   *,
-  weights=None,
-  baseline_mask=None,
-  singleton="raw",
-  epsilon=1e-8,
-):
+  weights: ArrayLike | None = None,
+  baseline_mask: ArrayLike | None = None,
+  singleton: str = "raw",
+  epsilon: float = 1e-8,
+) -> tuple[jax.Array, jax.Array]:
   """The variance-optimal baseline of each token position in a group.
 
   The squared norm of a token's score, over the logits, is

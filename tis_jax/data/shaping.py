@@ -6,13 +6,22 @@ choose rows, so their results have sizes that depend on the data: they run on th
 in numpy, between sampling and the update.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from tis_jax.advantages.groups import check_group_ids, max_of_others
 
 
-def shape_rewards(rewards, *, scale=1.0, shift=0.0, low=None, high=None):
+def shape_rewards(
+  rewards: ArrayLike,
+  *,
+  scale: float = 1.0,
+  shift: float = 0.0,
+  low: float | None = None,
+  high: float | None = None,
+) -> jax.Array:
   """`clip(scale rewards + shift, low, high)`; a bound of None is left out.
 
   Args:
@@ -39,7 +48,9 @@ def shape_rewards(rewards, *, scale=1.0, shift=0.0, low=None, high=None):
   return shaped if high is None else jnp.minimum(shaped, high)
 
 
-def soft_overlong_penalty(lengths, *, max_length, buffer, factor=1.0):
+def soft_overlong_penalty(
+  lengths: ArrayLike, *, max_length: int, buffer: int, factor: float = 1.0
+) -> jax.Array:
   """What to add to the reward of a response that comes near the length limit.
 
     0                                              length <= max_length - buffer
@@ -75,7 +86,7 @@ def soft_overlong_penalty(lengths, *, max_length, buffer, factor=1.0):
   return 0.0 - factor * jnp.clip(over / buffer, 0.0, 1.0)
 
 
-def overlong_filter(mask, truncated):
+def overlong_filter(mask: ArrayLike, truncated: ArrayLike) -> jax.Array:
   """Takes truncated responses out of the training mask.
 
   A response that was cut off at the limit has no reward of its own: its failure is the
@@ -105,7 +116,13 @@ def overlong_filter(mask, truncated):
   return (jnp.asarray(mask) != 0) & (jnp.asarray(truncated) == 0)[:, None]
 
 
-def has_variance(rewards, group_ids, *, tolerance=1e-6, where=None):
+def has_variance(
+  rewards: ArrayLike,
+  group_ids: ArrayLike,
+  *,
+  tolerance: float = 1e-6,
+  where: ArrayLike | None = None,
+) -> jax.Array:
   """Marks the rows whose group's rewards differ: those a group baseline can learn from.
 
   Use it as a row mask (zero-variance filter), or to choose groups (dynamic sampling).
@@ -142,7 +159,9 @@ def has_variance(rewards, group_ids, *, tolerance=1e-6, where=None):
   return kept & (highest - lowest > tolerance)
 
 
-def keep_groups(keep, group_ids, *, groups=None):
+def keep_groups(
+  keep: ArrayLike, group_ids: ArrayLike, *, groups: int | None = None
+) -> np.ndarray:
   """Dynamic sampling by filter: the rows of the groups to train on, in order.
 
   A group is kept if all its rows are marked. Sample on, and append, until there are
@@ -168,7 +187,9 @@ def keep_groups(keep, group_ids, *, groups=None):
   return np.flatnonzero(np.isin(ids, good if groups is None else good[:groups]))
 
 
-def replace_groups(keep, group_ids, rng):
+def replace_groups(
+  keep: ArrayLike, group_ids: ArrayLike, rng: int | np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
   """Dynamic sampling by replacement: rows of bad groups give way to rows of good ones.
 
   Each bad group takes the rows of a good one, drawn without replacement as long as

@@ -9,7 +9,9 @@ batch of an optimizer step; a micro-batch or a shard then divides its own rows b
 own slice, and the sum over micro-batches and shards is the batch's loss, exactly.
 """
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import as_floats, as_mask, require_at_least
 from tis_jax.advantages.groups import group_sum
@@ -26,16 +28,16 @@ MODES = (
 
 
 def aggregate(
-  token_loss,
-  mask,
-  mode="token_mean",
+  token_loss: ArrayLike,
+  mask: ArrayLike,
+  mode: str = "token_mean",
   *,
-  denominator_mask=None,
-  denominator=None,
-  group_ids=None,
-  segment_ids=None,
-  length=None,
-):
+  denominator_mask: ArrayLike | None = None,
+  denominator: ArrayLike | None = None,
+  group_ids: ArrayLike | None = None,
+  segment_ids: ArrayLike | None = None,
+  length: float | None = None,
+) -> jax.Array:
   """Sums a token loss over its mask and divides by an explicit denominator.
 
   Args:
@@ -99,8 +101,13 @@ def aggregate(
 
 
 def denominators(
-  mask, mode="token_mean", *, group_ids=None, segment_ids=None, length=None
-):
+  mask: ArrayLike,
+  mode: str = "token_mean",
+  *,
+  group_ids: ArrayLike | None = None,
+  segment_ids: ArrayLike | None = None,
+  length: float | None = None,
+) -> jax.Array:
   """What each row's summed token loss is divided by, over a whole batch.
 
   With `n_b` tokens in sequence b, `S` sequences and `P` prompts that hold any token:
@@ -162,11 +169,11 @@ def denominators(
     return tokens * sequences
   if mode == "sequence_sum":
     return filled * sequences
-  if mode == "sequence_sum_constant":
+  if length is not None:  # sequence_sum_constant
     require_at_least("length", length, 0, strict=True)
     return filled * sequences * length
-  if mode == "token_sum":
-    return filled
-  rows_of_prompt = group_sum(filled, group_ids)
-  prompts = (filled / jnp.maximum(rows_of_prompt, 1.0)).sum()
-  return filled * prompts * group_sum(tokens, group_ids)
+  if group_ids is not None:  # prompt_mean
+    rows_of_prompt = group_sum(filled, group_ids)
+    prompts = (filled / jnp.maximum(rows_of_prompt, 1.0)).sum()
+    return filled * prompts * group_sum(tokens, group_ids)
+  return filled  # token_sum

@@ -2,12 +2,22 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare, require_clip
 from tis_jax.losses._metrics import fraction, ratio_metrics
 
 
-def cispo_loss(logp, old_logp, advantages, mask=None, *, clip_low=1.0, clip_high=4.0):
+def cispo_loss(
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
+  *,
+  clip_low: float = 1.0,
+  clip_high: float = 4.0,
+) -> tuple[jax.Array, Metrics]:
   """CISPO anchored on the policy at the start of the update.
 
   With `r = exp(logp - old_logp)` and `sg` the stop-gradient:
@@ -42,8 +52,14 @@ def cispo_loss(logp, old_logp, advantages, mask=None, *, clip_low=1.0, clip_high
 
 
 def sampler_cispo_loss(
-  logp, sampler_logp, advantages, mask=None, *, clip_low=1.0, clip_high=4.0
-):
+  logp: ArrayLike,
+  sampler_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
+  *,
+  clip_low: float = 1.0,
+  clip_high: float = 4.0,
+) -> tuple[jax.Array, Metrics]:
   """CISPO anchored on the sampler: its weight is `pi / mu`, mismatch and drift in one.
 
   The loss is that of `cispo_loss` with `sampler_logp` (`[B, T]`, what the engine said

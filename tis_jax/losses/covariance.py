@@ -8,8 +8,11 @@ rows at hand, so a micro-batch selects on its own.
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import require_at_least
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare, require_clip
 from tis_jax.losses._metrics import fraction, ratio_metrics
 from tis_jax.losses.ppo import clipped_surrogate
@@ -17,18 +20,18 @@ from tis_jax.losses.selection import top_k_mask
 
 
 def clip_cov_loss(
-  logp,
-  old_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  key,
-  select=2e-4,
-  covariance_low=1.0,
-  covariance_high=5.0,
-  clip_low=0.2,
-  clip_high=0.2,
-):
+  key: jax.Array,
+  select: float = 2e-4,
+  covariance_low: float = 1.0,
+  covariance_high: float = 5.0,
+  clip_low: float = 0.2,
+  clip_high: float = 0.2,
+) -> tuple[jax.Array, Metrics]:
   """Clip-Cov: PPO, with a few high-covariance tokens cut out of the gradient.
 
   With `c = (A - mean A)(logp - mean logp)` over the mask, `max(floor(select N), 1)`
@@ -82,14 +85,14 @@ def clip_cov_loss(
 
 
 def kl_cov_loss(
-  logp,
-  old_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  select=2e-4,
-  coefficient=1.0,
-):
+  select: float = 2e-4,
+  coefficient: float = 1.0,
+) -> tuple[jax.Array, Metrics]:
   """KL-Cov: the unclipped surrogate, with a penalty on the highest covariances.
 
   With `c = (A - mean A)(logp - mean logp)` over the mask:
@@ -150,5 +153,5 @@ def _count(share, mask):
 
 def _check_share(select):
   require_at_least("select", select, 0.0)
-  if not isinstance(select, jax.core.Tracer) and select > 1.0:
+  if not isinstance(select, Tracer) and select > 1.0:
     raise ValueError(f"select is a share of the tokens, at most 1, got {select}")

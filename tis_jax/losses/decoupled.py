@@ -2,25 +2,26 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import as_floats, require_at_least, require_shape
-from tis_jax.diagnostics.metrics import maximum, mean
-from tis_jax.losses._inputs import clamped_log_ratio, prepare
+from tis_jax.diagnostics.metrics import Metrics, maximum, mean
+from tis_jax.losses._inputs import clamped_log_ratio, clean
 from tis_jax.losses.ppo import ppo_loss
 
 
 def decoupled_ppo_loss(
-  logp,
-  old_logp,
-  sampler_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  sampler_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  clip_low=0.2,
-  clip_high=0.28,
-  dual_clip=3.0,
-  weight_high=5.0,
-):
+  clip_low: float = 0.2,
+  clip_high: float = 0.28,
+  dual_clip: float | None = 3.0,
+  weight_high: float | None = 5.0,
+) -> tuple[jax.Array, Metrics]:
   """Decoupled PPO: PPO around `old_logp`, weighted by `pi_old / mu`.
 
     loss = sg(min(exp(old_logp - sampler_logp), weight_high)) ppo_loss(logp, old_logp)
@@ -63,8 +64,8 @@ def decoupled_ppo_loss(
     clip_high=clip_high,
     dual_clip=dual_clip,
   )
-  mask, _, old_logp, sampler_logp = prepare(
-    mask, None, old_logp=old_logp, sampler_logp=sampler_logp
+  mask, old_logp, sampler_logp = clean(
+    mask, old_logp=old_logp, sampler_logp=sampler_logp
   )
   weight = jax.lax.stop_gradient(jnp.exp(clamped_log_ratio(old_logp, sampler_logp)))
   if weight_high is not None:
@@ -77,8 +78,13 @@ def decoupled_ppo_loss(
 
 
 def interpolated_old_logp(
-  logp, sampler_logp, versions, *, learner_version, old_version=None
-):
+  logp: ArrayLike,
+  sampler_logp: ArrayLike,
+  versions: ArrayLike,
+  *,
+  learner_version: ArrayLike,
+  old_version: ArrayLike | None = None,
+) -> jax.Array:
   """The proximal log-probs without a forward pass, by interpolation in the version.
 
   Of a token sampled at version v, with the learner at version n:
@@ -111,8 +117,9 @@ def interpolated_old_logp(
   require_shape("sampler_logp", sampler_logp, logp.shape)
   require_shape("versions", versions, logp.shape)
   if old_version is None:
-    old_version = learner_version - 1
-  age = (learner_version - versions).astype(jnp.float32)
-  passed = (old_version - versions).astype(jnp.float32)
+    old_version = jnp.asarray(learner_version) - 1
+  sampled_at = jnp.asarray(versions)
+  age = (jnp.asarray(learner_version) - sampled_at).astype(jnp.float32)
+  passed = (jnp.asarray(old_version) - sampled_at).astype(jnp.float32)
   share = jnp.where(age > 0, jnp.clip(passed / jnp.maximum(age, 1.0), 0.0, 1.0), 0.0)
   return sampler_logp + share * (logp - sampler_logp)

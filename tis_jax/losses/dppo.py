@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import require_at_least
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import fraction, ratio_metrics
 
@@ -12,16 +14,16 @@ _EPSILON = 1e-8
 
 
 def dppo_loss(
-  logp,
-  sampler_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  sampler_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  divergence="tv",
-  low=0.2,
-  high=0.2,
-  ratio_high=20.0,
-):
+  divergence: str = "tv",
+  low: float = 0.2,
+  high: float = 0.2,
+  ratio_high: float = 20.0,
+) -> tuple[jax.Array, Metrics]:
   """DPPO: REINFORCE on `pi / mu`, cut off where the token has moved too far already.
 
   With `r = exp(logp - sampler_logp)`, `keep` of `dppo_keep` and `sg` the stop-gradient:
@@ -69,7 +71,15 @@ def dppo_loss(
   return -advantages * weight * logp, metrics
 
 
-def dppo_keep(logp, anchor_logp, advantages, *, divergence="tv", low=0.2, high=0.2):
+def dppo_keep(
+  logp: ArrayLike,
+  anchor_logp: ArrayLike,
+  advantages: ArrayLike,
+  *,
+  divergence: str = "tv",
+  low: float = 0.2,
+  high: float = 0.2,
+) -> jax.Array:
   """Which tokens DPPO trains: those whose update would not carry them further out.
 
   Where A > 0 a token is kept while its divergence upwards is at most `high`, where
@@ -93,7 +103,7 @@ def dppo_keep(logp, anchor_logp, advantages, *, divergence="tv", low=0.2, high=0
   else:
     apart = _bernoulli_kl(anchor_logp, logp)
     up, down = jnp.where(rise > 0, apart, 0.0), jnp.where(rise < 0, apart, 0.0)
-  return jnp.where(advantages > 0, up <= high, down <= low)
+  return jnp.where(jnp.asarray(advantages) > 0, up <= high, down <= low)
 
 
 def _bernoulli_kl(logp, other_logp):

@@ -1,11 +1,22 @@
 """DRO: direct reward optimisation, a quadratic pull towards the anchor."""
 
+import jax
+from jax.typing import ArrayLike
+
 from tis_jax.advantages._inputs import require_at_least
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import ratio_metrics
 
 
-def dro_loss(logp, old_logp, advantages, mask=None, *, beta):
+def dro_loss(
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
+  *,
+  beta: float,
+) -> tuple[jax.Array, Metrics]:
   """DRO: `loss = -(A logp - beta/2 (logp - old_logp)^2)`, per token.
 
   No importance weight at all: a quadratic penalty on the log-ratio holds the policy

@@ -1,10 +1,15 @@
 """Entropy bonus."""
 
-from tis_jax.diagnostics.metrics import mean
-from tis_jax.losses._inputs import prepare
+import jax
+from jax.typing import ArrayLike
+
+from tis_jax.diagnostics.metrics import Metrics, mean
+from tis_jax.losses._inputs import clean
 
 
-def entropy_loss(entropy, mask=None):
+def entropy_loss(
+  entropy: ArrayLike, mask: ArrayLike | None = None
+) -> tuple[jax.Array, Metrics]:
   """Negative entropy, per token: add it to a policy loss times a small coefficient.
 
   Args:
@@ -22,5 +27,5 @@ def entropy_loss(entropy, mask=None):
   >>> entropy_loss(jnp.array([[0.7, 0.1]]), jnp.array([[1, 0]]))[0].tolist()
   [[-0.7, -0.0]]
   """
-  mask, _, entropy = prepare(mask, None, entropy=entropy)
+  mask, entropy = clean(mask, entropy=entropy)
   return -entropy, {"policy/entropy": mean(entropy, mask)}

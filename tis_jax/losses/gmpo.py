@@ -1,22 +1,25 @@
 """GMPO: the geometric mean of clipped token ratios."""
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare, require_clip
 from tis_jax.losses._metrics import fraction, ratio_metrics
 from tis_jax.losses._sequences import as_segment_ids, sequence_mean
 
 
 def gmpo_loss(
-  logp,
-  old_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  segment_ids=None,
-  clip_low=0.4,
-  clip_high=0.4,
-):
+  segment_ids: ArrayLike | None = None,
+  clip_low: float = 0.4,
+  clip_high: float = 0.4,
+) -> tuple[jax.Array, Metrics]:
   """GMPO: one geometric-mean ratio a sequence, each token clipped before the mean.
 
   With `d = logp - old_logp`, pessimistically clipped by the sign of the advantage

@@ -2,7 +2,9 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare, require_clip
 from tis_jax.losses._metrics import fraction, ratio_metrics
 from tis_jax.losses._sequences import (
@@ -14,15 +16,15 @@ from tis_jax.losses.ppo import clipped_surrogate
 
 
 def gspo_loss(
-  logp,
-  old_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  segment_ids=None,
-  clip_low=3e-4,
-  clip_high=4e-4,
-):
+  segment_ids: ArrayLike | None = None,
+  clip_low: float = 3e-4,
+  clip_high: float = 4e-4,
+) -> tuple[jax.Array, Metrics]:
   """GSPO: PPO's surrogate on one ratio a sequence, given to each of its tokens.
 
   With `s = exp(mean_t (logp - old_logp))` over the sequence:
@@ -63,15 +65,15 @@ def gspo_loss(
 
 
 def gspo_token_loss(
-  logp,
-  old_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  segment_ids=None,
-  clip_low=3e-4,
-  clip_high=4e-4,
-):
+  segment_ids: ArrayLike | None = None,
+  clip_low: float = 3e-4,
+  clip_high: float = 4e-4,
+) -> tuple[jax.Array, Metrics]:
   """GSPO-token: the value of the sequence's ratio, the gradient of the token's own.
 
   With `s` as in `gspo_loss` and `sg` the stop-gradient, the ratio of token t is
@@ -97,15 +99,15 @@ def gspo_token_loss(
 
 
 def luspo_loss(
-  logp,
-  old_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  segment_ids=None,
-  clip_low=2e-3,
-  clip_high=2.5e-3,
-):
+  segment_ids: ArrayLike | None = None,
+  clip_low: float = 2e-3,
+  clip_high: float = 2.5e-3,
+) -> tuple[jax.Array, Metrics]:
   """LUSPO: `gspo_loss` times the length of the sequence.
 
   GSPO's mean over tokens hands short sequences a larger gradient a token; the factor

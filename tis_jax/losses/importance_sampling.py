@@ -1,12 +1,20 @@
 """The plain importance-sampled policy gradient."""
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import ratio_metrics
 
 
-def importance_sampling_loss(logp, old_logp, advantages, mask=None):
+def importance_sampling_loss(
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
+) -> tuple[jax.Array, Metrics]:
   """Unclipped surrogate, per token: `loss = -A exp(logp - old_logp)`.
 
   Its gradient is the per-token importance-sampled policy gradient, with nothing to

@@ -2,15 +2,18 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import as_mask, per_token
 from tis_jax.corrections.ratios import k3
-from tis_jax.losses._inputs import clamped_log_ratio, prepare
+from tis_jax.losses._inputs import clamped_log_ratio, clean
 
 KL_KINDS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
 
 
-def kl_penalty(logp, ref_logp, kind="k3", mask=None):
+def kl_penalty(
+  logp: ArrayLike, ref_logp: ArrayLike, kind: str = "k3", mask: ArrayLike | None = None
+) -> jax.Array:
   """Estimates KL(policy || reference) from the tokens the policy sampled.
 
   With `d = logp - ref_logp`, per token:
@@ -44,11 +47,17 @@ def kl_penalty(logp, ref_logp, kind="k3", mask=None):
 
   References: Schulman, "Approximating KL divergence", 2020; verl's `kl_penalty`.
   """
-  _, _, logp, ref_logp = prepare(mask, None, logp=logp, ref_logp=ref_logp)
+  _, logp, ref_logp = clean(mask, logp=logp, ref_logp=ref_logp)
   return _estimate(clamped_log_ratio(logp, ref_logp), kind)
 
 
-def weighted_kl_penalty(logp, ref_logp, anchor_logp, kind="k3", mask=None):
+def weighted_kl_penalty(
+  logp: ArrayLike,
+  ref_logp: ArrayLike,
+  anchor_logp: ArrayLike,
+  kind: str = "k3",
+  mask: ArrayLike | None = None,
+) -> jax.Array:
   """KL(policy || reference) from tokens that another policy sampled: right gradients.
 
   With `r = exp(logp - anchor_logp)` and the estimate k of `kl_penalty`, both carrying
@@ -87,14 +96,22 @@ def weighted_kl_penalty(logp, ref_logp, anchor_logp, kind="k3", mask=None):
       f"kind must be 'k1', 'k2' or 'k3' under a weight, got {kind!r}; "
       "a straight-through form already replaces the gradient"
     )
-  mask, _, logp, ref_logp, anchor_logp = prepare(
-    mask, None, logp=logp, ref_logp=ref_logp, anchor_logp=anchor_logp
+  mask, logp, ref_logp, anchor_logp = clean(
+    mask, logp=logp, ref_logp=ref_logp, anchor_logp=anchor_logp
   )
   ratio = jnp.exp(clamped_log_ratio(logp, anchor_logp))
   return ratio * _estimate(clamped_log_ratio(logp, ref_logp), kind)
 
 
-def kl_in_reward(rewards, logp, ref_logp, coefficient, *, kind="k1", mask=None):
+def kl_in_reward(
+  rewards: ArrayLike,
+  logp: ArrayLike,
+  ref_logp: ArrayLike,
+  coefficient: ArrayLike,
+  *,
+  kind: str = "k1",
+  mask: ArrayLike | None = None,
+) -> jax.Array:
   """Token rewards less a KL penalty: `r - coefficient k`, without gradient.
 
   Args:
@@ -124,7 +141,14 @@ def kl_in_reward(rewards, logp, ref_logp, coefficient, *, kind="k1", mask=None):
   return jax.lax.stop_gradient(rewards - coefficient * penalty)
 
 
-def adaptive_kl_coefficient(coefficient, kl, rows, *, target=0.1, horizon=10000.0):
+def adaptive_kl_coefficient(
+  coefficient: ArrayLike,
+  kl: ArrayLike,
+  rows: ArrayLike,
+  *,
+  target: float = 0.1,
+  horizon: float = 10000.0,
+) -> jax.Array:
   """The next coefficient of a controller that steers the KL to a target.
 
     coefficient (1 + clip(kl / target - 1, -0.2, 0.2) rows / horizon)

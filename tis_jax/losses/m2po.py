@@ -2,14 +2,23 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import require_at_least
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import fraction, ratio_metrics
 from tis_jax.losses.selection import mean_at_most_mask
 
 
-def m2po_loss(logp, old_logp, advantages, mask=None, *, threshold=0.04):
+def m2po_loss(
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
+  *,
+  threshold: float = 0.04,
+) -> tuple[jax.Array, Metrics]:
   """M2PO: the unclipped surrogate, less the outliers of a second-moment trust region.
 
   With `d = logp - old_logp`, look at the tokens that the update carries further out

@@ -1,22 +1,25 @@
 """PPO's clipped surrogate, with clip-higher and dual clip."""
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import require_at_least
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare, require_clip
 from tis_jax.losses._metrics import fraction, ratio_metrics
 
 
 def ppo_loss(
-  logp,
-  old_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  clip_low=0.2,
-  clip_high=0.28,
-  dual_clip=3.0,
-):
+  clip_low: float = 0.2,
+  clip_high: float = 0.28,
+  dual_clip: float | None = 3.0,
+) -> tuple[jax.Array, Metrics]:
   """Clipped surrogate of PPO, per token.
 
   With `r = exp(logp - old_logp)`:

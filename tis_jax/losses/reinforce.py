@@ -1,9 +1,15 @@
 """REINFORCE: the plain score-function loss, and GPG, which is the same loss."""
 
+import jax
+from jax.typing import ArrayLike
+
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import prepare
 
 
-def reinforce_loss(logp, advantages, mask=None):
+def reinforce_loss(
+  logp: ArrayLike, advantages: ArrayLike, mask: ArrayLike | None = None
+) -> tuple[jax.Array, Metrics]:
   """Score-function loss, per token: `loss = -A logp`.
 
   It holds no ratio of its own. Multiplied by the weight of a correction it is REINFORCE

@@ -2,13 +2,24 @@
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import require_at_least
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import fraction, ratio_metrics
 
 
-def rollout_is_loss(logp, sampler_logp, advantages, mask=None, *, low=0.5, high=5.0):
+def rollout_is_loss(
+  logp: ArrayLike,
+  sampler_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
+  *,
+  low: float = 0.5,
+  high: float = 5.0,
+) -> tuple[jax.Array, Metrics]:
   """REINFORCE weighted by `pi / mu` inside a band, nothing outside it.
 
   With `r = exp(logp - sampler_logp)` and `sg` the stop-gradient:
@@ -42,7 +53,7 @@ def rollout_is_loss(logp, sampler_logp, advantages, mask=None, *, low=0.5, high=
   `rollout_is`.
   """
   require_at_least("low", low, 0.0)
-  if not isinstance(low, jax.core.Tracer):
+  if not isinstance(low, Tracer):
     require_at_least("high", high, low, strict=True)
   mask, advantages, logp, sampler_logp = prepare(
     mask, advantages, logp=logp, sampler_logp=sampler_logp

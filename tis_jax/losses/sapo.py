@@ -2,21 +2,23 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import require_at_least
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import ratio_metrics
 
 
 def sapo_loss(
-  logp,
-  old_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  old_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  temperature_positive=1.0,
-  temperature_negative=1.05,
-):
+  temperature_positive: float = 1.0,
+  temperature_negative: float = 1.05,
+) -> tuple[jax.Array, Metrics]:
   """SAPO: a sigmoid gate on the ratio.
 
   With `r = exp(logp - old_logp)` and the temperature of the advantage's sign:

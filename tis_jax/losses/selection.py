@@ -7,9 +7,10 @@ patterns, so 32 counts over the batch pin down the k-th largest exactly.
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
-def top_k_mask(scores, mask, k):
+def top_k_mask(scores: ArrayLike, mask: ArrayLike, k: ArrayLike) -> jax.Array:
   """Marks the k largest scores under a mask, exactly k of them.
 
   Args:
@@ -26,6 +27,7 @@ def top_k_mask(scores, mask, k):
   >>> top_k_mask(scores, mask, 1).tolist()
   [[False, True, False], [False, False, False]]
   """
+  scores, mask = jnp.asarray(scores), jnp.asarray(mask)
   k = jnp.minimum(jnp.asarray(k, jnp.int32), mask.sum(dtype=jnp.int32))
   rank = _order_preserving_bits(jnp.where(mask, scores, 0.0))
   # The largest threshold that still leaves at least k candidates.
@@ -47,7 +49,9 @@ def top_k_mask(scores, mask, k):
   return above | (tied & (position < end))
 
 
-def mean_at_most_mask(values, mask, bound):
+def mean_at_most_mask(
+  values: ArrayLike, mask: ArrayLike, bound: ArrayLike
+) -> jax.Array:
   """Drops the largest values until the mean of the rest is at most `bound`.
 
   Args:
@@ -63,6 +67,7 @@ def mean_at_most_mask(values, mask, bound):
   >>> mean_at_most_mask(jnp.array([[1.0, 9.0, 2.0]]), mask, 2.0).tolist()
   [[True, False, True]]
   """
+  mask = jnp.asarray(mask)
   values = jnp.where(mask, values, 0.0)
   rank = _order_preserving_bits(values)
 

@@ -1,10 +1,15 @@
 """Cross-entropy on given tokens: supervised fine-tuning."""
 
-from tis_jax.diagnostics.metrics import mean
-from tis_jax.losses._inputs import prepare
+import jax
+from jax.typing import ArrayLike
+
+from tis_jax.diagnostics.metrics import Metrics, mean
+from tis_jax.losses._inputs import clean
 
 
-def cross_entropy_loss(logp, mask=None):
+def cross_entropy_loss(
+  logp: ArrayLike, mask: ArrayLike | None = None
+) -> tuple[jax.Array, Metrics]:
   """Supervised fine-tuning, per token: `loss = -logp`.
 
   Args:
@@ -21,5 +26,5 @@ def cross_entropy_loss(logp, mask=None):
   >>> cross_entropy_loss(jnp.array([[-0.5, -2.0]]), jnp.array([[1, 0]]))[0].tolist()
   [[0.5, 0.0]]
   """
-  mask, _, logp = prepare(mask, None, logp=logp)
+  mask, logp = clean(mask, logp=logp)
   return -logp, {"policy/cross_entropy": mean(-logp, mask)}

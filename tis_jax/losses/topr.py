@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.corrections.ratios import clamp_log
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import fraction, ratio_metrics
 from tis_jax.losses._sequences import as_segment_ids, sequence_sum
@@ -12,14 +14,14 @@ LEVELS = ("sequence", "token")
 
 
 def topr_loss(
-  logp,
-  sampler_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  sampler_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  segment_ids=None,
-  level="sequence",
-):
+  segment_ids: ArrayLike | None = None,
+  level: str = "sequence",
+) -> tuple[jax.Array, Metrics]:
   """TOPR: supervised where A > 0, truncated REINFORCE where A <= 0.
 
   With `r = pi / mu`, of the whole sequence or of each token, and `sg` the

@@ -1,14 +1,23 @@
 """The critic's loss."""
 
+import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import require_at_least
-from tis_jax.diagnostics.metrics import mean
-from tis_jax.losses._inputs import prepare
+from tis_jax.diagnostics.metrics import Metrics, mean
+from tis_jax.losses._inputs import clean
 from tis_jax.losses._metrics import fraction
 
 
-def value_loss(values, old_values, returns, mask=None, *, clip=0.2):
+def value_loss(
+  values: ArrayLike,
+  old_values: ArrayLike,
+  returns: ArrayLike,
+  mask: ArrayLike | None = None,
+  *,
+  clip: float | None = 0.2,
+) -> tuple[jax.Array, Metrics]:
   """Clipped squared error of a value function, per token.
 
     loss = max((V - R)^2, (clip(V, V_old - clip, V_old + clip) - R)^2) / 2
@@ -35,8 +44,8 @@ def value_loss(values, old_values, returns, mask=None, *, clip=0.2):
   References: Schulman et al. 2017, arXiv:1707.06347, and OpenAI's implementation.
   """
   require_at_least("clip", clip, 0.0)
-  mask, _, values, old_values, returns = prepare(
-    mask, None, values=values, old_values=old_values, returns=returns
+  mask, values, old_values, returns = clean(
+    mask, values=values, old_values=old_values, returns=returns
   )
   free = (values - returns) ** 2
   if clip is None:
@@ -45,7 +54,7 @@ def value_loss(values, old_values, returns, mask=None, *, clip=0.2):
     bounded = jnp.clip(values, old_values - clip, old_values + clip)
     bounded = (bounded - returns) ** 2
     loss, clipped = jnp.maximum(free, bounded), bounded > free
-  metrics = {
+  metrics: Metrics = {
     "value/error_squared": mean(free, mask),
     "value/mean": mean(values, mask),
     "value/return": mean(returns, mask),

@@ -2,27 +2,28 @@
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from tis_jax.advantages._inputs import require_at_least
 from tis_jax.corrections.ratios import clamp_log
-from tis_jax.diagnostics.metrics import mean
+from tis_jax.diagnostics.metrics import Metrics, mean
 from tis_jax.losses._inputs import clamped_log_ratio, prepare
 from tis_jax.losses._metrics import ratio_metrics
 from tis_jax.losses._sequences import as_segment_ids, sequence_sum
 
 
 def vespo_loss(
-  logp,
-  sampler_logp,
-  advantages,
-  mask=None,
+  logp: ArrayLike,
+  sampler_logp: ArrayLike,
+  advantages: ArrayLike,
+  mask: ArrayLike | None = None,
   *,
-  segment_ids=None,
-  power_positive=2.0,
-  rate_positive=3.0,
-  power_negative=3.0,
-  rate_negative=2.0,
-):
+  segment_ids: ArrayLike | None = None,
+  power_positive: float = 2.0,
+  rate_positive: float = 3.0,
+  power_negative: float = 3.0,
+  rate_negative: float = 2.0,
+) -> tuple[jax.Array, Metrics]:
   """VESPO: REINFORCE under a gamma-shaped weight of the sequence's ratio.
 
   With `W = prod_t pi / mu` over the sequence and `sg` the stop-gradient:
