@@ -24,6 +24,10 @@ def cases(kind):
   ]
 
 
+def log_probs(case):
+  return case["old_logprobs"], case["rollout_logprobs"], case["mask"]
+
+
 def assert_arrays(actual, expected):
   actual = np.asarray(actual)
   assert actual.shape == expected.shape

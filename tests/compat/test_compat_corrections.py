@@ -1,10 +1,12 @@
 """Every measured correction of verl, SkyRL and slime: weights, masks, metrics."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_cases import assert_arrays, assert_metrics, cases
+from golden_cases import assert_arrays, assert_metrics, cases, log_probs
 
 from tis_jax.compat import skyrl, slime, verl
 
@@ -30,18 +32,41 @@ def _compare(outcome, case):
 def test_equals_the_measured_numbers(kind, index):
   case = cases(kind)[index]
   fn = _BUILDERS[kind](case["config"])
-  outcome = fn(case["old_logprobs"], case["rollout_logprobs"], case["mask"])
+  outcome = fn(*log_probs(case))
   _compare(outcome, case)
   assert outcome[1].dtype == case["mask"].dtype
   if kind != "slime_correction":
     assert set(outcome[2]) == set(case["metrics"])
 
 
+_NATIVE = {
+  "verl_correction": verl.native,
+  "verl_2025_10_correction": verl.native,
+  "skyrl_correction": skyrl.native,
+  "slime_correction": slime.native,
+}
+
+
+@pytest.mark.parametrize("kind", list(_BUILDERS))
+def test_the_native_chain_equals_the_measured_weight_and_mask(kind):
+  """On every case, padded to one shape, which the native algebra does not notice."""
+  for case in cases(kind):
+    correct = dataclasses.replace(_NATIVE[kind](case["config"]), metrics="none")
+    rows, columns = case["mask"].shape
+    padding = (0, 16 - rows), (0, 64 - columns)
+    with jax.disable_jit():  # or every structure of a chain would compile
+      weight, mask, _ = correct(*(np.pad(x, padding) for x in log_probs(case)))
+    mask, weight = (np.asarray(x)[:rows, :columns] for x in (mask, weight))
+    np.testing.assert_array_equal(mask, case["out_mask"])
+    wanted = np.broadcast_to(case.get("out_weights", 1.0), mask.shape)
+    np.testing.assert_allclose(weight[mask], wanted[mask], rtol=2e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", list(_BUILDERS))
 def test_is_the_same_under_jit(kind):
   case = _rich_case(kind)
   fn = jax.jit(_BUILDERS[kind](case["config"]))
-  _compare(fn(case["old_logprobs"], case["rollout_logprobs"], case["mask"]), case)
+  _compare(fn(*log_probs(case)), case)
 
 
 def _rich_case(kind):
@@ -68,7 +93,9 @@ def test_garbage_under_the_mask_stays_there(kind, garbage):
   weight, mask, metrics = fn(*dirty, case["mask"])
   wanted = case["out_weights"]
   kept = np.broadcast_to(~padding, wanted.shape) if wanted.shape[1] > 1 else slice(None)
-  np.testing.assert_allclose(np.asarray(weight)[kept], wanted[kept], rtol=2e-5)
+  np.testing.assert_allclose(
+    np.asarray(weight)[kept], wanted[kept], rtol=2e-5, atol=1e-6
+  )
   assert np.isfinite(np.asarray(weight)).all()
   np.testing.assert_array_equal(np.asarray(mask), case["out_mask"])
   assert_metrics(metrics, case["metrics"])

@@ -70,6 +70,16 @@ def masked_min(x: Array, mask: Array) -> Array:
   return -masked_max(-x, mask)
 
 
+def quotient(before: Array, after: Array) -> Array:
+  """The number that `before` was divided by to give `after`; 1 if both are 0.
+
+  >>> quotient(jnp.array([1.0, 3.0]), jnp.array([0.5, 1.5]))
+  Array(2., dtype=float32)
+  """
+  total = after.sum()
+  return jnp.where(total == 0, 1.0, before.sum() / jnp.where(total == 0, 1.0, total))
+
+
 def row_std(x: Array) -> Array:
   """The unbiased standard deviation of a vector; 0 of a single number.
 

@@ -14,8 +14,20 @@ from tis_jax.compat.arrays import (
   masked_min,
   masked_sum,
   prepare,
+  quotient,
 )
 from tis_jax.compat.mismatch import mismatch
+from tis_jax.corrections import (
+  Chain,
+  Stage,
+  chain,
+  clip,
+  importance,
+  normalize,
+  reject,
+  truncate,
+  veto,
+)
 from tis_jax.corrections.ratios import ratio
 
 _PEER = "slime"
@@ -85,32 +97,58 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   Source: slime, `examples/train_infer_mismatch_helper/mis.py` (2026-08).
   """
   cfg = _check(options.read(_PEER, config, _DEFAULTS))
+  correct_native = chain(*_stages(cfg), metrics="none")
+  bound = chain(*_stages(cfg | {"tis_batch_normalize": False})[:1], metrics="none")
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
     old_logp, sampler_logp, valid_BT = prepare(old_logp, sampler_logp, mask)
+    weight_BT, kept_BT, _ = correct_native(old_logp, sampler_logp, valid_BT)
     log_ratio_BT = old_logp - sampler_logp
-    kept_BT = valid_BT
-    weight_BT, metrics = None, {}
+    metrics = {}
     if cfg["use_tis"]:
-      weight_BT, kept_BT, metrics = _weigh(cfg, log_ratio_BT, valid_BT)
+      bounded_BT = bound(old_logp, sampler_logp, valid_BT).weight
+      metrics |= _weight_metrics(cfg, log_ratio_BT, bounded_BT, weight_BT, valid_BT)
     if cfg["use_rs"]:
-      passed_BT, rejection_metrics = _reject(cfg, log_ratio_BT, valid_BT)
-      kept_BT = kept_BT & passed_BT
-      metrics |= rejection_metrics
-    if weight_BT is not None:
-      if cfg["tis_batch_normalize"]:
-        weight_BT, metrics["mis_batch_norm_factor"] = _normalize(
-          cfg["tis_level"], weight_BT, valid_BT
-        )
-      metrics["mis_is_ratio_mean_final"] = masked_mean(weight_BT, valid_BT)
-      metrics["mis_is_ratio_min_final"] = masked_min(weight_BT, valid_BT)
-      metrics["mis_is_ratio_max_final"] = masked_max(weight_BT, valid_BT)
+      metrics |= _rejection_metrics(cfg, log_ratio_BT, valid_BT)
     gap = mismatch(old_logp, sampler_logp, valid_BT)
     metrics |= {f"mis_{name}": gap[name] for name in _MISMATCH}
-    return weight_BT, kept_BT.astype(dtype), metrics
+    return weight_BT if cfg["use_tis"] else None, kept_BT.astype(dtype), metrics
 
   return correct
+
+
+def native(config: Mapping[str, Any] | None = None) -> Chain:
+  """The native chain of a slime config: the weight and mask of `correction(config)`.
+
+  >>> correct = native({"use_rs": True, "rs_level": "geometric"})
+  >>> [stage.name for stage in correct.stages]
+  ['veto', 'reject']
+  """
+  return chain(*_stages(_check(options.read(_PEER, config, _DEFAULTS))))
+
+
+def _stages(cfg) -> list[Stage]:
+  """Weight, then whole sequences, then tokens: each sees the incoming mask."""
+  low, high, level = cfg["tis_lower_bound"], cfg["tis_upper_bound"], cfg["tis_level"]
+  weight, masks = [], []
+  if cfg["use_tis"]:
+    if cfg["tis_mode"] == "truncate":
+      weight.append(truncate(high, level=level))
+    elif cfg["tis_mode"] == "clip":
+      weight.append(clip(high, low, level=level))
+    else:
+      weight.append(importance(level))
+      masks.append((level, reject(high, low, level=level)))
+    if cfg["tis_batch_normalize"]:
+      weight.append(normalize(by=level))
+  if cfg["use_rs"]:
+    if cfg["rs_veto_threshold"] is not None:
+      masks.append(("sequence", veto(cfg["rs_veto_threshold"])))
+    bounds = cfg["rs_upper_bound"], cfg["rs_lower_bound"]
+    masks.append((cfg["rs_level"], reject(*bounds, level=cfg["rs_level"])))
+  tokens_last = sorted(masks, key=lambda item: item[0] == "token")
+  return [*weight, *(stage for _, stage in tokens_last)]
 
 
 def _check(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -154,50 +192,37 @@ def _ratio(level: str, log_ratio_BT: Array, valid_BT: Array) -> Array:
   return jnp.broadcast_to(row_B[:, None], log_ratio_BT.shape)
 
 
-def _weigh(cfg, log_ratio_BT, valid_BT):
+def _weight_metrics(cfg, log_ratio_BT, bounded_BT, weight_BT, valid_BT):
   ratio_BT = _ratio(cfg["tis_level"], log_ratio_BT, valid_BT)
-  lower, upper = cfg["tis_lower_bound"], cfg["tis_upper_bound"]
-  low_BT, high_BT = ratio_BT < lower, ratio_BT > upper
-  share = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
-  kept_BT, weight_BT = valid_BT, ratio_BT
-  metrics = {"mis_tis_weight_before_bound": masked_mean(ratio_BT, valid_BT)}
-  if cfg["tis_mode"] == "truncate":
-    weight_BT = jnp.minimum(ratio_BT, upper)
-    metrics["mis_tis_truncate_fraction"] = share(high_BT)
-  else:
-    name = f"mis_tis_{cfg['tis_mode']}_fraction"
-    metrics |= {f"{name}_low": share(low_BT), f"{name}_high": share(high_BT)}
-    if cfg["tis_mode"] == "clip":
-      weight_BT = jnp.clip(ratio_BT, lower, upper)
-    else:
-      kept_BT = valid_BT & ~low_BT & ~high_BT
-  metrics["mis_tis_weight_after_bound"] = masked_mean(weight_BT, valid_BT)
-  return jnp.where(valid_BT, weight_BT, 0.0), kept_BT, metrics
-
-
-def _reject(cfg, log_ratio_BT, valid_BT):
-  ratio_BT = _ratio(cfg["rs_level"], log_ratio_BT, valid_BT)
-  low_BT = ratio_BT < cfg["rs_lower_bound"]
-  high_BT = ratio_BT > cfg["rs_upper_bound"]
+  low_BT = ratio_BT < cfg["tis_lower_bound"]
+  high_BT = ratio_BT > cfg["tis_upper_bound"]
   share = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
   metrics = {
-    "mis_rs_mask_fraction_low": share(low_BT),
-    "mis_rs_mask_fraction_high": share(high_BT),
+    "mis_tis_weight_before_bound": masked_mean(ratio_BT, valid_BT),
+    "mis_tis_weight_after_bound": masked_mean(bounded_BT, valid_BT),
+    "mis_is_ratio_mean_final": masked_mean(weight_BT, valid_BT),
+    "mis_is_ratio_min_final": masked_min(weight_BT, valid_BT),
+    "mis_is_ratio_max_final": masked_max(weight_BT, valid_BT),
   }
-  passed_BT = ~low_BT & ~high_BT
-  if cfg["rs_veto_threshold"] is not None:
-    bad_BT = valid_BT & (log_ratio_BT < log(cfg["rs_veto_threshold"]))
-    bad_B = bad_BT.any(1)
-    passed_BT = passed_BT & ~bad_B[:, None]
-    metrics["mis_rs_catastrophic_token_fraction"] = share(bad_BT)
-    metrics["mis_rs_catastrophic_seq_fraction"] = bad_B.mean(dtype=jnp.float32)
-  return passed_BT, metrics
+  if cfg["tis_batch_normalize"]:
+    metrics["mis_batch_norm_factor"] = quotient(bounded_BT, weight_BT)
+  if cfg["tis_mode"] == "truncate":
+    return metrics | {"mis_tis_truncate_fraction": share(high_BT)}
+  name = f"mis_tis_{cfg['tis_mode']}_fraction"
+  return metrics | {f"{name}_low": share(low_BT), f"{name}_high": share(high_BT)}
 
 
-def _normalize(level, weight_BT, valid_BT):
-  if level == "token":
-    mean = masked_mean(weight_BT, valid_BT)
-  else:
-    mean = masked_mean(masked_mean(weight_BT, valid_BT, 1), valid_BT.any(1))
-  factor = jnp.where(mean > 1e-8, mean, 1.0)
-  return weight_BT / factor, factor
+def _rejection_metrics(cfg, log_ratio_BT, valid_BT):
+  ratio_BT = _ratio(cfg["rs_level"], log_ratio_BT, valid_BT)
+  share = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
+  metrics = {
+    "mis_rs_mask_fraction_low": share(ratio_BT < cfg["rs_lower_bound"]),
+    "mis_rs_mask_fraction_high": share(ratio_BT > cfg["rs_upper_bound"]),
+  }
+  if cfg["rs_veto_threshold"] is None:
+    return metrics
+  bad_BT = valid_BT & (log_ratio_BT < log(cfg["rs_veto_threshold"]))
+  return metrics | {
+    "mis_rs_catastrophic_token_fraction": share(bad_BT),
+    "mis_rs_catastrophic_seq_fraction": bad_BT.any(1).mean(dtype=jnp.float32),
+  }

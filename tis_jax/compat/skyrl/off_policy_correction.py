@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array, masked_mean, masked_sum, prepare
+from tis_jax.corrections import Chain, chain, reject, truncate, veto
 from tis_jax.corrections.ratios import ratio
 
 _PEER = "SkyRL"
@@ -75,6 +76,39 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
     return weight, kept_BT.astype(dtype), metrics
 
   return correct
+
+
+def native(config: Mapping[str, Any] | None = None) -> Chain:
+  """The native chain of a SkyRL config.
+
+  Its mask is that of `correction(config)`, its weight the same on every token kept.
+
+  SkyRL divides by the tokens of the incoming mask: give `aggregate` that one as its
+  `denominator_mask`.
+
+  >>> correct = native({"use_tis": True, "tis_imp_ratio_cap": 2.0,
+  ...                   "off_policy_correction": {"sequence_mask_metric": "geometric"}})
+  >>> [stage.name for stage in correct.stages]
+  ['truncate', 'reject']
+  """
+  cfg = check(config)
+  stages = []
+  low, high = (cfg[f"outlier_token_is_threshold_{side}"] for side in ("low", "high"))
+  if low is not None or high is not None:
+    stages.append(veto(low, high))
+  low, high = (cfg[f"token_mask_is_threshold_{side}"] for side in ("low", "high"))
+  if low is not None:
+    stages.append(reject(high, low, level="token"))
+  level = cfg["tis_ratio_type"]
+  if level is not None:
+    stages.append(truncate(cfg[f"{level}_tis_ratio_clip_high"], level=level))
+  if cfg["sequence_mask_metric"] == "geometric":
+    stages.append(reject(cfg["geo_mask_high"], cfg["geo_mask_low"], level="geometric"))
+  elif cfg["sequence_mask_metric"] == "product":
+    stages.append(
+      reject(cfg["product_mask_high"], cfg["product_mask_low"], level="sequence")
+    )
+  return chain(*stages)
 
 
 def check(config: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -55,12 +55,12 @@ def weights(
     "rollout_is_min": extremes[1],
     "rollout_is_ratio_fraction_high": fractions[0],
     "rollout_is_ratio_fraction_low": fractions[1],
-    **spread(jnp.clip(weight_BT, *clip), valid_BT),
-    **by_sequence(row_B, raw_row_B, low, high),
+    **_spread(jnp.clip(weight_BT, *clip), valid_BT),
+    **_by_sequence(row_B, raw_row_B, low, high),
   }
 
 
-def spread(clipped_BT: Array, valid_BT: Array) -> dict[str, Array]:
+def _spread(clipped_BT: Array, valid_BT: Array) -> dict[str, Array]:
   """Standard deviation and effective sample size (a fraction) of clipped weights."""
   mean = masked_mean(clipped_BT, valid_BT)
   square = masked_mean((clipped_BT / (mean + 1e-8)) ** 2, valid_BT)
@@ -70,7 +70,7 @@ def spread(clipped_BT: Array, valid_BT: Array) -> dict[str, Array]:
   }
 
 
-def by_sequence(row_B, raw_row_B, low, high) -> dict[str, Array]:
+def _by_sequence(row_B, raw_row_B, low, high) -> dict[str, Array]:
   """Statistics over rows of their mean weight; the fractions are of the raw ratio."""
   share = lambda x_B: x_B.mean(dtype=jnp.float32)
   return {
@@ -138,6 +138,16 @@ def rejection(
   if two_sided:
     out["seq_fraction_low"] = mean_B(row_B < low)
   return out
+
+
+def rejections(kept_BT: Array, valid_BT: Array) -> dict[str, Array]:
+  """What all options together dropped; the share of rows is of all rows."""
+  dropped_BT = valid_BT & ~kept_BT
+  tokens = masked_mean(dropped_BT.astype(jnp.float32), valid_BT)
+  return {
+    "rollout_rs_masked_fraction": tokens,
+    "rollout_rs_seq_masked_fraction": dropped_BT.any(1).mean(dtype=jnp.float32),
+  }
 
 
 def _std(x_BT: Array, valid_BT: Array) -> Array:

@@ -6,15 +6,19 @@ from typing import Any
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import (
-  Array,
-  log,
-  masked_mean,
-  masked_sum,
-  prepare,
-)
+from tis_jax.compat.arrays import Array, log, masked_mean, masked_sum, prepare, quotient
 from tis_jax.compat.mismatch import mismatch
 from tis_jax.compat.verl import metrics, rollout_correction_2025_10
+from tis_jax.corrections import (
+  Chain,
+  Stage,
+  chain,
+  normalize,
+  reject,
+  reject_divergence,
+  truncate,
+  zero_outside,
+)
 from tis_jax.corrections.ratios import DIVERGENCES, clamp_log, ratio
 
 _PEER = "verl"
@@ -25,6 +29,7 @@ _STATISTICS = (
   *("seq_mean_k1", "seq_mean_k2", "seq_mean_k3"),
   *("seq_max_k2", "seq_max_k3"),
 )
+_LEVELS = {"token": "token", "seq_sum": "sequence", "seq_mean": "geometric"}
 _REMOVED = {"token": "token_k1", "sequence": "seq_sum_k1", "geometric": "seq_mean_k1"}
 DEFAULTS = {
   "rollout_is": None,
@@ -83,7 +88,14 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   if config is not None and rollout_correction_2025_10.recognises(config):
     return rollout_correction_2025_10.correction(config)
   cfg = check(_PEER, config)
-  log_only = cfg["bypass_mode"] and cfg["loss_type"] == "ppo_clip"
+  weights = [
+    chain(*stages, metrics="none")
+    for stages in (_weight_stages(cfg)[:1], _weight_stages(cfg))
+  ]
+  rejections = {
+    name: chain(_rejection_stage(name, *bounds), metrics="none")
+    for name, bounds in cfg["rollout_rs"].items()
+  }
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
@@ -91,16 +103,79 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
     log_ratio_BT = jnp.where(valid_BT, old_logp - sampler_logp, 0.0)
     weight_BT, kept_BT, out = None, valid_BT, {}
     if cfg["rollout_is"] is not None:
-      weight_BT, weight_metrics = _weigh(cfg, log_ratio_BT, valid_BT)
-      out |= weight_metrics
-    if cfg["rollout_rs"]:
-      kept_BT, rejection_metrics = _reject(cfg["rollout_rs"], log_ratio_BT, valid_BT)
-      out |= rejection_metrics
+      bounded_BT, weight_BT = (w(old_logp, sampler_logp, valid_BT)[0] for w in weights)
+      out |= _weight_metrics(cfg, log_ratio_BT, bounded_BT, valid_BT)
+      if cfg["rollout_is_batch_normalize"]:
+        out["rollout_is_batch_norm_factor"] = quotient(bounded_BT, weight_BT)
+    for name, rejection in rejections.items():
+      passed_BT = rejection(old_logp, sampler_logp, valid_BT).mask
+      kept_BT = kept_BT & passed_BT
+      part = _rejection_metrics(name, cfg, log_ratio_BT, passed_BT, valid_BT)
+      out |= {f"rollout_rs_{name}_{key}": value for key, value in part.items()}
+    if rejections:
+      out |= metrics.rejections(kept_BT, valid_BT)
     out |= mismatch(old_logp, sampler_logp, valid_BT)
     out = {f"{_PREFIX}{name}": value for name, value in out.items()}
-    return None if log_only else weight_BT, kept_BT.astype(dtype), out
+    return None if _logs_only(cfg) else weight_BT, kept_BT.astype(dtype), out
 
   return correct
+
+
+def native(config: Mapping[str, Any] | None = None) -> Chain:
+  """The native chain of a verl config, of either generation.
+
+  Weights come first and token masks last, so that every stage sees the incoming mask,
+  as in verl. With the native chain come the native metrics.
+
+  Args:
+    config: as for `correction`.
+
+  Returns:
+    A `Chain` that gives the weight and the mask of `correction(config)`.
+
+  Raises:
+    ValueError: an unknown key or an impossible value.
+
+  >>> correct = native({"rollout_rs": "token_k1", "rollout_rs_threshold": "0.6_1.4"})
+  >>> old, sampler = jnp.log(jnp.array([[0.65, 1.5]])), jnp.zeros((1, 2))
+  >>> correct(old, sampler, jnp.ones((1, 2))).mask.tolist()  # of [1/1.4, 1/0.6]
+  [[False, True]]
+  """
+  if config is not None and rollout_correction_2025_10.recognises(config):
+    return rollout_correction_2025_10.native(config)
+  cfg = check(_PEER, config)
+  stages = [] if _logs_only(cfg) else _weight_stages(cfg)
+  by_row_first = sorted(
+    cfg["rollout_rs"].items(), key=lambda item: item[0].startswith("token")
+  )
+  return chain(*stages, *(_rejection_stage(n, *bounds) for n, bounds in by_row_first))
+
+
+def _logs_only(cfg) -> bool:
+  """In this mode verl computes the weights for their metrics."""
+  return cfg["bypass_mode"] and cfg["loss_type"] == "ppo_clip"
+
+
+def _weight_stages(cfg) -> list[Stage]:
+  if cfg["rollout_is"] is None:
+    return []
+  low, high = cfg["rollout_is_threshold"]
+  level = cfg["rollout_is"]
+  if low is None:
+    stages = [truncate(high, level=level)]
+  else:
+    stages = [zero_outside(high, low, level=level)]
+  if cfg["rollout_is_batch_normalize"]:
+    stages.append(normalize(by=level))
+  return stages
+
+
+def _rejection_stage(name: str, low: float, high: float) -> Stage:
+  """verl's k1 is -log rho, so its bounds on "the ratio" are bounds on 1 / rho."""
+  scope, _, kind = name.rpartition("_")
+  if kind == "k1":
+    return reject(1 / low, 1 / high, level=_LEVELS[scope])
+  return reject_divergence(high, kind=kind, reduce=scope.removeprefix("seq_"))
 
 
 def check(peer: str, config: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -163,75 +238,56 @@ def _rejections(peer, names, thresholds) -> dict[str, tuple[float, float]]:
 
 
 def _bounds(peer: str, name: str, spec: str) -> tuple[float, float]:
-  """The bounds of the statistic itself: of -log rho for k1, from 0 for k2 and k3."""
+  """verl's two numbers for k1, which it means as ratios; (0, upper) for k2 and k3."""
   key = f"rollout_rs_threshold of {name}"
   if name.endswith("k1"):
     if "_" in spec:
-      low, high = _range(peer, key, spec)
-    else:
-      high = options.number(peer, key, spec, above=0)
-      low, high = options.band(peer, f"{key} low", 1 / high, f"{key} high", high)
-    return log(low), log(high)
+      return _range(peer, key, spec)
+    high = options.number(peer, key, spec, above=0)
+    return options.band(peer, f"{key} low", 1 / high, f"{key} high", high)
   if "_" in spec:
     raise ValueError(f"{peer}: {key} takes one upper bound, not a range; got {spec!r}")
   return 0.0, options.number(peer, key, spec, above=0)
 
 
-def _weigh(cfg, log_ratio_BT, valid_BT):
+def _weight_metrics(cfg, log_ratio_BT, weight_BT, valid_BT):
+  """verl takes them before it normalises."""
   low, high = cfg["rollout_is_threshold"]
-  sequence = cfg["rollout_is"] == "sequence"
-  total_B = masked_sum(log_ratio_BT, valid_BT, 1)
-  raw_BT = jnp.broadcast_to(
-    ratio(total_B)[:, None] if sequence else ratio(log_ratio_BT),
-    valid_BT.shape,
-  )
-  if low is None:
-    weight_BT = jnp.minimum(raw_BT, high)
+  total_B = None
+  if cfg["rollout_is"] == "sequence":
+    total_B = masked_sum(log_ratio_BT, valid_BT, 1)
+    raw_BT = jnp.broadcast_to(ratio(total_B)[:, None], valid_BT.shape)
   else:
-    weight_BT = jnp.where((raw_BT >= low) & (raw_BT <= high), raw_BT, 0.0)
+    raw_BT = ratio(log_ratio_BT)
   raw_BT = jnp.where(valid_BT, raw_BT, 0.0)
-  weight_BT = jnp.where(valid_BT, weight_BT, 0.0)
   out = metrics.weights(
     weight_BT,
     raw_BT,
     valid_BT,
     low=1 / high if low is None else low,
     high=high,
-    total_B=total_B if sequence else None,
+    total_B=total_B,
     clip=(0.0, high),
   )
   if low is not None:
     outside_BT = (raw_BT < low) | (raw_BT > high)
     out["rollout_is_oob_ratio"] = masked_mean(outside_BT.astype(jnp.float32), valid_BT)
-  if cfg["rollout_is_batch_normalize"]:
-    if sequence:
-      mean = masked_mean(masked_mean(weight_BT, valid_BT, 1), valid_BT.any(1))
-    else:
-      mean = masked_mean(weight_BT, valid_BT)
-    factor = jnp.where(mean > 1e-8, mean, 1.0)
-    weight_BT, out["rollout_is_batch_norm_factor"] = weight_BT / factor, factor
-  return weight_BT, out
+  return out
 
 
-def _reject(bounds, log_ratio_BT, valid_BT):
-  kept_BT, out = valid_BT, {}
-  for name, (low, high) in bounds.items():
-    statistic, by_row = _statistic(name, log_ratio_BT, valid_BT)
-    two_sided = name.endswith("k1")
-    passed = (statistic <= high) & ((statistic >= low) | (not two_sided))
-    passed_BT = jnp.broadcast_to(passed[:, None] if by_row else passed, valid_BT.shape)
-    kept_BT = kept_BT & passed_BT
-    part = metrics.rejection(
-      statistic, passed_BT, valid_BT, low, high, by_row=by_row, two_sided=two_sided
-    )
-    out |= {f"rollout_rs_{name}_{key}": value for key, value in part.items()}
-  dropped_BT = valid_BT & ~kept_BT
-  share = lambda x: x.mean(dtype=jnp.float32)
-  out["rollout_rs_masked_fraction"] = masked_mean(
-    dropped_BT.astype(jnp.float32), valid_BT
+def _rejection_metrics(name, cfg, log_ratio_BT, passed_BT, valid_BT):
+  low, high = cfg["rollout_rs"][name]
+  two_sided = name.endswith("k1")
+  statistic, by_row = _statistic(name, log_ratio_BT, valid_BT)
+  return metrics.rejection(
+    statistic,
+    passed_BT,
+    valid_BT,
+    log(low) if two_sided else 0.0,
+    log(high) if two_sided else high,
+    by_row=by_row,
+    two_sided=two_sided,
   )
-  out["rollout_rs_seq_masked_fraction"] = share(dropped_BT.any(1))
-  return kept_BT, out
 
 
 def _statistic(name, log_ratio_BT, valid_BT):

@@ -6,18 +6,19 @@ from typing import Any
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import (
-  Array,
-  log,
-  masked_max,
-  masked_mean,
-  masked_min,
-  masked_sum,
-  prepare,
-)
+from tis_jax.compat.arrays import Array, log, masked_mean, masked_sum, prepare
 from tis_jax.compat.mismatch import mismatch
 from tis_jax.compat.verl import metrics
-from tis_jax.corrections.ratios import LOG_LIMIT, ratio
+from tis_jax.corrections import (
+  Chain,
+  Stage,
+  chain,
+  importance,
+  reject,
+  truncate,
+  veto,
+)
+from tis_jax.corrections.ratios import ratio
 
 _PEER = "verl (2025-10)"
 _OWN_KEYS = (
@@ -76,18 +77,15 @@ def correction(config: Mapping[str, Any]) -> Correct:
 
   Source: verl, `trainer/ppo/mismatch_helper.py` at 4424616d7.
   """
-  cfg = options.read(_PEER, config, _DEFAULTS)
-  off = cfg["rollout_is_threshold"] is None
-  if not off:
-    cfg = _check(cfg)
+  cfg = _read(config)
+  correct_native = chain(*_stages(cfg), metrics="none")
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
     old_logp, sampler_logp, valid_BT = prepare(old_logp, sampler_logp, mask)
-    if off:
+    if cfg["rollout_is_threshold"] is None:
       return None, valid_BT.astype(dtype), {}
-    log_ratio_BT = jnp.where(valid_BT, old_logp - sampler_logp, 0.0)
-    weight_BT, kept_BT, out = _weigh(cfg, log_ratio_BT, valid_BT)
+    out = _metrics(cfg, old_logp - sampler_logp, valid_BT)
     gap = mismatch(old_logp, sampler_logp, valid_BT)
     out |= {
       f"mismatch_{name}": value
@@ -97,9 +95,34 @@ def correction(config: Mapping[str, Any]) -> Correct:
     out = {f"mismatch/{name}": value for name, value in out.items()}
     if not cfg["rollout_is"]:
       return None, valid_BT.astype(dtype), out
+    weight_BT, kept_BT, _ = correct_native(old_logp, sampler_logp, valid_BT)
     return weight_BT, kept_BT.astype(dtype), out
 
   return correct
+
+
+def native(config: Mapping[str, Any]) -> Chain:
+  """The native chain of a config of this generation."""
+  cfg = _read(config)
+  off = cfg["rollout_is_threshold"] is None or not cfg["rollout_is"]
+  return chain(*([] if off else _stages(cfg)))
+
+
+def _stages(cfg) -> list[Stage]:
+  """The weight first and a token mask last, so that each sees the incoming mask."""
+  high, low = cfg["rollout_is_threshold"], cfg["rollout_is_threshold_lower"]
+  level, veto_low = cfg["rollout_is_level"], cfg["rollout_is_veto_threshold"]
+  if high is None:
+    return []
+  vetoes = [] if veto_low is None else [veto(veto_low)]
+  if cfg["rollout_is_mode"] == "truncate":
+    return [truncate(high, level=level), *vetoes]
+  return [importance(level), *vetoes, reject(high, low, level=level)]
+
+
+def _read(config: Mapping[str, Any]) -> dict[str, Any]:
+  cfg = options.read(_PEER, config, _DEFAULTS)
+  return cfg if cfg["rollout_is_threshold"] is None else _check(cfg)
 
 
 def _check(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -134,57 +157,32 @@ def _check(cfg: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def _weigh(cfg, log_ratio_BT, valid_BT):
+def _metrics(cfg, log_ratio_BT, valid_BT):
+  """All of them of the raw ratio: before truncation, mask and veto."""
   low, high = cfg["rollout_is_threshold_lower"], cfg["rollout_is_threshold"]
   level = cfg["rollout_is_level"]
   mean = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
   share = lambda x_B: x_B.mean(dtype=jnp.float32)
-
   if level == "token":
-    log_level_BT = log_ratio_BT
+    row_B, raw_BT = None, ratio(log_ratio_BT)
   else:
-    row_B = (masked_sum if level == "sequence" else masked_mean)(
-      log_ratio_BT, valid_BT, 1
-    )
-    log_level_BT = jnp.broadcast_to(row_B[:, None], valid_BT.shape)
-  ratio_BT = jnp.where(valid_BT, ratio(log_level_BT), 0.0)
-
-  out = _metrics(level, ratio_BT, log_level_BT, valid_BT, low, high)
+    aggregate = masked_sum if level == "sequence" else masked_mean
+    row_B = aggregate(log_ratio_BT, valid_BT, 1)
+    raw_BT = jnp.broadcast_to(ratio(row_B)[:, None], valid_BT.shape)
+  raw_BT = jnp.where(valid_BT, raw_BT, 0.0)
+  out = metrics.weights(
+    raw_BT, raw_BT, valid_BT, low=low, high=high, total_B=row_B, clip=(low, high)
+  )
+  if level == "geometric":  # its fractions are of tokens
+    out["rollout_is_ratio_fraction_high"] = mean(raw_BT > high)
+    out["rollout_is_ratio_fraction_low"] = mean(raw_BT < low)
   bad_BT = jnp.zeros_like(valid_BT)
   if cfg["rollout_is_veto_threshold"] is not None:
     bad_BT = valid_BT & (log_ratio_BT < log(cfg["rollout_is_veto_threshold"]))
-  vetoed_B = bad_BT.any(1)
-  out["rollout_is_veto_fraction"] = share(vetoed_B)
+  out["rollout_is_veto_fraction"] = share(bad_BT.any(1))
   out["rollout_is_catastrophic_token_fraction"] = mean(bad_BT)
-
-  kept_BT = valid_BT & ~vetoed_B[:, None]
-  if cfg["rollout_is_mode"] == "truncate":
-    return jnp.minimum(ratio_BT, high), kept_BT, out
-  outside_BT = valid_BT & ((ratio_BT < low) | (ratio_BT > high))
-  out["rollout_is_masked_fraction"] = mean(outside_BT)
-  out["rollout_is_seq_masked_fraction"] = share(outside_BT.any(1))
-  return ratio_BT, kept_BT & ~outside_BT, out
-
-
-def _metrics(level, ratio_BT, log_level_BT, valid_BT, low, high):
-  mean = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
-  share = lambda x_B: x_B.mean(dtype=jnp.float32)
-  if level == "token":
-    extremes = masked_max(ratio_BT, valid_BT), masked_min(ratio_BT, valid_BT)
-  else:
-    row_B = log_level_BT[:, 0]
-    extremes = jnp.exp(jnp.minimum(row_B.max(), LOG_LIMIT)), jnp.exp(row_B.min())
-  if level == "sequence":
-    fractions = share(row_B > log(high)), share(row_B < log(low))
-  else:
-    fractions = mean(ratio_BT > high), mean(ratio_BT < low)
-  row_B = masked_mean(ratio_BT, valid_BT, 1)
-  return {
-    "rollout_is_mean": mean(ratio_BT),
-    "rollout_is_max": extremes[0],
-    "rollout_is_min": extremes[1],
-    "rollout_is_ratio_fraction_high": fractions[0],
-    "rollout_is_ratio_fraction_low": fractions[1],
-    **metrics.spread(jnp.clip(ratio_BT, low, high), valid_BT),
-    **metrics.by_sequence(row_B, row_B, low, high),
-  }
+  if cfg["rollout_is_mode"] != "truncate":
+    outside_BT = valid_BT & ((raw_BT < low) | (raw_BT > high))
+    out["rollout_is_masked_fraction"] = mean(outside_BT)
+    out["rollout_is_seq_masked_fraction"] = share(outside_BT.any(1))
+  return out
