@@ -184,6 +184,35 @@ def test_packed_rows_equal_separate_rows():
     np.testing.assert_allclose(got.ravel(), want.ravel(), rtol=1e-5)
 
 
+def test_dppo_kl_cuts_outward_moves_beyond_the_divergence():
+  mask = BATCH["mask"]
+  names = ("logp", "sampler_logp", "advantages")
+  logp, mu, a = (np.where(mask, BATCH[k], -1.0).astype(np.float32) for k in names)
+  keep = np.asarray(losses.dppo_keep(logp, mu, a, divergence="kl", low=0.01, high=0.02))
+  p, q = (np.exp(x.astype(np.float64)) for x in (logp, mu))
+  rest = (1 - q) * np.log(np.maximum(1 - q, 1e-9) / np.maximum(1 - p, 1e-9))
+  apart = q * (mu.astype(np.float64) - logp) + rest
+  cut = np.where(a > 0, (p > q) & (apart > 0.02), (p < q) & (apart > 0.01))
+  valid = mask & (p < 1) & (q < 1)
+  np.testing.assert_array_equal(keep[valid], ~cut[valid])
+  assert 0 < cut[valid].sum() < valid.sum()
+
+
+def test_dppo_kl_takes_a_log_prob_that_rounding_lifted_above_zero():
+  logp = np.array([[1e-7, -1e-9, 0.0]], np.float32)
+  keep = losses.dppo_keep(logp, np.full((1, 3), -2.0), np.ones((1, 3)), divergence="kl")
+  assert not keep.any()
+
+
+def test_topr_at_token_level_tapers_each_token():
+  names = ("logp", "sampler_logp", "advantages", "mask")
+  got, _ = losses.topr_loss(*(BATCH[k] for k in names), level="token")
+  mask = BATCH["mask"]
+  logp, mu, a = (np.where(mask, BATCH[k], 0.0) for k in names[:3])
+  weight = np.where(a > 0, 1.0, np.minimum(np.exp(logp - mu), 1.0))
+  np.testing.assert_allclose(got, -a * weight * logp, rtol=1e-5)
+
+
 BAD_SHAPE = [
   ({"logp": np.zeros(7, np.float32)}, r"logp must be \[B, T\]"),
   ({"old_logp": np.zeros((8, 6), np.float32)}, "old_logp must have shape"),

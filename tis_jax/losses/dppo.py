@@ -96,7 +96,6 @@ def dppo_keep(
     raise ValueError(f"divergence must be one of {DIVERGENCES}, got {divergence!r}")
   require_at_least("low", low, 0.0)
   require_at_least("high", high, 0.0)
-  logp = jax.lax.stop_gradient(logp)
   rise = jnp.exp(logp) - jnp.exp(anchor_logp)
   if divergence == "tv":
     up, down = rise, -rise
