@@ -19,9 +19,9 @@ from tis_jax.diagnostics.metrics import (
   mean_of_sums,
 )
 
-_LOG_EDGES = np.geomspace(1e-4, 20.0, 25)
-RATIO_EDGES = np.exp(np.concatenate([-_LOG_EDGES[::-1], _LOG_EDGES]))
-"""Bins of ratios: 4.5 a decade of |log rho| from 1e-4 to 20, one centred on 1."""
+_SIDE = np.geomspace(1e-4, 20.0, 25)
+LOG_EDGES = np.concatenate([-_SIDE[::-1], _SIDE])
+"""Bins of log-ratios: 4.5 a decade from 1e-4 to 20 on either side, one about 0."""
 
 POSITIONS = tuple(2**i for i in range(15))
 """Position buckets start at 0 and at these tokens of the sequence."""
@@ -43,7 +43,8 @@ def detail_metrics(batch: Batch, state: State) -> Metrics:
     Poolable metrics:
     `weight/raw_percentiles`, `weight/percentiles`: of the ratio before any bound, and
     of the weight where tokens still train.
-    `log_ratio_by_position/K`, `_by_probability/K`, `_by_staleness/K` (with versions):
+    `log_ratio_by_position/K` (tokens from the start of the row, or from the first of a
+    packed sequence), `_by_probability/K`, `_by_staleness/K` (with versions):
     the mean log-ratio, and as its `std` the spread, of the bucket that starts at K.
     `by_length/K/kept` and `by_length/K/ess`: for sequences of K tokens and more, the
     share that is kept and the effective sample size of their products. A band on the
@@ -52,11 +53,14 @@ def detail_metrics(batch: Batch, state: State) -> Metrics:
     log-ratio.
   """
   whole = batch.begin()
-  raw = jnp.exp(batch.log_ratio) if state.raw is None else state.raw
-  raw, applied = (jnp.broadcast_to(x, batch.mask.shape) for x in (raw, state.weight))
+  log_raw = batch.log_ratio if state.raw is None else jnp.log(state.raw)
+  log_raw, weight = (
+    jnp.broadcast_to(x, batch.mask.shape) for x in (log_raw, state.weight)
+  )
+  raw = histogram(log_raw, batch.known, LOG_EDGES)
   metrics = {
-    "weight/raw_percentiles": histogram(raw, batch.known, RATIO_EDGES),
-    "weight/percentiles": histogram(applied, state.mask, RATIO_EDGES),
+    "weight/raw_percentiles": raw._replace(edges=jnp.exp(raw.edges)),
+    "weight/percentiles": histogram(weight, state.mask, jnp.exp(raw.edges)),
   }
   metrics |= _by_position(batch)
   metrics |= _by(

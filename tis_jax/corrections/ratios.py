@@ -140,7 +140,7 @@ def unit_starts(
   [[True, False, False, True, False]]
   """
   mask = mask != 0
-  ids = jnp.zeros(mask.shape, jnp.int32) if segment_ids is None else segment_ids
+  ids = jnp.zeros_like(mask, jnp.int32) if segment_ids is None else segment_ids
   last_id, seen = _last_flagged(ids, mask)
   starts = mask & ~(_shift(seen) & (_shift(last_id) == ids))
   return starts | (mask & ~_shift(mask)) if turns else starts

@@ -7,7 +7,7 @@ from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.bounds import check_bound
 from tis_jax.corrections.stage import Stage
 from tis_jax.corrections.state import State, reject_tokens
-from tis_jax.diagnostics.metrics import Metrics, mean_of_sums
+from tis_jax.diagnostics.metrics import Metrics, mean, mean_of_sums
 
 
 def reject_second_moment(high) -> Stage:
@@ -51,7 +51,7 @@ def _second_moment(batch: Batch, state: State, *, high) -> tuple[State, Metrics]
   metrics = {
     "high": state.fraction(out),
     "moment": mean_of_sums(_sum(moment), _sum(moment * moment), number),
-    "cutoff": mean_of_sums(jnp.sqrt(cutoff), cutoff, jnp.ones(())),
+    "cutoff": mean(jnp.sqrt(cutoff), jnp.ones((), bool)),
   }
   return reject_tokens(state, out), metrics
 

@@ -1,0 +1,141 @@
+"""The lab's exact numbers, and what they prove of the corrections."""
+
+import numpy as np
+import pytest
+
+from tis_jax.corrections import chain, importance, normalize, presets, truncate
+from tis_jax.lab import enumerable
+
+PROBLEM = enumerable.random_problem(3, 4, noise=0.5, seed=1)
+ENDING = enumerable.random_problem(3, 5, noise=0.5, end_token=1, seed=2)
+SMALL = enumerable.random_problem(2, 2, noise=0.7, seed=3)
+# The same policy on both sides.
+EQUAL = PROBLEM._replace(sampler=PROBLEM.learner)
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, ENDING, SMALL])
+def test_both_policies_spend_their_probability_once(problem):
+  for table in (problem.learner, problem.sampler):
+    np.testing.assert_allclose(problem.probability(table).sum(), 1, rtol=1e-12)
+  chance = problem.probability(problem.learner)
+  np.testing.assert_allclose(chance @ problem.outcome_advantages, 0, atol=1e-12)
+  by_token = problem.token_advantages
+  np.testing.assert_allclose(chance @ by_token, 0, atol=1e-12)
+  # A sequence's advantages by token add up to its advantage by outcome.
+  np.testing.assert_allclose(by_token.sum(1), problem.outcome_advantages, atol=1e-12)
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, ENDING])
+def test_the_true_gradient_is_the_slope_of_the_expected_reward(problem):
+  gradient = enumerable.true_gradient(problem)
+  rng = np.random.default_rng(0)
+  direction = rng.normal(size=problem.learner.shape)
+
+  def reward(step):
+    table = problem.learner + step * direction
+    table = table - np.log(np.exp(table).sum(1, keepdims=True))
+    return problem.probability(table) @ problem.rewards
+
+  slope = (reward(1e-5) - reward(-1e-5)) / 2e-5
+  np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-8)
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, ENDING], ids=["fixed", "ending"])
+@pytest.mark.parametrize(
+  ("correct", "critic"),
+  [
+    (presets.seq_is(), False),
+    (presets.seq_tis(1e6), False),
+    (presets.seq_mis(1e6), False),
+    (presets.seq_is(), True),
+    (chain(importance("prefix")), True),
+    (chain(truncate(1e6, level="prefix")), True),
+  ],
+  ids=["is", "tis", "mis", "is+critic", "prefix+critic", "prefix tis+critic"],
+)
+def test_unbiased_corrections_are_unbiased(problem, correct, critic):
+  found = enumerable.exact(problem, correct, critic=critic)
+  assert found.relative_bias < 1e-10
+  assert abs(found.cosine - 1) < 1e-10
+
+
+@pytest.mark.parametrize(
+  ("correct", "critic", "least"),
+  [
+    (chain(), False, 0.3),
+    (presets.tis(), False, 0.3),
+    (chain(importance("token")), True, 0.05),
+    (chain(importance("prefix")), False, 0.1),
+    (presets.seq_tis(), False, 0.01),
+    (presets.sequence_mask(), False, 0.1),
+  ],
+)
+def test_biased_corrections_are_biased(correct, critic, least):
+  assert enumerable.exact(PROBLEM, correct, critic=critic).relative_bias > least
+
+
+def test_bias_falls_and_variance_grows_with_the_cap():
+  found = [enumerable.exact(PROBLEM, presets.seq_tis(c)) for c in (1.0, 1.5, 3.0, 8.0)]
+  bias = [one.relative_bias for one in found]
+  assert bias == sorted(bias, reverse=True) and bias[-1] < 0.05 * bias[0]
+  assert np.all(np.diff([one.variance for one in found]) > 0)
+
+
+@pytest.mark.parametrize(
+  "correct",
+  [presets.tis(), presets.icepop(), presets.geometric_mask(), presets.tv_mask()],
+)
+def test_nothing_is_biased_on_policy(correct):
+  found = enumerable.exact(EQUAL, correct)
+  assert found.relative_bias < 1e-10 and found.kept == 1
+
+
+def test_exact_numbers_are_what_sampling_converges_to():
+  correct = chain(presets.seq_tis(1.5), metrics="none")
+  found = enumerable.exact(SMALL, correct)
+  rng = np.random.default_rng(0)
+  chance = SMALL.probability(SMALL.sampler)
+  draws = rng.choice(len(chance), size=400_000, p=chance / chance.sum())
+  rho = SMALL.probability(SMALL.learner) / chance
+  coefficient = np.minimum(rho, 1.5) * SMALL.outcome_advantages
+  estimates = np.zeros((len(chance), *SMALL.learner.shape))
+  for i, (tokens, nodes) in enumerate(zip(SMALL.tokens, SMALL.nodes, strict=True)):
+    for token, node in zip(tokens, nodes, strict=True):
+      estimates[i, node] -= coefficient[i] * np.exp(SMALL.learner[node])
+      estimates[i, node, token] += coefficient[i]
+  sampled = estimates[draws]
+  error = np.sqrt(found.variance / len(draws))
+  mean = found.gradient + found.bias
+  assert np.linalg.norm(sampled.mean(0) - mean) < 4 * error
+  np.testing.assert_allclose(sampled.var(0).sum(), found.variance, rtol=0.02)
+
+
+def test_batches_average_what_takes_each_sequence_by_itself():
+  one = enumerable.exact(SMALL, presets.tis())
+  three = enumerable.exact_batch(SMALL, presets.tis(), size=3)
+  np.testing.assert_allclose(three.bias, one.bias, atol=1e-12)
+  np.testing.assert_allclose(three.variance, one.variance / 3, rtol=1e-10)
+  np.testing.assert_allclose(three.kept, one.kept)
+
+
+def test_self_normalisation_has_a_bias_that_falls_with_the_batch():
+  correct = chain(importance("sequence"), normalize(by="sequence"))
+  bias = [
+    enumerable.exact_batch(SMALL, correct, size=n).relative_bias for n in (1, 2, 4, 6)
+  ]
+  assert bias == sorted(bias, reverse=True) and bias[-1] < 0.5 * bias[0]
+  # A batch of one is weighed by 1, whatever its ratio.
+  uncorrected = enumerable.exact(SMALL, chain()).relative_bias
+  np.testing.assert_allclose(bias[0], uncorrected, rtol=1e-10)
+  by_group = chain(importance("sequence"), normalize("group", by="sequence"))
+  grouped = enumerable.exact_batch(SMALL, by_group, size=4, groups=True)
+  np.testing.assert_allclose(grouped.relative_bias, bias[2], rtol=1e-5)
+
+
+def test_what_cannot_be_enumerated_is_refused():
+  with pytest.raises(ValueError, match="cannot enumerate"):
+    enumerable.random_problem(10, 10)
+  with pytest.raises(ValueError, match="cannot enumerate"):
+    enumerable.exact_batch(PROBLEM, presets.tis(), size=5)
+  with pytest.raises(ValueError, match="use exact_batch"):
+    enumerable.exact(PROBLEM, presets.adaptive())
