@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tis_jax.corrections import chain, importance, normalize, presets, truncate
-from tis_jax.lab import enumerable
+from tis_jax.lab import bias_table, enumerable
 
 PROBLEM = enumerable.random_problem(3, 4, noise=0.5, seed=1)
 ENDING = enumerable.random_problem(3, 5, noise=0.5, end_token=1, seed=2)
@@ -139,3 +139,20 @@ def test_what_cannot_be_enumerated_is_refused():
     enumerable.exact_batch(PROBLEM, presets.tis(), size=5)
   with pytest.raises(ValueError, match="use exact_batch"):
     enumerable.exact(PROBLEM, presets.adaptive())
+
+
+def test_the_table_sets_every_preset_side_by_side():
+  rows = {row.name: row for row in bias_table.single_table(0.3, length=3, seeds=2)}
+  assert rows.keys() == bias_table.SINGLE.keys()
+  assert rows["seq_is()"].bias < 1e-10 < rows["tis(2)"].bias
+  assert rows["geometric_mask(1.01)"].kept < 0.5 < rows["tis(2)"].kept == 1
+  for row in rows.values():
+    assert list(row.errors) == sorted(row.errors, reverse=True)
+    assert row.errors[-1] >= row.bias * (1 - 1e-9)
+
+
+def test_the_table_of_pooled_corrections():
+  rows = bias_table.pooled_table(0.3, length=2, size=2, seeds=1)
+  assert [row.name for row in rows] == list(bias_table.POOLED)
+  plain = next(row for row in rows if row.name == "seq_is()")
+  assert plain.bias < 1e-10 and plain.kept == 1
