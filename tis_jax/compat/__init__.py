@@ -1,9 +1,37 @@
 """Peers' dialects: a peer's own configuration in, its exact numbers out.
 
-One module a peer. Each takes the peer's config mapping, pasted as it is, and fails when
-it is built if a key is unknown or a value impossible. No peer is imported.
+One module a peer. `correction(config)` takes the peer's mapping, pasted as it is, fails
+when it is built if a key is unknown or a value impossible, and returns
+`fn(old_logp, sampler_logp, mask) -> (weight or None, mask, metrics)` under the peer's
+metric names. `native(config)` is the same correction as a chain of
+`tis_jax.corrections`. verl and SkyRL have their losses and advantages here too. No peer
+is imported.
 """
 
-from tis_jax.compat import skyrl, slime, verl
+from tis_jax.compat import (
+  areal,
+  ms_swift,
+  nemo_rl,
+  openrlhf,
+  prime_rl,
+  roll,
+  skyrl,
+  slime,
+  trl,
+  tunix,
+  verl,
+)
 
-__all__ = ["skyrl", "slime", "verl"]
+__all__ = [
+  "areal",
+  "ms_swift",
+  "nemo_rl",
+  "openrlhf",
+  "prime_rl",
+  "roll",
+  "skyrl",
+  "slime",
+  "trl",
+  "tunix",
+  "verl",
+]

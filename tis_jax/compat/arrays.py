@@ -36,6 +36,11 @@ def prepare(
   return jnp.where(keep, old_logp, 0.0), jnp.where(keep, sampler_logp, 0.0), mask
 
 
+def constant(x: Array, mask: Array) -> Array:
+  """`x` in fp32, without gradient, 0 outside the mask."""
+  return jax.lax.stop_gradient(jnp.where(mask, jnp.asarray(x, jnp.float32), 0.0))
+
+
 def finite_outside(x: Array, mask: Array) -> Array:
   """`x` in fp32, 0 where it is neither finite nor in the mask.
 

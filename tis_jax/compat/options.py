@@ -99,11 +99,16 @@ def band(
   """
   low = number(peer, low_key, low, above=above)
   high = number(peer, high_key, high, above=above)
+  order(peer, low_key, low, high_key, high)
+  return low, high
+
+
+def order(peer: str, low_key: str, low: float, high_key: str, high: float) -> None:
+  """Refuses two bounds that nothing can lie between."""
   if low > high:
     raise ValueError(
       f"{peer}: {low_key} ({low:g}) is above {high_key} ({high:g}); nothing would pass"
     )
-  return low, high
 
 
 def _list(choices: tuple) -> str:

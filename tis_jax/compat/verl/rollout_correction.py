@@ -85,7 +85,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   Source: verl, `trainer/ppo/rollout_corr_helper.py` (2026-08) and
   `trainer/ppo/mismatch_helper.py` (2025-10).
   """
-  if config is not None and rollout_correction_2025_10.recognises(config):
+  if rollout_correction_2025_10.recognises(config):
     return rollout_correction_2025_10.correction(config)
   cfg = check(_PEER, config)
   weights = [
@@ -141,7 +141,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> correct(old, sampler, jnp.ones((1, 2))).mask.tolist()  # of [1/1.4, 1/0.6]
   [[False, True]]
   """
-  if config is not None and rollout_correction_2025_10.recognises(config):
+  if rollout_correction_2025_10.recognises(config):
     return rollout_correction_2025_10.native(config)
   cfg = check(_PEER, config)
   stages = [] if _logs_only(cfg) else _weight_stages(cfg)

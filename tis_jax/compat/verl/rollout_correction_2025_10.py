@@ -38,11 +38,13 @@ _DEFAULTS = {
 Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
-def recognises(config: Mapping[str, Any]) -> bool:
+def recognises(config: Mapping[str, Any] | None) -> bool:
   """Whether the config is of this generation, by its keys."""
-  return any(key in config for key in _OWN_KEYS) or isinstance(
-    config.get("rollout_is"), bool
-  )
+  if not hasattr(config, "keys"):
+    return False
+  if any(key in config for key in _OWN_KEYS):
+    return True
+  return "rollout_is" in config and isinstance(config["rollout_is"], bool)
 
 
 def correction(config: Mapping[str, Any]) -> Correct:
