@@ -31,7 +31,7 @@ def assert_same_metrics(got, want):
     for a, b in zip(
       jax.tree.leaves(got[name]), jax.tree.leaves(want[name]), strict=True
     ):
-      np.testing.assert_allclose(a, b, 2e-4, 2e-5, err_msg=name)
+      np.testing.assert_allclose(a, b, 2e-4, 1e-4, err_msg=name)
 
 
 def test_one_update_is_the_truncated_policy_gradient(tiny, batch):
@@ -46,10 +46,12 @@ def test_one_update_is_the_truncated_policy_gradient(tiny, batch):
   assert metrics["update/skipped"] == 0
 
 
-@pytest.mark.parametrize(("mesh", "micro_batches"), [("2x2x2", 1), ("1x4x2", 4)])
-def test_shards_and_micro_batches_only_round(tiny, batch, mesh, micro_batches):
+@pytest.mark.parametrize(
+  ("mesh", "settings"), [("2x2x2", {}), ("1x4x2", {"micro_batches": 4})]
+)
+def test_shards_and_micro_batches_only_round(tiny, batch, mesh, settings):
   want = tiny.step(batch)
-  got = tiny.step(batch, mesh, micro_batches=micro_batches)
+  got = tiny.step(batch, mesh, **settings)
   assert_same_params(got[0].params, want[0].params)
   assert got[1].keys() == want[1].keys()
   assert_same_metrics(got[1], want[1])

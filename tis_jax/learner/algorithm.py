@@ -9,6 +9,9 @@ from tis_jax.corrections import Chain
 from tis_jax.losses.aggregation import MODES
 from tis_jax.losses.kl import KL_KINDS
 
+# What an update hands to the corrector beside the log-probs.
+_GIVEN = ("group_ids", "advantages", "versions", "learner_version", "rewards")
+
 
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
@@ -97,6 +100,7 @@ class Algorithm:
         f"old_logp='current' is exact for one update a batch, but epochs={self.epochs} "
         f"and mini_batches={self.mini_batches} make {self.updates}; take 'recompute'"
       )
+    self._check_needs()
     if self.late_correction:
       self._check_late_correction()
     if self.kl_placement == "reward" and (self.late_correction or self.kl_weighted):
@@ -123,6 +127,19 @@ class Algorithm:
   def needs_reference(self) -> bool:
     """Whether an update needs the parameters of a reference policy."""
     return self.kl_coefficient != 0
+
+  def _check_needs(self):
+    for stage in self.correct.stages:
+      for need in stage.needs:
+        if need not in _GIVEN:
+          raise ValueError(
+            f"{stage.name} needs {need}, which a learner's batch does not hold"
+          )
+        if need == "advantages" and self.baseline == "kept":
+          raise ValueError(
+            f"{stage.name} needs the advantages and baseline='kept' makes them after "
+            "the correction; take baseline='all'"
+          )
 
   def _check_late_correction(self):
     why = (

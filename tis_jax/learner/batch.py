@@ -30,6 +30,7 @@ class Batch(NamedTuple):
     finish_reasons: `[B]` int8; 0 stopped by itself, 1 ran into the length limit.
     kept_mass: `[B, T]` fp32 probability of the tokens that top-k, top-p and min-p left
       to the sampler, or None.
+    kept_tokens: `[B, T, K]` int32, which those were, padded with -1, or None.
   """
 
   prompts: np.ndarray
@@ -42,18 +43,22 @@ class Batch(NamedTuple):
   group_ids: np.ndarray
   finish_reasons: np.ndarray
   kept_mass: np.ndarray | None = None
+  kept_tokens: np.ndarray | None = None
 
 
 def from_rollouts(rollouts: Sequence) -> Batch:
   """All rows of some rollout records, in order, with group ids unique among them.
 
   Args:
-    rollouts: objects with the attributes of `Batch`; equal P and T.
+    rollouts: objects with the attributes of `Batch`, the optional ones maybe missing;
+      equal P and T.
 
   Raises:
-    ValueError: no records, or some with and some without `kept_mass`.
+    ValueError: no records, or some with and some without an optional array.
   """
-  return concatenate([Batch(*(getattr(r, f) for f in Batch._fields)) for r in rollouts])
+  return concatenate(
+    [Batch(*(getattr(r, field, None) for field in Batch._fields)) for r in rollouts]
+  )
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
@@ -66,12 +71,12 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
   """
   if not batches:
     raise ValueError("there are no rows to make a batch of")
-  with_mass = {batch.kept_mass is not None for batch in batches}
-  if len(with_mass) > 1:
-    raise ValueError(
-      "some rollouts record kept_mass and some do not: they were sampled differently "
-      "and must not share a batch"
-    )
+  for name in ("kept_mass", "kept_tokens"):
+    if len({getattr(batch, name) is None for batch in batches}) > 1:
+      raise ValueError(
+        f"some rollouts record {name} and some do not: they were sampled differently "
+        "and must not share a batch"
+      )
   offset, renumbered = 0, []
   for batch in batches:
     names, dense = np.unique(batch.group_ids, return_inverse=True)
@@ -140,13 +145,14 @@ def pad(
       raise ValueError(f"the batch exceeds {name} by {-extra}")
   new_rows = (0, more["rows"])
   left, right = (more["prompt_length"], 0), (0, more["response_length"])
-  fill = {"prompts": pad_id, "tokens": pad_id, "group_ids": -1}
+  fill = {"prompts": pad_id, "tokens": pad_id, "group_ids": -1, "kept_tokens": -1}
 
   def grow(name, x):
     if x is None:
       return None
-    columns = () if x.ndim == 1 else (left if name.startswith("prompt") else right,)
-    return np.pad(x, (new_rows, *columns), constant_values=fill.get(name, 0))
+    column = left if name.startswith("prompt") else right
+    widths = (new_rows, column, (0, 0))[: x.ndim]
+    return np.pad(x, widths, constant_values=fill.get(name, 0))
 
   return Batch(*(grow(name, x) for name, x in batch._asdict().items()))
 

@@ -24,7 +24,7 @@ def score(
   Args:
     graph: of a `Decoder`.
     params: its parameters.
-    batch: only prompts, tokens and their masks are read.
+    batch: only prompts, tokens, their masks and `kept_tokens` are read.
     temperature: divides the logits.
 
   Returns:
@@ -34,13 +34,16 @@ def score(
   tokens_BS = jnp.concatenate([batch.prompts, batch.tokens], axis=1)[:, :-1]
   valid_BS = jnp.concatenate([batch.prompt_mask, _up_to_last(batch.mask)], axis=1)
   model = nnx.merge(graph, params)
+  head_DV = model.head()
   hidden_BSD, _ = model(tokens_BS, segment_ids_BS=valid_BS[:, :-1].astype(jnp.int32))
   return token_logprobs(
     hidden_BSD[:, prompt_length - 1 :],
-    model.head(),
+    head_DV,
     batch.tokens,
     temperature=temperature,
     mask=batch.mask,
+    kept_tokens=batch.kept_tokens,
+    vocab_axis=_vocab_axis(head_DV.shape[1]),
   )
 
 
@@ -51,7 +54,8 @@ def make_score(
   rows = row_sharding(mesh)
 
   def run(params, batch):
-    return score(graph, params, batch, temperature=temperature)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return score(graph, params, batch, temperature=temperature)
 
   return jax.jit(run, in_shardings=(None, rows), out_shardings=rows)
 
@@ -59,3 +63,9 @@ def make_score(
 def _up_to_last(mask_BT):
   """True from the first slot to the last that `mask_BT` marks."""
   return jax.lax.cummax(mask_BT.astype(jnp.int32), axis=1, reverse=True) != 0
+
+
+def _vocab_axis(vocab_size):
+  """The mesh axis that the head's vocabulary lies over, as `params_sharding` has it."""
+  devices = jax.sharding.get_abstract_mesh().shape.get("tensor", 1)
+  return "tensor" if devices > 1 and vocab_size % devices == 0 else None

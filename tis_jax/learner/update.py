@@ -26,6 +26,7 @@ from tis_jax.learner.measures import batch_metrics, correction_metrics, plain
 from tis_jax.learner.mesh import replicated, row_sharding, row_shards
 from tis_jax.learner.microbatch import map_parts, split
 from tis_jax.learner.state import TrainState, abstract_state
+from tis_jax.logprobs import Sampling, agree, comparable
 
 
 def make_update(
@@ -33,6 +34,8 @@ def make_update(
   algorithm: Algorithm,
   optimizer: optax.GradientTransformation,
   mesh: Mesh,
+  *,
+  sampling: Sampling | None = None,
 ) -> Callable:
   """Compiles `algorithm` into `update(state, batch, version) -> (state, metrics)`.
 
@@ -51,6 +54,9 @@ def make_update(
     algorithm: what to do.
     optimizer: the one the state was made with.
     mesh: from `make_mesh`.
+    sampling: how the tokens will have been drawn and their log-probs made, of the
+      rollouts' headers (any object with the attributes of `logprobs.Sampling`). None:
+      from all tokens, at the algorithm's temperature.
 
   Returns:
     A jitted function of
@@ -61,19 +67,34 @@ def make_update(
       reference: parameters of the reference policy, if `algorithm.needs_reference`.
     that returns the new state and a dict of fp32 scalars, with one exception:
     "weight_histogram" holds `raw` and `applied`, `[K]` counts, and `edges`, `[K + 1]`.
+
+  Raises:
+    ValueError: now, where log-probs made like `sampling` cannot be compared with the
+      learner's; at the first batch, where it lacks what the comparison needs.
   """
+  if sampling is None:
+    sampling = Sampling(temperature=algorithm.temperature)
+  if (agreed := agree(sampling, kept_mass=True, kept_tokens=True).temperature) != (
+    algorithm.temperature
+  ):
+    raise ValueError(
+      f"the sampler draws at temperature {agreed} and algorithm.temperature is "
+      f"{algorithm.temperature}: the ratio of two temperatures is no policy's ratio"
+    )
   shardings = jax.tree.map(lambda x: x.sharding, abstract_state(graph, optimizer, mesh))
-  learner = _Learner(graph, algorithm, optimizer, mesh)
+  learner = _Learner(graph, algorithm, optimizer, mesh, sampling)
   arguments = (shardings, row_sharding(mesh), replicated(mesh))
   if algorithm.needs_reference:
     arguments += (shardings.params,)
 
     def update(state, batch, version, reference):
-      return learner.update(state, batch, version, reference)
+      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return learner.update(state, batch, version, reference)
   else:
 
     def update(state, batch, version):
-      return learner.update(state, batch, version, None)
+      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return learner.update(state, batch, version, None)
 
   return jax.jit(
     update,
@@ -102,10 +123,12 @@ class _Learner(NamedTuple):
   algorithm: Algorithm
   optimizer: optax.GradientTransformation
   mesh: Mesh
+  sampling: Sampling
 
   def update(self, state: TrainState, batch: Batch, version, reference):
     """The whole learner step: `(state, metrics)`."""
     self._check_rows(batch)
+    batch = self._comparable(batch)
     rows, metrics = self._prepare(state.params, reference, batch, version)
     key, next_key = jax.random.split(state.key)
 
@@ -137,6 +160,17 @@ class _Learner(NamedTuple):
         f"devices of rows x {algorithm.mini_batches} mini-batches x "
         f"{algorithm.micro_batches} micro-batches"
       )
+
+  def _comparable(self, batch: Batch) -> Batch:
+    """The batch with sampler log-probs that the learner's may be subtracted from."""
+    masses = {"kept_mass": batch.kept_mass, "kept_tokens": batch.kept_tokens}
+    found = comparable(self.sampling, batch.sampler_logp, **masses)
+    # What cannot be compared is as good as missing.
+    sampler_logp = jnp.where(found.present, found.sampler_logp, jnp.nan)
+    given = {name: x is not None for name, x in masses.items()}
+    if not agree(self.sampling, **given).processed:
+      batch = batch._replace(kept_tokens=None)
+    return batch._replace(sampler_logp=sampler_logp, kept_mass=None)
 
   def _prepare(self, params, reference, batch: Batch, version) -> tuple[_Rows, Metrics]:
     """What is taken over the whole batch, before the first optimizer update."""

@@ -1,0 +1,174 @@
+"""Configs become algorithms, and what is wrong with them is said."""
+
+import dataclasses
+import inspect
+import json
+
+import jax
+import numpy as np
+import pytest
+from learner_oracle import VERSION, make_algorithm
+from ml_collections import ConfigDict
+
+from tis_jax import learner, losses
+from tis_jax.corrections import chain, reject, truncate, veto
+from tis_jax.learner.config import ADVANTAGES, STAGES
+from tis_jax.logprobs import Sampling
+
+
+def test_stages_come_in_order_with_their_settings():
+  config = learner.default_config()
+  config.correction.stages = ("veto", "reject", "reject_2", "truncate")
+  config.correction.reject.high = 2.0
+  config.correction.reject_2 = ConfigDict({"high": 1.1, "level": "geometric"})
+  config.correction.truncate.high = 3.0
+  got = learner.algorithm_from_config(config).correct
+  want = chain(
+    veto(), reject(2.0), reject(1.1, level="geometric"), truncate(3.0), metrics="core"
+  )
+  assert got == want
+
+
+def test_a_command_line_writes_stages_as_one_string():
+  written = make_algorithm(correction__stages=("veto, truncate",)).correct
+  assert written == chain(veto(), truncate())
+  assert make_algorithm(correction__stages=("",)).correct.stages == ()
+
+
+def test_defaults_are_those_of_the_functions():
+  algorithm = learner.algorithm_from_config({})
+  assert algorithm.loss.func is losses.ppo_loss
+  assert algorithm.loss.keywords == losses.ppo_loss.__kwdefaults__
+  config = learner.default_config()
+  assert {"truncate", "veto", "reject", "zero_outside"} <= STAGES.keys()
+  for name in STAGES:
+    assert name in config.correction
+  json.loads(config.to_json())
+
+
+@pytest.mark.parametrize(
+  ("changes", "message"),
+  [
+    ({"correction": {"truncate": {"hihg": 2}}}, "did you mean 'high'"),
+    ({"correction": {"truncat": {}}}, "no setting 'truncat'; did you mean 'truncate'"),
+    ({"correction": {"stages": ("vetoo",)}}, "'vetoo'; did you mean 'veto'"),
+    (
+      {"correction": {"stages": ("veto_2",)}},
+      "algorithm.correction.veto_2 is not there",
+    ),
+    ({"los": {}}, "algorithm has no setting 'los'; did you mean 'loss'"),
+    ({"loss": {"name": "grpo"}}, "algorithm.loss.name has no setting 'grpo'"),
+    ({"loss": {"name": "dro"}}, "algorithm.loss.dro.beta has no default"),
+    ({"kl": {"kin": "k1"}}, "did you mean 'kind'"),
+    ({"kl": {"kind": "k4"}}, "kl_kind must be one of"),
+    ({"advantage": {"name": "gropo"}}, "did you mean 'grpo'"),
+    ({"aggregation": {"mode": "sequence_sum_constant"}}, "length belongs to"),
+    ({"temperature": 0.0}, "temperature must be positive"),
+    ({"mini_batches": 0}, "mini_batches must be at least 1"),
+    ({"old_logp": "current", "epochs": 2}, "exact for one update a batch"),
+    ({"old_logp": "sampler"}, "bypass mode"),
+    ({"loss": {"name": "dppo"}}, "already multiplies by the ratio to the sampler"),
+    (
+      {"old_logp": "current", "advantage": {"baseline": "kept"}},
+      "no rejections to leave out",
+    ),
+    (
+      {
+        "old_logp": "current",
+        "micro_batches": 2,
+        "aggregation": {"denominator": "kept"},
+      },
+      "cannot count what the others keep",
+    ),
+    (
+      {
+        "old_logp": "current",
+        "micro_batches": 2,
+        "correction": {"stages": ("truncate", "normalize")},
+      },
+      r"\['normalize'\] take statistics of the whole batch",
+    ),
+    (
+      {
+        "advantage": {"baseline": "kept"},
+        "correction": {
+          "stages": ("reject_negative_divergence",),
+          "reject_negative_divergence": {"high": 0.1},
+        },
+      },
+      "reject_negative_divergence needs the advantages",
+    ),
+    ({"old_logp": "current", "kl": {"placement": "reward"}}, "kl_placement='reward'"),
+  ],
+)
+def test_what_is_wrong_is_said(changes, message):
+  with pytest.raises(ValueError, match=message):
+    learner.algorithm_from_config(changes)
+
+
+def test_the_samplers_temperature_must_be_the_learners(tiny):
+  algorithm, mesh = make_algorithm(), tiny.meshes["one"]
+
+  def build(sampling):
+    return learner.make_update(
+      tiny.graph, algorithm, tiny.optimizer, mesh, sampling=sampling
+    )
+
+  with pytest.raises(ValueError, match="is no policy's ratio"):
+    build(Sampling(temperature=0.7))
+  with pytest.raises(ValueError, match="greedy"):
+    build(Sampling(temperature=0.0))
+
+
+def test_a_record_that_is_not_enough_is_refused_at_the_first_batch(tiny, batch):
+  update = learner.make_update(
+    tiny.graph,
+    make_algorithm(),
+    tiny.optimizer,
+    tiny.meshes["one"],
+    sampling=Sampling(top_p=0.9, logprobs="processed"),
+  )
+  state = learner.abstract_state(tiny.graph, tiny.optimizer, tiny.meshes["one"])
+  with pytest.raises(ValueError, match="neither kept_mass nor kept_tokens"):
+    jax.eval_shape(update, state, batch, np.int32(VERSION))
+  kept = np.broadcast_to(batch.tokens[..., None], (*batch.tokens.shape, 3))
+  jax.eval_shape(update, state, batch._replace(kept_tokens=kept), np.int32(VERSION))
+
+
+LOSSES = sorted(losses.POLICY_LOSSES)
+
+
+@pytest.mark.parametrize("index", range(len(LOSSES)))
+def test_every_loss_advantage_and_stage_traces(tiny, batch, index):
+  """Each loss once, with the advantages and the stages dealt out among them."""
+  loss, stages = LOSSES[index], sorted(STAGES)
+  advantage = sorted(ADVANTAGES)[index % len(ADVANTAGES)]
+  mine = [stages[i] for i in range(index, len(stages), len(LOSSES))]
+  takes_weights = not losses.uses_sampler_ratio(losses.POLICY_LOSSES[loss])
+  settings = {
+    "loss": {"name": loss, "dro": {"beta": 1.0}},
+    "advantage": {"name": advantage, "pass_at_k": {"k": 2}},
+    "correction": {"stages": ("truncate",) if takes_weights else ()},
+  }
+  algorithm = learner.algorithm_from_config(settings)
+  state = learner.abstract_state(tiny.graph, tiny.optimizer, tiny.meshes["one"])
+  for stage in [None, *mine]:
+    if stage is not None:
+      correct = _with_stage(stage)
+      algorithm = dataclasses.replace(make_algorithm(), correct=correct)
+    update = learner.make_update(
+      tiny.graph, algorithm, tiny.optimizer, tiny.meshes["one"]
+    )
+    out, _ = jax.eval_shape(update, state, batch, np.int32(VERSION))
+    assert jax.tree.map(np.shape, out) == jax.tree.map(np.shape, state)
+
+
+def _with_stage(name):
+  """A chain that holds the stage, after a weight where it scales one."""
+  required = {
+    argument: 2
+    for argument, parameter in inspect.signature(STAGES[name]).parameters.items()
+    if parameter.default is inspect.Parameter.empty
+  }
+  stage = STAGES[name](**required | ({"high": 2.0} if name == "reject" else {}))
+  return chain(truncate(2.0), stage) if stage.makes == "scale" else chain(stage)
