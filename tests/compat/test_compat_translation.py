@@ -1,0 +1,144 @@
+"""Every row of the translation table is true."""
+
+import ast
+import math
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tis_jax import advantages, compat, corrections, losses
+from tis_jax.diagnostics.metrics import finalize
+
+_PAGE = (Path(__file__).parents[2] / "docs" / "translation.md").read_text()
+_PEERS = {
+  "verl": "verl",
+  "verl of 2025-10": "verl",
+  "SkyRL": "skyrl",
+  "slime": "slime",
+  "TRL": "trl",
+  "OpenRLHF": "openrlhf",
+  "NeMo-RL": "nemo_rl",
+  "AReaL": "areal",
+  "prime-rl": "prime_rl",
+  "ROLL": "roll",
+  "ms-swift": "ms_swift",
+  "Tunix": "tunix",
+}
+
+
+def _table():
+  """(peer, config, chain, denominator) of each row."""
+  peer = None
+  for line in _PAGE.splitlines():
+    if line.startswith("#"):
+      peer = _PEERS.get(line.lstrip("# "))
+    row = re.fullmatch(r"\| `(\{.*\})` \| `(chain\(.*\))` \| (\w+) \|", line)
+    if row:
+      yield peer, ast.literal_eval(row[1]), row[2], row[3]
+
+
+_ROWS = list(_table())
+_NAMESPACE = {name: getattr(corrections, name) for name in dir(corrections)}
+
+
+def _batch():
+  """Six rows of small mismatch: padding, holes, an empty row, and advantages."""
+  rng = np.random.default_rng(3)
+  sampler = -rng.exponential(1.0, (6, 12))
+  old = sampler + rng.normal(0, 0.35, (6, 12))
+  mask = np.arange(12) < np.array([[12], [9], [5], [0], [12], [1]])
+  mask[0, 3:5] = mask[4, 7] = False
+  garbage = np.where(mask, 0.0, np.nan)
+  advantages = jnp.array([-1.0, 1.0, -0.5, 1.0, -1.0, -2.0])
+  as_fp32 = lambda x: jnp.asarray(x + garbage, jnp.float32)
+  return as_fp32(old), as_fp32(sampler), jnp.asarray(mask), advantages
+
+
+def _call(fn, needs_advantages):
+  old, sampler, mask, advantage_B = _batch()
+  more = {"advantages": advantage_B} if needs_advantages else {}
+  return fn(old, sampler, mask, **more)
+
+
+@pytest.mark.parametrize("index", range(len(_ROWS)))
+def test_the_chain_is_what_the_peer_does(index):
+  peer, config, text, denominator = _ROWS[index]
+  correct = eval(text, _NAMESPACE | {"exp": math.exp})  # the page is ours
+  needs = any(stage.needs for stage in correct.stages)
+  module = getattr(compat, peer)
+  with jax.disable_jit():  # or every row of the table would compile
+    weight, mask, _ = _call(module.correction(config), needs)
+    chain_weight, chain_mask, _ = _call(correct, needs)
+    native_weight, native_mask, _ = _call(module.native(config), needs)
+  weight = 1.0 if weight is None else weight
+  applied = np.asarray(weight * mask)
+  np.testing.assert_allclose(
+    applied, np.where(chain_mask, chain_weight, 0.0), rtol=2e-5, atol=1e-6
+  )
+  np.testing.assert_array_equal(native_mask, chain_mask)
+  np.testing.assert_allclose(native_weight, chain_weight, rtol=2e-5, atol=1e-6)
+  if denominator == "incoming" and peer not in _MASK_THEMSELVES:
+    np.testing.assert_array_equal(mask, _batch()[2])
+
+
+# These hand back the mask of what trains and count the incoming one on their own.
+_MASK_THEMSELVES = ("skyrl", "slime", "areal", "prime_rl")
+
+
+def test_the_table_has_every_peer_and_its_rows_do_something():
+  assert {peer for peer, *_ in _ROWS} == set(compat.__all__)
+  idle = 0
+  for _, _, text, _ in _ROWS:
+    correct = eval(text, _NAMESPACE | {"exp": math.exp})
+    needs = any(stage.needs for stage in correct.stages)
+    with jax.disable_jit():
+      weight, mask, _ = _call(correct, needs)
+    changed = (np.asarray(weight)[mask] != 1).any() or (mask != _batch()[2]).any()
+    rejects = any(stage.makes == "mask" for stage in correct.stages)
+    if rejects:  # some tokens go and some stay, so that a wrong bound would show
+      assert 0 < mask.sum() < _batch()[2].sum(), text
+    idle += not changed
+  assert idle == sum(text == "chain()" for _, _, text, _ in _ROWS)
+
+
+def test_native_names_on_the_page_exist():
+  called = set(re.findall(r"`(\w+)\(\.\.\.", _PAGE))
+  assert called
+  for name in called:
+    assert hasattr(losses, name) or hasattr(advantages, name), name
+  correct = corrections.chain(
+    corrections.truncate(2.0), corrections.normalize(), corrections.reject(1.2)
+  )
+  old, sampler, mask, _ = _batch()
+  found = finalize(correct(old, sampler, mask).metrics)
+  section = _PAGE[_PAGE.index("## Metrics") :]
+  for name in re.findall(
+    r"`((?:mismatch|weight|rejected|truncate|normalize)/\w+)`", section
+  ):
+    assert name in found, name
+
+
+@pytest.mark.parametrize(
+  ("module", "config"),
+  [
+    (compat.areal, {"rejection_sampling": {"metric": "kl_k3"}}),
+    (compat.areal, {"rejection_sampling": {"metric": "kl_k2", "lower": 0.1}}),
+    (
+      compat.areal,
+      {"rejection_sampling": {"level": "sequence", "action": "clamp", "agg": "max"}},
+    ),
+    (
+      compat.areal,
+      {"rejection_sampling": {"level": "sequence", "agg": "max", "lower": 0.1}},
+    ),
+    (compat.roll, {"is_weight": {"enabled": True, "weight_type": "segment"}}),
+  ],
+)
+def test_what_has_no_native_stage_says_so(module, config):
+  module.correction(config)
+  with pytest.raises(ValueError, match="no native stage"):
+    module.native(config)
