@@ -5,21 +5,22 @@ Everything per token is a column `[..., 1]` here, beside a block `[..., C]`.
 
 import jax.numpy as jnp
 
-from tis_jax.logprobs.plan import Cotangent, Stats
+from tis_jax.logprobs.plan import FLOOR, Cotangent, Stats
 
 
-def update(stats: Stats, scaled, hit) -> Stats:
+def update(stats: Stats, logits, hit, temperature) -> Stats:
   """`Stats` after another block.
 
   Args:
     stats: columns so far; `moment` None where no entropy is asked for. `top` is left.
-    scaled: `[..., C]` fp32, l of the block; -inf where there is no token.
+    logits: `[..., C]` fp32, before the temperature; -inf where there is no token.
     hit: `[..., C]` bool, where the target is.
+    temperature: column, or None for 1.
   """
-  peak = jnp.maximum(stats.peak, jnp.max(scaled, axis=-1, keepdims=True))
-  shifted = scaled - peak
+  peak = jnp.maximum(stats.peak, jnp.max(logits, axis=-1, keepdims=True))
+  shifted = tempered(logits - peak, temperature)
   exp_shifted = jnp.exp(shifted)
-  drop = stats.peak - peak
+  drop = peak_drop(stats.peak, peak, temperature)
   decay = jnp.exp(drop)
   moment = None
   if stats.moment is not None:
@@ -30,22 +31,33 @@ def update(stats: Stats, scaled, hit) -> Stats:
     peak=peak,
     total=decay * stats.total + _row_sum(exp_shifted),
     moment=moment,
-    at_target=stats.at_target + _row_sum(jnp.where(hit, scaled, 0.0)),
+    at_target=stats.at_target + _row_sum(jnp.where(hit, logits, 0.0)),
   )
 
 
-def logits_cotangent(scaled, hit, peak, log_total, entropy, cotangent: Cotangent):
-  """`[..., C]` d loss / d l, from the probabilities recomputed.
+def tempered(difference, temperature):
+  """A difference of logits, divided by the temperature.
+
+  Always in this order: of two logits of 1e8 (or of 10, at temperature 1e-7) that were
+  divided first, each would be rounded by more than their difference.
+  """
+  return difference if temperature is None else difference / temperature
+
+
+def peak_drop(before, after, temperature):
+  """Finite, also where nothing came before and the temperature is tiny."""
+  return jnp.maximum(tempered(before - after, temperature), FLOOR)
+
+
+def logits_cotangent(log_p, hit, entropy, cotangent: Cotangent):
+  """`[..., C]` d loss / d l, where l = logits / temperature.
 
   Args:
-    scaled: `[..., C]` fp32, l of the block.
+    log_p: `[..., C]` fp32.
     hit: `[..., C]` bool, where the target is.
-    peak, log_total: columns; log p = (l - peak) - log_total, in this order, so that
-      large logits lose no digits.
     entropy: column; needed with `cotangent.entropy`.
     cotangent: columns.
   """
-  log_p = (scaled - peak) - log_total
   p = jnp.exp(log_p)
   out = jnp.zeros_like(p)
   if cotangent.common is not None:
@@ -58,10 +70,9 @@ def logits_cotangent(scaled, hit, peak, log_total, entropy, cotangent: Cotangent
   return out
 
 
-def temperature_gradient(d_scaled, scaled, temperature):
-  """Column of d loss / d temperature, since l = logits / temperature."""
-  moves = jnp.where(d_scaled != 0, d_scaled * scaled, 0.0)
-  return -_row_sum(moves) / temperature
+def shifted_product(d_scaled, shifted):
+  """Column of sum d loss/d l_v (l_v - peak): the temperature's gradient but for 1/T."""
+  return _row_sum(jnp.where(d_scaled != 0, d_scaled * shifted, 0.0))
 
 
 def is_kept(kept, ids):

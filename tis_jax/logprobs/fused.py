@@ -10,6 +10,7 @@ from jax.custom_derivatives import SymbolicZero
 from jax.sharding import PartitionSpec
 
 from tis_jax.logprobs import pallas, xla
+from tis_jax.logprobs.blockwise import peak_drop, tempered
 from tis_jax.logprobs.plan import Cotangent, Gradients, Inputs, Plan, Stats
 from tis_jax.logprobs.types import TokenLogprobs, TopK
 from tis_jax.logprobs.xla import merge_top
@@ -79,7 +80,14 @@ def _bwd(plan, residuals, cotangents):
     in_specs=(specs, whole, whole, whole),
     out_specs=Gradients(whole, specs.head, specs.bias, whole),
   )(inputs, (peak, log_total), entropy, cotangent)
-  gradients = Inputs(out.hidden, out.head, out.bias, None, out.temperature, None)
+  d_temperature = out.temperature
+  if d_temperature is not None:
+    # l moves by -l / T, l = (z - peak) / T + peak / T, and sum_v d loss/d l_v is the
+    # cotangent of the normaliser.
+    if d_normalizer is not None:
+      d_temperature = d_temperature + d_normalizer * peak / inputs.temperature
+    d_temperature = -d_temperature / inputs.temperature
+  gradients = Inputs(out.hidden, out.head, out.bias, None, d_temperature, None)
   return (
     Inputs(
       *(
@@ -98,7 +106,7 @@ def _forward(plan: Plan, inputs: Inputs) -> Stats:
 
   def local(inputs):
     stats = kernel.forward(inputs, _offset(inputs, plan), plan)
-    return _combine(stats, plan) if plan.vocab_axes else stats
+    return _combine(stats, inputs.temperature, plan) if plan.vocab_axes else stats
 
   return _on_shards(local, plan, in_specs=(_specs(plan),), out_specs=PartitionSpec())(
     inputs
@@ -106,29 +114,31 @@ def _forward(plan: Plan, inputs: Inputs) -> Stats:
 
 
 def _finish(stats: Stats, inputs: Inputs, plan: Plan):
-  """Readings from `Stats`, and what the backward pass subtracts from a logit."""
+  """Readings from `Stats`, and what the backward pass computes log p with."""
   log_total = jnp.log(stats.total)
   vocab = inputs.head.shape[plan.vocab_dim]
   in_range = (inputs.targets >= 0) & (inputs.targets < vocab)
-  # Each difference is taken before the small log_total enters: 1e4 has no digits left.
-  logp = (stats.at_target - stats.peak) - log_total
+  logp = tempered(stats.at_target - stats.peak, inputs.temperature) - log_total
   top_k = None
   if plan.top_k:
     values, tokens = stats.top
-    top_k = TopK((values - stats.peak[..., None]) - log_total[..., None], tokens)
+    shifted = values - stats.peak[..., None]
+    if inputs.temperature is not None:
+      shifted = shifted / inputs.temperature[..., None]
+    top_k = TopK(shifted - log_total[..., None], tokens)
   out = TokenLogprobs(
     logp=jnp.where(in_range, logp, jnp.nan),
     entropy=log_total - stats.moment / stats.total if plan.entropy else None,
-    log_normalizer=stats.peak + log_total,
+    log_normalizer=tempered(stats.peak, inputs.temperature) + log_total,
     top_k=top_k,
   )
   return out, (stats.peak, log_total)
 
 
-def _combine(stats: Stats, plan: Plan) -> Stats:
+def _combine(stats: Stats, temperature, plan: Plan) -> Stats:
   """One shard's `Stats` to those of the whole vocabulary, on every shard."""
   peak = lax.pmax(stats.peak, plan.vocab_axes)
-  drop = stats.peak - peak
+  drop = peak_drop(stats.peak, peak, temperature)
   decay = jnp.exp(drop)
   moment = None
   if plan.entropy:

@@ -15,8 +15,9 @@ from jax.experimental.pallas import tpu as pltpu
 
 from tis_jax.logprobs.blockwise import (
   logits_cotangent,
+  shifted_product,
   soft_capped,
-  temperature_gradient,
+  tempered,
   through_soft_cap,
   update,
 )
@@ -129,10 +130,10 @@ def _forward_kernel(*refs, plan: Plan, vocab: int):
     for ref, start in zip(outputs, (FLOOR, 0.0, 0.0, 0.0), strict=True):
       ref[...] = jnp.full(ref.shape, start, jnp.float32)
 
-  _, _, scaled, hit = _logits(inputs, block, plan, vocab)
+  _, _, logits, hit = _logits(inputs, block, plan, vocab)
   peak, total, moment, at_target = (ref[...] for ref in outputs)
   stats = Stats(peak, total, moment if plan.entropy else None, at_target, None)
-  stats = update(stats, scaled, hit)
+  stats = update(stats, logits, hit, inputs.temperature[...])
   for ref, value in zip(outputs, stats[:4], strict=True):
     if value is not None:
       ref[...] = value
@@ -148,7 +149,7 @@ def _tokens_kernel(*refs, plan: Plan, vocab: int, tokens: int):
     d_hidden_ref[...] = jnp.zeros(d_hidden_ref.shape, jnp.float32)
     d_temperature_ref[...] = jnp.zeros(d_temperature_ref.shape, jnp.float32)
 
-  head, _, scaled, d_scaled, d_logits = _d_logits(inputs, columns, block, plan, vocab)
+  head, shifted, d_scaled, d_logits = _d_logits(inputs, columns, block, plan, vocab)
   # Columns beyond the vocabulary hold anything, and 0 times anything may be NaN.
   head = _keep(head, plan.vocab_dim, block, vocab)
   dtype, precision = _gradient_types(inputs, plan)
@@ -159,9 +160,7 @@ def _tokens_kernel(*refs, plan: Plan, vocab: int, tokens: int):
     precision=precision,
     preferred_element_type=jnp.float32,
   )
-  d_temperature_ref[...] += temperature_gradient(
-    d_scaled, scaled, inputs.temperature[...]
-  )
+  d_temperature_ref[...] += shifted_product(d_scaled, shifted)
 
 
 def _vocab_kernel(*refs, plan: Plan, vocab: int, tokens: int):
@@ -201,21 +200,19 @@ def _logits(inputs: Inputs, block, plan: Plan, vocab: int):
     preferred_element_type=jnp.float32,
   )
   capped = soft_capped(logits, plan.soft_cap)
-  scaled = (capped + inputs.bias[...]) / inputs.temperature[...]
-  ids = _places(scaled.shape, 1, block)
-  scaled = jnp.where(ids < vocab, scaled, -jnp.inf)
-  return head, capped, scaled, (ids == inputs.targets[...]) & (scaled > -jnp.inf)
+  ids = _places(capped.shape, 1, block)
+  logits = jnp.where(ids < vocab, capped + inputs.bias[...], -jnp.inf)
+  return head, capped, logits, (ids == inputs.targets[...]) & (logits > -jnp.inf)
 
 
 def _d_logits(inputs: Inputs, columns, block, plan: Plan, vocab: int):
-  head, capped, scaled, hit = _logits(inputs, block, plan, vocab)
+  head, capped, logits, hit = _logits(inputs, block, plan, vocab)
   peak, log_total, entropy, *cotangent = (ref[...] for ref in columns)
-  d_scaled = logits_cotangent(
-    scaled, hit, peak, log_total, entropy, Cotangent(*cotangent)
-  )
+  shifted = tempered(logits - peak, inputs.temperature[...])
+  d_scaled = logits_cotangent(shifted - log_total, hit, entropy, Cotangent(*cotangent))
   d_logits = through_soft_cap(d_scaled / inputs.temperature[...], capped, plan.soft_cap)
   # The cap's derivative beyond the vocabulary is that of garbage.
-  return head, capped, scaled, d_scaled, _keep(d_logits, 1, block, vocab)
+  return head, shifted, d_scaled, _keep(d_logits, 1, block, vocab)
 
 
 def _gradient_types(inputs: Inputs, plan: Plan):

@@ -15,7 +15,7 @@ _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 _MIN_VOCAB_BLOCK = 512
 _LANES = 128
 # A finite stand-in for -inf: differences with it never make inf - inf.
-FLOOR = -1e38
+FLOOR = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,17 +120,17 @@ class Inputs(NamedTuple):
 class Stats(NamedTuple):
   """What one pass over a stretch of vocabulary leaves of each token, fp32 `[...]`."""
 
-  peak: jax.Array  # running maximum of the scaled logits l
-  total: jax.Array  # sum of exp(l - peak)
-  moment: jax.Array | None  # sum of exp(l - peak) (l - peak)
-  at_target: jax.Array  # l at the target, 0 where the target lies elsewhere
+  peak: jax.Array  # running maximum of the logits z, before the temperature
+  total: jax.Array  # sum of exp((z - peak) / T)
+  moment: jax.Array | None  # sum of exp((z - peak) / T) (z - peak) / T
+  at_target: jax.Array  # z at the target, 0 where the target lies elsewhere
   top: tuple[jax.Array, jax.Array] | None  # values and token ids `[..., k]`
 
 
 class Cotangent(NamedTuple):
   """d loss / d l_v = p_v (common - entropy (log p_v + H)) + [v = target] logp.
 
-  Each `[...]` fp32; None for a term that no output needs.
+  With l = z / T. Each `[...]` fp32; None for a term that no output needs.
   """
 
   common: jax.Array | None
@@ -139,7 +139,7 @@ class Cotangent(NamedTuple):
 
 
 class Gradients(NamedTuple):
-  """fp32; None where nobody asked."""
+  """fp32; None where nobody asked. A kernel's `temperature` is a part, see there."""
 
   hidden: jax.Array | None
   head: jax.Array | None

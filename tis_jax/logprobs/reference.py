@@ -61,42 +61,43 @@ def logprobs_from_logits(
   if logits.shape[:-1] != targets.shape:
     raise ValueError(f"logits {logits.shape} and targets {targets.shape} do not match")
   temperature = check_temperature(temperature, targets.shape)
-  scaled = logits.astype(jnp.float32) / temperature[..., None]
+  logits = logits.astype(jnp.float32)
   ids = (1,) * targets.ndim + logits.shape[-1:]
   ids = jax.lax.broadcasted_iota(jnp.int32, ids, targets.ndim)
   if kept_tokens is not None:
     check_kept(kept_tokens, targets.shape)
-    scaled = jnp.where(is_kept(kept_tokens, ids), scaled, -jnp.inf)
+    logits = jnp.where(is_kept(kept_tokens, ids), logits, -jnp.inf)
 
-  peak = jax.lax.stop_gradient(jnp.max(scaled, axis=-1, keepdims=True))
-  # A row of -inf has no distribution; without this its maximum would also poison rows
-  # that only look so because a block of the vocabulary is masked.
-  peak = jnp.where(jnp.isfinite(peak), peak, 0.0)
-  shifted = scaled - peak
-  exp_shifted = jnp.exp(shifted)
+  peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  # An impossible token takes the maximum's place before the division and is removed
+  # after it: -inf times the zero gradient that reaches it would be NaN.
+  possible = logits > -jnp.inf
+  # The difference first: two logits of 1e4 that were divided first would each be
+  # rounded by more than the error allowed.
+  shifted = (jnp.where(possible, logits, peak) - peak) / temperature[..., None]
+  exp_shifted = jnp.where(possible, jnp.exp(shifted), 0.0)
   total = jnp.sum(exp_shifted, axis=-1)
   log_total = jnp.log(total)
 
   # A compare-and-sum, not a gather: a gather fails on a vocab-sharded Explicit mesh.
   at_target = ids == targets[..., None]
-  at_target_shifted = jnp.sum(jnp.where(at_target, shifted, 0.0), axis=-1)
+  shifted_or_gone = jnp.where(possible, shifted, -jnp.inf)
+  at_target_shifted = jnp.sum(jnp.where(at_target, shifted_or_gone, 0.0), axis=-1)
   in_range = (targets >= 0) & (targets < logits.shape[-1])
   logp = jnp.where(in_range, at_target_shifted - log_total, jnp.nan)
 
   mean_shifted = None
   if entropy:
-    # exp(-inf) * -inf is NaN where the limit is 0, in the value and in the gradient.
-    finite = jnp.where(exp_shifted > 0, shifted, 0.0)
-    mean_shifted = jnp.sum(exp_shifted * finite, axis=-1) / total
+    mean_shifted = jnp.sum(exp_shifted * shifted, axis=-1) / total
   best = None
   if top_k:
-    values, tokens = jax.lax.top_k(jax.lax.stop_gradient(shifted), top_k)
+    values, tokens = jax.lax.top_k(jax.lax.stop_gradient(shifted_or_gone), top_k)
     best = TopK(values - jax.lax.stop_gradient(log_total)[..., None], tokens)
   return TokenLogprobs(
     logp=logp,
     # Both terms are measured from the maximum, so logits of 1e4 cost no digits.
     entropy=log_total - mean_shifted if entropy else None,
-    log_normalizer=log_total + peak[..., 0],
+    log_normalizer=log_total + peak[..., 0] / temperature,
     top_k=best,
   )
 

@@ -15,8 +15,9 @@ from jax import lax
 from tis_jax.logprobs.blockwise import (
   is_kept,
   logits_cotangent,
+  shifted_product,
   soft_capped,
-  temperature_gradient,
+  tempered,
   through_soft_cap,
   update,
 )
@@ -47,9 +48,10 @@ def forward(inputs: Inputs, offset: jax.Array | int, plan: Plan) -> Stats:
 
     def step(start, size, stats):
       block = _block(part, start, size, offset + start, plan)
-      top = _top_of(block.scaled, block.ids, plan.top_k)
+      top = _top_of(block.logits, block.ids, plan.top_k)
       top = merge_top(stats.top, top, plan.top_k)
-      stats = update(stats, block.scaled, block.ids == part.targets)
+      hit = block.ids == part.targets
+      stats = update(stats, block.logits, hit, part.temperature)
       return stats._replace(top=top)
 
     return None, _over_vocab(step, vocab, vocab_block, _empty(part.targets, plan))
@@ -73,15 +75,16 @@ def backward(
   Args:
     inputs: as in `forward`.
     offset: id of the first token of the head.
-    log_p_offset: peak and log-sum over the *whole* vocabulary, subtracted in turn so
-      that large logits lose no digits.
+    log_p_offset: peak and log-sum over the *whole* vocabulary,
+      log p = (z - peak) / T - log-sum.
     entropy: of the whole distribution; needed with `cotangent.entropy`.
     cotangent: of the scaled logits.
     wanted: booleans, which gradients to compute.
     plan: the call.
 
   Returns:
-    `Gradients`; those of hidden and temperature cover this stretch of vocabulary only.
+    `Gradients`; those of hidden and temperature cover this stretch of vocabulary only,
+    and that of the temperature is sum_v d loss/d l_v (z_v - peak) / T.
   """
   vocab = inputs.head.shape[plan.vocab_dim]
   token_block, vocab_block = block_sizes(
@@ -89,15 +92,16 @@ def backward(
   )
 
   def chunk(head_gradients, per_token):
-    part, *rest = per_token
+    part, peak, log_total, entropy, cotangent = per_token
     part = part._replace(head=inputs.head, bias=inputs.bias)
 
     def step(start, size, gradients):
       block = _block(part, start, size, offset + start, plan)
       # A target that is impossible has log-prob -inf, which does not move.
-      hit = (block.ids == part.targets) & (block.scaled > -jnp.inf)
-      d_scaled = logits_cotangent(block.scaled, hit, *rest)
-      return _accumulate(gradients, part, block, d_scaled, start, plan)
+      hit = (block.ids == part.targets) & (block.logits > -jnp.inf)
+      shifted = tempered(block.logits - peak, part.temperature)
+      d_scaled = logits_cotangent(shifted - log_total, hit, entropy, cotangent)
+      return _accumulate(gradients, part, block, shifted, d_scaled, start, plan)
 
     head, bias = head_gradients
     zeros = Gradients(
@@ -123,8 +127,8 @@ def backward(
 
 class _Block(NamedTuple):
   head: jax.Array  # the block's part of the head, in the compute dtype
-  capped: jax.Array  # logits after the soft-cap, before bias and temperature
-  scaled: jax.Array  # l: after bias and temperature
+  capped: jax.Array  # logits after the soft-cap, before the bias
+  logits: jax.Array  # after the bias, -inf where not kept; before the temperature
   ids: jax.Array  # [1, ..., C]
 
 
@@ -143,8 +147,6 @@ def _block(inputs: Inputs, start, size: int, first_id, plan: Plan) -> _Block:
   if inputs.bias is not None:
     bias = lax.dynamic_slice_in_dim(inputs.bias, start, size, 0).astype(jnp.float32)
     logits = logits + jnp.expand_dims(bias, tuple(range(logits.ndim - 1)))
-  if inputs.temperature is not None:
-    logits = logits / inputs.temperature
   ids = (1,) * (logits.ndim - 1) + (size,)
   ids = first_id + lax.broadcasted_iota(jnp.int32, ids, logits.ndim - 1)
   if inputs.kept is not None:
@@ -153,16 +155,18 @@ def _block(inputs: Inputs, start, size: int, first_id, plan: Plan) -> _Block:
 
 
 def _accumulate(
-  gradients: Gradients, inputs: Inputs, block: _Block, d_scaled, start, plan: Plan
+  gradients: Gradients,
+  inputs: Inputs,
+  block: _Block,
+  shifted,
+  d_scaled,
+  start,
+  plan: Plan,
 ) -> Gradients:
   d_hidden, d_head, d_bias, d_temperature = gradients
   if d_temperature is not None:
-    d_temperature = d_temperature + temperature_gradient(
-      d_scaled, block.scaled, inputs.temperature
-    )
-  d_logits = d_scaled
-  if inputs.temperature is not None:
-    d_logits = d_scaled / inputs.temperature
+    d_temperature = d_temperature + shifted_product(d_scaled, shifted)
+  d_logits = tempered(d_scaled, inputs.temperature)
   if d_bias is not None:
     tokens = tuple(range(d_logits.ndim - 1))
     d_bias = _add_at(d_bias, jnp.sum(d_logits, axis=tokens), start, 0)
@@ -198,10 +202,10 @@ def merge_top(best, more, k: int):
   return -negated[..., :k], ids[..., :k]
 
 
-def _top_of(scaled, ids, k: int):
+def _top_of(logits, ids, k: int):
   if not k:
     return None
-  values, places = lax.top_k(lax.stop_gradient(scaled), min(k, scaled.shape[-1]))
+  values, places = lax.top_k(lax.stop_gradient(logits), min(k, logits.shape[-1]))
   return values, places.astype(jnp.int32) + ids[..., :1]
 
 
