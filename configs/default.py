@@ -81,6 +81,7 @@ def get_config() -> ConfigDict:
   config.eval.every = 50
   config.eval.prompts = 512
   config.eval.samples = 4
+  config.eval.temperature = 1.0
   # Answers generated at once.
   config.eval.rows = 1024
 

@@ -16,7 +16,7 @@ from ml_collections import config_flags
 # Configs import each other as `configs.default`.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tis_jax.runner import ExpectedError, train  # noqa: E402
+from tis_jax.runner import ExpectedError, train
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where everything of the run goes")

@@ -1,15 +1,13 @@
 """Held-out pass@1: what share of single samples a policy gets right."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import numpy as np
 from flax import nnx
 
-from tis_jax.data import Example, Task
-from tis_jax.models.tokenizers import Tokenizer, encode_prompts
-from tis_jax.sampler import generate
+from tis_jax.data import Task
+from tis_jax.sampler import encode_prompts, generate
 
 
 class Accuracy(NamedTuple):
@@ -17,13 +15,15 @@ class Accuracy(NamedTuple):
 
   Attributes:
     pass_at_1: mean over prompts of the mean reward over samples.
-    stderr: of that mean, over prompts.
-    pass_at_n: share of prompts that at least one sample gets right.
+    pass_at_1_stderr: of that mean, over prompts.
+    pass_at_n: share of prompts that at least one of the samples gets right.
+    length: mean tokens an answer.
   """
 
   pass_at_1: float
-  stderr: float
+  pass_at_1_stderr: float
   pass_at_n: float
+  length: float
 
 
 class Evaluation:
@@ -46,7 +46,7 @@ class Evaluation:
   def __init__(
     self,
     task: Task,
-    tokenizer: Tokenizer,
+    tokenizer,
     *,
     prompts: int,
     samples: int,
@@ -62,53 +62,57 @@ class Evaluation:
     self._temperature = temperature
     self._max_new_tokens = max_new_tokens
     self._seed = seed
-    tokens, mask, kept = encode_prompts(
-      tokenizer, task.test, max_prompt_tokens, chat=task.chat
-    )
-    chosen = _evenly(len(kept), prompts)
-    self._examples: Sequence[Example] = [task.test[kept[i]] for i in chosen]
-    self._prompts, self._mask = tokens[chosen], mask[chosen]
+    found = encode_prompts(tokenizer, task.test, max_prompt_tokens, chat=task.chat)
+    chosen = _evenly(len(found.examples), prompts)
+    self._examples = [found.examples[i] for i in chosen]
+    self._prompts, self._mask = found.tokens[chosen], found.mask[chosen]
     self._prompts_at_once = max(1, min(rows // samples, len(chosen)))
+
+  @property
+  def size(self) -> int:
+    """How many prompts there are."""
+    return len(self._examples)
 
   def __call__(self, graph: nnx.GraphDef, params: nnx.State) -> Accuracy:
     """Samples answers of the policy and scores them."""
-    rewards = np.concatenate(
-      [
-        self._rewards(graph, params, start)
-        for start in range(0, len(self._examples), self._prompts_at_once)
-      ]
-    )
+    starts = range(0, self.size, self._prompts_at_once)
+    found = [self._sample(graph, params, start) for start in starts]
+    rewards = np.concatenate([rewards for rewards, _ in found])[: self.size]
+    lengths = np.concatenate([lengths for _, lengths in found])[: self.size]
     means = rewards.mean(axis=1)
+    spread = means.std(ddof=1) if self.size > 1 else 0.0
     return Accuracy(
       pass_at_1=float(means.mean()),
-      stderr=float(means.std(ddof=1) / np.sqrt(len(means))) if len(means) > 1 else 0.0,
+      pass_at_1_stderr=float(spread / np.sqrt(self.size)),
       pass_at_n=float((rewards > 0).any(axis=1).mean()),
+      length=float(lengths.mean()),
     )
 
-  def _rewards(self, graph, params, start):
-    """`[prompts, samples]` rewards of one batch of prompts."""
+  def _sample(self, graph, params, start):
+    """Rewards and lengths, `[prompts, samples]`, from the prompt `start` on."""
     # The last batch wraps around, so that all of them have one shape.
-    index = (start + np.arange(self._prompts_at_once)) % len(self._examples)
-    rows = np.repeat(index, self._samples)
+    index = (start + np.arange(self._prompts_at_once)) % self.size
     generated = generate(
       graph,
       params,
-      self._prompts[rows],
-      self._mask[rows],
+      self._prompts[index],
+      self._mask[index],
       jax.random.fold_in(jax.random.key(self._seed), start),
       max_new_tokens=self._max_new_tokens,
+      samples_per_prompt=self._samples,
       temperature=self._temperature,
       eos_ids=self._tokenizer.eos_ids,
       pad_id=self._tokenizer.pad_id,
     )
+    tokens, mask = np.asarray(generated.tokens_BT), np.asarray(generated.mask_BT)
     rewards = [
-      self._task.reward(self._tokenizer.decode(tokens[mask]), self._examples[row])
-      for row, tokens, mask in zip(
-        rows, np.asarray(generated.tokens), np.asarray(generated.mask), strict=True
+      self._task.reward(self._tokenizer.decode(row[there]), self._examples[prompt])
+      for prompt, row, there in zip(
+        np.repeat(index, self._samples), tokens, mask, strict=True
       )
     ]
-    real = min(self._prompts_at_once, len(self._examples) - start)
-    return np.reshape(rewards, (-1, self._samples))[:real]
+    shape = (-1, self._samples)
+    return np.reshape(rewards, shape), mask.sum(axis=1).reshape(shape)
 
 
 def _evenly(size: int, wanted: int) -> np.ndarray:

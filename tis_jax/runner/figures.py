@@ -78,7 +78,7 @@ def _pass_at_1(ax: Axes, columns: Columns) -> Axes:
   ax.errorbar(
     columns["step"][there],
     columns[name][there],
-    yerr=2 * columns[f"{name}/stderr"][there],
+    yerr=2 * columns[f"{name}_stderr"][there],
     color=plots.COLORS[2],
     linewidth=1.6,
     marker="o",

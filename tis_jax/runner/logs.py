@@ -21,7 +21,7 @@ from tis_jax.version import __version__
 Scalars = Mapping[str, float]
 
 
-def header(config_name: str, workdir: Path, store_url: str) -> str:
+def header(config_name: str, workdir: Path, store: str) -> str:
   """Versions, device and places: what one wants to know of a run a month later."""
   versions = ", ".join(
     f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy")
@@ -33,7 +33,7 @@ def header(config_name: str, workdir: Path, store_url: str) -> str:
       f"tis_jax {__version__}, {versions}, Python {platform.python_version()}",
       f"device   {device}, {os.cpu_count()} CPU cores, {platform.platform()}",
       f"config   {config_name} -> {workdir / 'config.json'}",
-      f"store    {store_url}",
+      f"store    {store}",
     )
   )
 

@@ -1,5 +1,6 @@
 """What a run holds between two steps, and how it takes one."""
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +11,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from tis_jax import models
-from tis_jax.learner import Batch, Checkpoints, save_batch
+from tis_jax.learner import Batch, save_batch
+from tis_jax.learner.checkpoint import Checkpoints
 from tis_jax.runner import logs
 from tis_jax.runner.setup import build, identify, sampler_settings
 from tis_jax.runner.stream import BatchStream, needed_from
@@ -45,7 +47,8 @@ class Run:
     self._config, self._workdir = config, workdir
     self._began = time.monotonic()
     identity = identify(config, workdir)
-    logs.say(logs.header(config_name, workdir, identity.store, identity.where))
+    where = f" ({identity.where})" if identity.where else ""
+    logs.say(logs.header(config_name, workdir, identity.store + where))
     self._parts = parts = build(config)
     logs.say(
       f"model    {config.model.source}, {parts.decoder.num_parameters:,} weights"
@@ -62,7 +65,10 @@ class Run:
       logs.say(f"resumed  at step {self.step}")
 
     self._store = Store.open(
-      identity.store, identity.run, create=True, config=sampler_settings(config)
+      identity.store,
+      identity.run,
+      create=True,
+      config=dataclasses.asdict(sampler_settings(config)),
     )
     self._stream = self._open_stream(self._info["position"])
     self.version = self._store.next_version(self._info["version"] + 1) - 1
@@ -107,6 +113,11 @@ class Run:
     )
     return scalars
 
+  def evaluate_base(self) -> None:
+    """Evaluates what the run starts from, unless an earlier attempt did."""
+    if self._info["base"] is None:
+      self._info = self._info | {"base": self.evaluate()}
+
   def advance(self, interrupted: Callable[[], None]) -> None:
     """One learner step: batch, update, publication, logs.
 
@@ -116,8 +127,6 @@ class Run:
     Raises:
       BadUpdateError: the loss was not finite; the batch is saved in the workdir.
     """
-    if self._info["base"] is None:
-      self._info = self._info | {"base": self.evaluate()}
     started = time.monotonic()
 
     def while_waiting():
@@ -171,7 +180,7 @@ class Run:
       "rollouts/trained": rows["trained"],
       "rollouts/filtered": rows["filtered"],
       "rollouts/held": self._stream.held_rows,
-      "rollouts/lost": rows.total_lost,
+      "rollouts/lost": self._stream.lost_rows,
       "rollouts/quarantined": self._reader.quarantined.total(),
     }
     return summarize(self._workdir, self._info["base"], final, counts, self.seconds)

@@ -2,9 +2,11 @@
 
 import dataclasses
 import json
+import math
 import secrets
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import optax
@@ -16,6 +18,7 @@ from tis_jax import data, learner, models
 from tis_jax.learner import Algorithm, TrainState
 from tis_jax.models import DecoderConfig
 from tis_jax.runner.evaluate import Evaluation
+from tis_jax.sampler import Settings
 from tis_jax.store import default_url
 
 
@@ -71,7 +74,7 @@ def build(config: ConfigDict) -> Parts:
   """
   decoder, params, tokenizer = models.load(config.model.source)
   graph = models.decoder_graph(decoder, remat=config.model.remat)
-  task = data.load(config.data.task, **config.data.options)
+  task = data.load(config.data.task, **task_options(config))
   algorithm = learner.algorithm_from_config(config.algorithm)
   updates = config.train.steps * algorithm.updates
   optimizer = learner.optimizer_from_config(config.optimizer, updates)
@@ -81,6 +84,7 @@ def build(config: ConfigDict) -> Parts:
     tokenizer,
     prompts=config.eval.prompts,
     samples=config.eval.samples,
+    temperature=config.eval.temperature,
     max_prompt_tokens=config.data.max_prompt_tokens,
     max_new_tokens=config.sampler.max_new_tokens,
     rows=config.eval.rows,
@@ -96,6 +100,39 @@ def build(config: ConfigDict) -> Parts:
     learner.make_score(graph, mesh, temperature=algorithm.temperature),
     evaluate,
     len(task.train),
+  )
+
+
+def task_options(config: ConfigDict) -> dict[str, Any]:
+  """The options of the config's task."""
+  options = config.data.options.to_dict()
+  if config.data.gsm8k_dir:
+    options["gsm8k_dir"] = str(Path(config.data.gsm8k_dir).resolve())
+  return options
+
+
+def sampler_settings(config: ConfigDict) -> Settings:
+  """What the samplers of a run are told."""
+  sampler = config.sampler
+  # Records of one learner step, over the writers that share the work; a step's worth
+  # more for each step that a rollout may be late.
+  records = config.train.prompts_per_step / sampler.prompts_per_record
+  share = records / max(sampler.count, 1)
+  return Settings(
+    model=str(config.model.source),
+    task=config.data.task,
+    task_options=task_options(config),
+    precision=sampler.precision,
+    temperature=sampler.temperature,
+    top_k=sampler.top_k,
+    top_p=sampler.top_p,
+    min_p=sampler.min_p,
+    prompts_per_record=sampler.prompts_per_record,
+    group_size=sampler.group_size,
+    max_prompt_tokens=config.data.max_prompt_tokens,
+    max_new_tokens=sampler.max_new_tokens,
+    capacity=math.ceil((config.store.max_staleness + 1) * share),
+    seed=config.seed,
   )
 
 

@@ -67,6 +67,12 @@ class BatchStream:
     return sum(len(held.rows.rewards) for held in self._held)
 
   @property
+  def lost_rows(self) -> int:
+    """Rows that were read and are neither trained on, nor filtered, nor held."""
+    rows = self.rows
+    return rows["taken"] - rows["trained"] - rows["filtered"] - self.held_rows
+
+  @property
   def position(self) -> dict[str, Any]:
     """Where the stream is, in JSON: the cursor, the groups held, the counts."""
     held = [[h.writer, h.seq, h.groups] for h in self._held]

@@ -1,0 +1,132 @@
+"""Sampler processes on this machine: started, watched, started again, given up on."""
+
+import os
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+
+_LAST_WORDS = 25
+_GRACE_SECONDS = 20.0
+
+
+class SamplerFailedError(RuntimeError):
+  """A sampler died again and again; the message has its last words."""
+
+
+class Fleet:
+  """`count` samplers of one store, each a process of its own with a log file.
+
+  They are started anew, not forked: a process that has used TensorStore or XLA cannot
+  be forked. Each ends by itself when the store says so or when this process is gone.
+
+  Args:
+    url: of the store.
+    count: how many; 0 for none.
+    folder: for their logs.
+    deaths: a sampler that dies so often within `window` seconds is given up on.
+    window: seconds.
+    on_event: told in a sentence of every death and restart.
+  """
+
+  def __init__(
+    self,
+    url: str,
+    count: int,
+    folder: Path,
+    *,
+    deaths: int = 4,
+    window: float = 300.0,
+    on_event: Callable[[str], None] = print,
+  ):
+    folder.mkdir(parents=True, exist_ok=True)
+    self.restarts = 0
+    self._url, self._folder, self._on_event = url, folder, on_event
+    self._deaths, self._window = deaths, window
+    self._died = {f"local{i}": deque(maxlen=deaths) for i in range(count)}
+    self._processes: dict[str, subprocess.Popen] = {}
+
+  @property
+  def pids(self) -> dict[str, int]:
+    """Process ids by name."""
+    return {name: process.pid for name, process in self._processes.items()}
+
+  def start(self) -> None:
+    """Starts all of them."""
+    for name in self._died:
+      self._processes[name] = self._launch(name)
+
+  def check(self) -> None:
+    """Starts those that died again, later with every death.
+
+    Raises:
+      SamplerFailedError: one died too often.
+    """
+    now = time.monotonic()
+    for name, died in self._died.items():
+      process = self._processes.get(name)
+      if process is not None and process.poll() is None:
+        continue
+      if process is not None:
+        self._bury(name, process, now)
+      if now >= died[-1] + 2.0 ** (len(died) - 2):
+        self._processes[name] = self._launch(name)
+        self.restarts += 1
+        self._on_event(f"sampler {name} started again")
+
+  def stop(self) -> None:
+    """Waits for them to end, as the store has told them to; then ends them."""
+    deadline = time.monotonic() + _GRACE_SECONDS
+    for end in (None, subprocess.Popen.terminate, subprocess.Popen.kill):
+      for process in self._processes.values():
+        if process.poll() is None and end is not None:
+          end(process)
+      for process in self._processes.values():
+        try:
+          process.wait(max(deadline - time.monotonic(), 0.5))
+        except subprocess.TimeoutExpired:
+          continue
+    self._processes.clear()
+
+  def _bury(self, name: str, process: subprocess.Popen, now: float) -> None:
+    del self._processes[name]
+    died = self._died[name]
+    while died and now - died[0] > self._window:
+      died.popleft()
+    died.append(now)
+    how = _cause(process.returncode)
+    if len(died) == self._deaths:
+      raise SamplerFailedError(
+        f"sampler {name} died {len(died)} times in {self._window:.0f} s, at last "
+        f"{how}. Its last words, from {self._log(name)}:\n{self._last_words(name)}"
+      )
+    self._on_event(f"sampler {name} died {how}; its log is {self._log(name)}")
+
+  def _log(self, name: str) -> Path:
+    return self._folder / f"{name}.log"
+
+  def _last_words(self, name: str) -> str:
+    lines = self._log(name).read_text(errors="replace").splitlines()
+    return "\n".join(f"  {line}" for line in lines[-_LAST_WORDS:])
+
+  def _launch(self, name: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "tis_jax.sampler", f"--store={self._url}"]
+    command += [f"--name={name}", f"--parent={os.getpid()}"]
+    # Beside a learner on one accelerator, memory is taken as it is needed.
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"} | os.environ
+    with self._log(name).open("ab") as log:
+      return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=environment,
+        # Ctrl-C in the terminal is the learner's, who ends them in order.
+        start_new_session=True,
+      )
+
+
+def _cause(code: int) -> str:
+  return f"by signal {-code}" if code < 0 else f"with exit code {code}"
