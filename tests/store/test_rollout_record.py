@@ -28,7 +28,8 @@ from tis_jax.store.errors import (
 @pytest.mark.parametrize("kept", [True, False])
 def test_round_trip_is_exact(make_rollout, kept):
   kept_mass = np.full((4, 5), 0.75, np.float32) if kept else None
-  rollout = make_rollout(kept_mass=kept_mass)
+  kept_tokens = np.arange(60, dtype=np.int32).reshape(4, 5, 3) if kept else None
+  rollout = make_rollout(kept_mass=kept_mass, kept_tokens=kept_tokens)
   again = decode(encode(rollout))
   assert again.header == rollout.header
   assert again.arrays().keys() == rollout.arrays().keys()
@@ -114,6 +115,7 @@ def test_the_writer_refuses_what_does_not_fit(make_rollout):
     "rewards": good.rewards[:, None],
     "mask": good.mask.astype(np.float32),
     "group_ids": None,
+    "kept_tokens": np.zeros((4, 3, 2), np.int32),
   }.items():
     with pytest.raises(RolloutShapeError, match=name):
       encode(dataclasses.replace(good, **{name: value}))
@@ -154,6 +156,9 @@ def test_kept_mass_prompts_runs_and_shapes_are_checked(make_rollout):
   with pytest.raises(NonFiniteRolloutError, match="kept_mass"):
     kept_mass = np.where(good.mask, np.inf, 1).astype(np.float32)
     check_values(dataclasses.replace(good, kept_mass=kept_mass))
+  with pytest.raises(RolloutValueError, match="kept_tokens"):
+    kept_tokens = np.full((4, 5, 2), 19, np.int32)
+    check_values(dataclasses.replace(good, kept_tokens=kept_tokens), vocab_size=19)
   with pytest.raises(RolloutValueError, match="left"):
     prompt_mask = np.array([[True, False, True]] * 4)
     check_values(dataclasses.replace(good, prompt_mask=prompt_mask))

@@ -72,7 +72,9 @@ def test_one_url_is_one_run(store_url):
   assert again.config == {"a": 1}
   assert again.stopped() is None
   assert Store.open(store_url, run="mine").config == {"a": 1}
+  assert not first.reconfigured()
   changed = Store.open(store_url, run="mine", create=True, config={"a": 2})
+  assert first.reconfigured()
   assert (changed.incarnation, Store.open(store_url).config) == (3, {"a": 2})
   for create in (True, False):
     with pytest.raises(WrongRunError, match="belongs to run 'mine'"):
@@ -204,7 +206,7 @@ def test_damaged_weights_are_noticed(store):
     store.read_weights(manifest)
   store.kv.delete("weights/v0000000000/manifest")
   with pytest.raises(StoreError, match="missing"):
-    store.latest()
+    Store.open(store.url).latest()
 
 
 def test_a_rollout_is_written_once_and_stamped(store, make_rollout):

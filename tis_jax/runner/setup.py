@@ -114,10 +114,9 @@ def task_options(config: ConfigDict) -> dict[str, Any]:
 def sampler_settings(config: ConfigDict) -> Settings:
   """What the samplers of a run are told."""
   sampler = config.sampler
-  # Records of one learner step, over the writers that share the work; a step's worth
-  # more for each step that a rollout may be late.
+  # Records of one learner step; a step's worth more for each step that a rollout may be
+  # late.
   records = config.train.prompts_per_step / sampler.prompts_per_record
-  share = records / max(sampler.count, 1)
   return Settings(
     model=str(config.model.source),
     task=config.data.task,
@@ -131,7 +130,8 @@ def sampler_settings(config: ConfigDict) -> Settings:
     group_size=sampler.group_size,
     max_prompt_tokens=config.data.max_prompt_tokens,
     max_new_tokens=sampler.max_new_tokens,
-    capacity=math.ceil((config.store.max_staleness + 1) * share),
+    capacity=math.ceil((config.store.max_staleness + 1) * records),
+    writers=max(sampler.count, 1),
     seed=config.seed,
   )
 

@@ -1,5 +1,6 @@
 """Starts one sampler: `python -m tis_jax.sampler --store=URL --name=NAME`."""
 
+import signal
 import sys
 
 from absl import app, flags
@@ -13,8 +14,10 @@ _PARENT = flags.DEFINE_integer("parent", None, "end when this process is gone")
 
 
 def main(_):
+  # A record appears whole or not at all, so ending anywhere does no harm.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
   try:
-    print(run_sampler(_STORE.value, _NAME.value, _PARENT.value), flush=True)
+    run_sampler(_STORE.value, _NAME.value, _PARENT.value)
   except StoreError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 

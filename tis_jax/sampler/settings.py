@@ -4,7 +4,17 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from tis_jax.logprobs.kept import check_rules
+
 PRECISIONS = ("bfloat16", "float32", "int8")
+_COUNTS = (
+  "prompts_per_record",
+  "group_size",
+  "max_prompt_tokens",
+  "max_new_tokens",
+  "capacity",
+  "writers",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,8 +32,11 @@ class Settings:
     group_size: responses a prompt.
     max_prompt_tokens: P; longer prompts are left out.
     max_new_tokens: T.
-    capacity: records that a writer may be ahead of the learner.
+    capacity: records that all writers together may be ahead of the learner.
     seed: of the prompts' order and the sampling noise, with the writer's name.
+    writers: samplers that the learner starts or expects, at least 1.
+    kept_tokens: room in a record for the ids that top-k, top-p and min-p kept, without
+      which ratios under them are approximate; 0 does not record them.
 
   Raises:
     ValueError: a setting outside its range.
@@ -43,6 +56,8 @@ class Settings:
   max_new_tokens: int
   capacity: int
   seed: int
+  writers: int = 1
+  kept_tokens: int = 0
 
   def __post_init__(self):
     if self.precision not in PRECISIONS:
@@ -51,6 +66,7 @@ class Settings:
       raise ValueError(
         f"temperature {self.temperature}: greedy rollouts have no ratio to learn from"
       )
-    for name in ("prompts_per_record", "group_size", "max_new_tokens", "capacity"):
+    check_rules(self.top_k, self.top_p, self.min_p)
+    for name in _COUNTS:
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

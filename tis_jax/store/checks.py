@@ -77,10 +77,16 @@ def _check_ranges(rollout: Rollout, versions, vocab_size):
   prompt_mask = rollout.prompt_mask
   if (prompt_mask[:, :-1] & ~prompt_mask[:, 1:]).any():
     raise RolloutValueError("a prompt is not padded on the left")
-  for name, mask in (("prompts", prompt_mask), ("tokens", mask_BT)):
-    ids = getattr(rollout, name)[mask]
-    too_large = vocab_size is not None and (ids >= vocab_size).any()
-    if (ids < 0).any() or too_large:
+  ids = {
+    "prompts": rollout.prompts[prompt_mask],
+    "tokens": rollout.tokens[mask_BT],
+  }
+  if rollout.kept_tokens is not None:
+    # -1 is padding there.
+    ids["kept_tokens"] = np.maximum(rollout.kept_tokens[mask_BT], 0)
+  for name, values in ids.items():
+    too_large = vocab_size is not None and (values >= vocab_size).any()
+    if (values < 0).any() or too_large:
       raise RolloutValueError(f"{name} has an id outside [0, {vocab_size})")
 
 

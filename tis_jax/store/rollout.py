@@ -17,6 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tis_jax.logprobs import Sampling
 from tis_jax.store.errors import (
   CorruptRolloutError,
   RolloutSchemaError,
@@ -44,32 +45,9 @@ ARRAYS: Mapping[str, tuple[str, int]] = {
   "prompt_ids": ("<i4", 1),
   "finish_reasons": ("|i1", 1),
   "kept_mass": ("<f4", 2),
+  "kept_tokens": ("<i4", 3),
 }
-OPTIONAL = frozenset({"kept_mass"})
-
-
-@dataclasses.dataclass(frozen=True)
-class Sampling:
-  """How the tokens were drawn and their log-probs made.
-
-  Attributes:
-    temperature: divides the logits; 0 is greedy.
-    top_k: tokens kept, 0 for all.
-    top_p: probability mass kept, 1 for all.
-    min_p: least probability kept, relative to the most probable token; 0 for all.
-    logprobs: "raw" (softmax of all logits at `temperature`, at 1 when greedy) or
-      "processed" (renormalised over the tokens kept).
-    engine: what generated.
-    dtype: its weights and activations, in words.
-  """
-
-  temperature: float = 1.0
-  top_k: int = 0
-  top_p: float = 1.0
-  min_p: float = 0.0
-  logprobs: str = "raw"
-  engine: str = "tis_jax"
-  dtype: str = "float32"
+OPTIONAL = frozenset({"kept_mass", "kept_tokens"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +56,7 @@ class Header:
 
   Attributes:
     version: the newest policy version that generated a token of it.
-    sampling: how it was sampled.
+    sampling: how it was sampled (`tis_jax.logprobs.Sampling`).
     run: id of the run it was made for.
     writer: name of the sampler.
     seq: its place in the writer's sequence, from 0.
@@ -111,6 +89,8 @@ class Rollout:
     header: see `Header`.
     kept_mass: float32 [B, T], probability of the tokens that top-k, top-p and min-p
       kept; None where everything was.
+    kept_tokens: int32 [B, T, K], which those were, padded with -1 and all -1 where they
+      did not fit; None where they were not recorded.
   """
 
   prompts: np.ndarray
@@ -125,6 +105,7 @@ class Rollout:
   finish_reasons: np.ndarray
   header: Header
   kept_mass: np.ndarray | None = None
+  kept_tokens: np.ndarray | None = None
 
   @property
   def shape(self) -> tuple[int, int, int]:
@@ -155,9 +136,9 @@ def check_structure(rollout: Rollout) -> None:
   rows, prompt_length, length = rollout.shape
   for name, value in rollout.arrays().items():
     wanted = (rows,)
-    if value.ndim == 2:
+    if value.ndim > 1:
       wanted += (prompt_length if name.startswith("prompt") else length,)
-    if value.shape != wanted:
+    if value.shape[:2] != wanted:
       raise RolloutShapeError(f"{name} has shape {value.shape}, wants {wanted}")
   if rows == 0 or length == 0:
     raise RolloutShapeError(f"no tokens: {rows} rows of {length}")

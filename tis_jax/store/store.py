@@ -68,7 +68,7 @@ class Store:
     self.run: str = record["run"]
     self.incarnation: int = record["incarnation"]
     self.config: dict[str, Any] = record["config"]
-    self._latest = (None, None)
+    self._latest: tuple[bytes | None, Manifest | None] = (None, None)
 
   @property
   def url(self) -> str:
@@ -137,20 +137,27 @@ class Store:
     """The newest published version; None if there is none newer. A cheap poll."""
     missing = None
     while True:
-      generation, version = self._latest
+      generation, manifest = self._latest
       found = self.kv.get(weights.LATEST, unless=generation)
       if not found.unchanged:
-        version = None if found.value is None else weights.latest_version(found.value)
-        self._latest = (found.generation, version)
-      if version is None or (if_newer_than is not None and version <= if_newer_than):
+        manifest = None
+        if found.value is not None:
+          version = weights.latest_version(found.value)
+          manifest = weights.read_manifest(self.kv, version)
+          if manifest is None:
+            # Deleted between the two reads, if LATEST has moved on.
+            if version == missing:
+              raise StoreError(
+                f"store {self.url}: weights of version {version} are missing"
+              )
+            missing = version
+            continue
+        self._latest = (found.generation, manifest)
+      if manifest is None or (
+        if_newer_than is not None and manifest.version <= if_newer_than
+      ):
         return None
-      manifest = weights.read_manifest(self.kv, version)
-      if manifest is not None:
-        return manifest
-      # Deleted between the two reads, if LATEST has moved on.
-      if version == missing:
-        raise StoreError(f"store {self.url}: weights of version {version} are missing")
-      missing = version
+      return manifest
 
   def read_weights(self, manifest: Manifest) -> dict[str, np.ndarray]:
     """The parameters of a published version, by name.
@@ -276,6 +283,14 @@ class Store:
           beats[key.removeprefix("heartbeats/")] = beat
     return beats
 
+  def reconfigured(self) -> bool:
+    """Whether the run has another config, or is another, than when this was opened."""
+    record, _ = _run_record(self.kv)
+    return record is None or (record["run"], record["config"]) != (
+      self.run,
+      self.config,
+    )
+
   def stop(self, reason: str) -> None:
     """Asks every sampler to end."""
     self.kv.put("stop", json.dumps({"reason": reason}).encode())
@@ -353,5 +368,6 @@ def _enter(kv: KeyValue, run: str | None, config):
     record["incarnation"] += 1
     if config is not None:
       record["config"] = dict(config)
-    if kv.swap("run", json.dumps(record).encode(), generation):
-      return record
+    text = json.dumps(record)
+    if kv.swap("run", text.encode(), generation):
+      return json.loads(text)
