@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tis_jax.models.config import DecoderConfig
-from tis_jax.models.precision import contract
+from tis_jax.models.precision import contract, multiply
 
 # Finite, so that a row with nothing to attend to gives numbers and not NaN.
 _MASKED = -1e30
@@ -64,21 +64,12 @@ def attend(query_BSNGK, keys_BCNK, values_BCNK, mask_BSC):
   """
   dtype = query_BSNGK.dtype
   scale = query_BSNGK.shape[-1] ** -0.5
-  logits_BNGSC = jnp.einsum(
-    "bsngk,bcnk->bngsc",
-    query_BSNGK,
-    keys_BCNK.astype(dtype),
-    preferred_element_type=jnp.float32,
-  )
+  logits_BNGSC = multiply("bsngk,bcnk->bngsc", query_BSNGK, keys_BCNK.astype(dtype))
   mask_BNGSC = mask_BSC[:, None, None, :, :]
   logits_BNGSC = jnp.where(mask_BNGSC, logits_BNGSC * scale, _MASKED)
   weights_BNGSC = jax.nn.softmax(logits_BNGSC, axis=-1).astype(dtype)
-  return jnp.einsum(
-    "bngsc,bcnk->bsngk",
-    weights_BNGSC,
-    values_BCNK.astype(dtype),
-    preferred_element_type=jnp.float32,
-  ).astype(dtype)
+  mixed = multiply("bngsc,bcnk->bsngk", weights_BNGSC, values_BCNK.astype(dtype))
+  return mixed.astype(dtype)
 
 
 def _weight(rngs, shape, fan_in, dtype, gain=1.0):

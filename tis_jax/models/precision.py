@@ -18,6 +18,21 @@ _CONTRACTED = {
 }
 
 
+def multiply(equation: str, *arrays):
+  """`einsum` of arrays of one dtype, accumulated and returned in fp32.
+
+  fp32 arrays are multiplied as fp32: left to themselves, TPUs would round them to bf16
+  and GPUs to TF32, and the fp32 learner would be no yardstick for anything.
+  """
+  exact = arrays[0].dtype == jnp.float32
+  return jnp.einsum(
+    equation,
+    *arrays,
+    precision=jax.lax.Precision.HIGHEST if exact else None,
+    preferred_element_type=jnp.float32,
+  )
+
+
 def contract(equation: str, x_BS, param):
   """`einsum(equation, x, param)` for every token, accumulated in fp32.
 
@@ -40,7 +55,7 @@ def contract(equation: str, x_BS, param):
   weight = param.get_value()
   quantized = hasattr(weight, "qvalue")
   numbers = (weight.qvalue if quantized else weight).astype(x.dtype)
-  product = jnp.einsum(equation, x, numbers, preferred_element_type=jnp.float32)
+  product = multiply(equation, x, numbers)
   if quantized:
     # One scale an output channel: the contracted axes of `scale` have size 1.
     product = product * weight.scale.reshape(1, *product.shape[1:])
