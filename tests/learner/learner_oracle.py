@@ -40,12 +40,17 @@ def _all_logp(graph, params, tokens):
   return jax.nn.log_softmax(hidden @ model.head())
 
 
-def scores(graph, params, batch):
-  """`(logp_BT, entropy_BT)` of the responses; garbage off the mask. Differentiable."""
+def distributions(graph, params, batch):
+  """`[B, T, V]` log-probs of the token at each response position."""
   tokens, starts = compact(batch)
   all_logp = _all_logp(graph, params, tokens)
   slot = starts[:, None] - 1 + np.arange(batch.tokens.shape[1])[None]
-  rows = all_logp[np.arange(len(slot))[:, None], np.maximum(slot, 0)]
+  return all_logp[np.arange(len(slot))[:, None], np.maximum(slot, 0)]
+
+
+def scores(graph, params, batch):
+  """`(logp_BT, entropy_BT)` of the responses; garbage off the mask. Differentiable."""
+  rows = distributions(graph, params, batch)
   logp = jnp.take_along_axis(rows, jnp.asarray(batch.tokens)[..., None], -1)[..., 0]
   return logp, -(jnp.exp(rows) * rows).sum(-1)
 

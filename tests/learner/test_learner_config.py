@@ -98,6 +98,15 @@ def test_defaults_are_those_of_the_functions():
       },
       "reject_negative_divergence needs the advantages",
     ),
+    (
+      {
+        "old_logp": "sampler",
+        "mini_batches": 2,
+        "loss": {"name": "reinforce"},
+        "correction": {"stages": ("truncate", "normalize")},
+      },
+      r"\['normalize'\] take statistics of the whole batch",
+    ),
     ({"old_logp": "current", "kl": {"placement": "reward"}}, "kl_placement='reward'"),
   ],
 )
@@ -132,7 +141,10 @@ def test_a_record_that_is_not_enough_is_refused_at_the_first_batch(tiny, batch):
   with pytest.raises(ValueError, match="neither kept_mass nor kept_tokens"):
     jax.eval_shape(update, state, batch, np.int32(VERSION))
   kept = np.broadcast_to(batch.tokens[..., None], (*batch.tokens.shape, 3))
-  jax.eval_shape(update, state, batch._replace(kept_tokens=kept), np.int32(VERSION))
+  with_kept = batch._replace(kept_tokens=kept)
+  jax.eval_shape(update, state, with_kept, np.int32(VERSION))
+  with pytest.raises(ValueError, match="the batch records what sampling kept"):
+    jax.eval_shape(tiny.update(), state, with_kept, np.int32(VERSION))
 
 
 LOSSES = sorted(losses.POLICY_LOSSES)
@@ -148,7 +160,10 @@ def test_every_loss_advantage_and_stage_traces(tiny, batch, index):
   settings = {
     "loss": {"name": loss, "dro": {"beta": 1.0}},
     "advantage": {"name": advantage, "pass_at_k": {"k": 2}},
-    "correction": {"stages": ("truncate",) if takes_weights else ()},
+    "correction": {
+      "stages": ("truncate",) if takes_weights else (),
+      "metrics": "none",
+    },
   }
   algorithm = learner.algorithm_from_config(settings)
   state = learner.abstract_state(tiny.graph, tiny.optimizer, tiny.meshes["one"])
@@ -171,4 +186,5 @@ def _with_stage(name):
     if parameter.default is inspect.Parameter.empty
   }
   stage = STAGES[name](**required | ({"high": 2.0} if name == "reject" else {}))
-  return chain(truncate(2.0), stage) if stage.makes == "scale" else chain(stage)
+  before = [truncate(2.0)] if stage.makes == "scale" else []
+  return chain(*before, stage, metrics="none")

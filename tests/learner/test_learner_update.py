@@ -9,12 +9,15 @@ import pytest
 from learner_oracle import (
   VERSION,
   advantages,
+  distributions,
+  make_algorithm,
   policy_gradient_step,
   scores,
   truncated_weight,
 )
 
 from tis_jax import learner
+from tis_jax.logprobs import Sampling
 from tis_jax.models import flatten
 
 NO_METRICS = {"correction__metrics": "none"}
@@ -190,6 +193,33 @@ def test_bypass_takes_the_ratio_to_the_sampler_into_the_loss(tiny, batch):
   want = token_loss[kept].sum() / batch.mask.sum()
   np.testing.assert_allclose(metrics["loss/total"], want, 1e-4, 1e-6)
   assert 0 < kept.sum() < batch.mask.sum()
+
+
+def test_an_unchanged_policy_has_ratio_one_under_top_p(tiny, batch):
+  """Processed log-probs of a recorded kept set; one token's set did not fit."""
+  rng = np.random.default_rng(2)
+  rows = distributions(tiny.graph, tiny.params, batch)
+  kept = rng.integers(3, 20, (*batch.tokens.shape, 4))
+  kept = np.where(kept == batch.tokens[..., None], -1, kept)
+  kept = np.concatenate([batch.tokens[..., None], kept], -1).astype(np.int32)
+  inside = (kept[..., None, :] == np.arange(20)[:, None]).any(-1)
+  mass = np.where(inside, np.exp(rows), 0).sum(-1)
+  logp, _ = scores(tiny.graph, tiny.params, batch)
+  assert (mass < 0.9).all()
+  row, column = np.argwhere(batch.mask)[7]
+  kept[row, column] = -1
+  nucleus = batch._replace(sampler_logp=logp - np.log(mass), kept_tokens=kept)
+
+  sampling = Sampling(top_p=0.8, logprobs="processed")
+  algorithm = make_algorithm(old_logp="current", **NO_METRICS)
+  update = learner.make_update(
+    tiny.graph, algorithm, tiny.optimizer, tiny.meshes["one"], sampling=sampling
+  )
+  _, metrics = update(tiny.state(), nucleus, np.int32(VERSION))
+  raw = np.asarray(metrics["weight_histogram"]["raw"])
+  # The one bin that holds ratio 1; the token that cannot be compared is in none.
+  assert raw[len(raw) // 2] == raw.sum() == batch.mask.sum() - 1
+  np.testing.assert_allclose(metrics["reward/learner"], metrics["reward/mean"], 1e-5)
 
 
 def test_the_state_is_donated_and_shapes_compile_once(tiny, batch):

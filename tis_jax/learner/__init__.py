@@ -11,6 +11,7 @@ from tis_jax.learner.batch import (
   take_groups,
   take_rows,
 )
+from tis_jax.learner.checkpoint import Checkpoints
 from tis_jax.learner.config import algorithm_from_config, default_config
 from tis_jax.learner.forward import make_score, score
 from tis_jax.learner.mesh import make_mesh
@@ -25,6 +26,7 @@ from tis_jax.learner.update import make_update
 __all__ = [
   "Algorithm",
   "Batch",
+  "Checkpoints",
   "TrainState",
   "abstract_state",
   "algorithm_from_config",

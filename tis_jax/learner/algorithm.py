@@ -150,19 +150,17 @@ class Algorithm:
         f"{why}after the advantages, so baseline='kept' has no rejections to leave out;"
         " take old_logp='recompute' or baseline='all'"
       )
-    if self.micro_batches == 1:
-      return
-    if self.denominator == "kept":
+    if self.denominator == "kept" and self.micro_batches > 1:
       raise ValueError(
         f"{why}one micro-batch at a time, so denominator='kept' cannot count what the "
         "others keep; take old_logp='recompute', micro_batches=1 or "
         "denominator='sampled'"
       )
     pooling = [stage.name for stage in self.correct.stages if stage.pools]
-    if pooling:
+    if pooling and self.mini_batches * self.micro_batches > 1:
       raise ValueError(
         f"{why}one micro-batch at a time, but {pooling} take statistics of the whole "
-        "batch; take old_logp='recompute' or micro_batches=1"
+        "batch; take old_logp='recompute', or mini_batches=1 and micro_batches=1"
       )
 
 
