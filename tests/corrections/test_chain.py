@@ -149,7 +149,7 @@ def test_no_gradient_flows_through_weights_or_thresholds():
 
 
 def test_nothing_left_is_finite_and_empty():
-  everything = chain(reject(1e-6, 0.0), truncate(), normalize(), metrics="full")
+  everything = chain(reject(1e-6, 0.0), truncate(), normalize())
   for arrays in (DATA.arrays, (*DATA.arrays[:2], np.zeros_like(DATA.mask))):
     out = everything(*arrays)
     assert not np.asarray(out.mask).any()
@@ -161,7 +161,8 @@ def test_nothing_left_is_finite_and_empty():
 @pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("mask_kind", [bool, np.int32, np.float32])
 def test_any_dtype_in_fp32_out(kind, mask_kind):
-  old, sampler = (jnp.asarray(x, kind) for x in (DATA.old, DATA.sampler))
+  with np.errstate(over="ignore"):
+    old, sampler = (jnp.asarray(x, kind) for x in (DATA.old, DATA.sampler))
   correct = chain(truncate(1.5), metrics="none")
   out = correct(old, sampler, DATA.mask.astype(mask_kind))
   as_fp32 = DATA._replace(old=np.float32(old), sampler=np.float32(sampler))

@@ -308,9 +308,9 @@ def test_staleness_drops_tokens_or_sequences():
 
 def test_parts_get_a_cap_each():
   rng = np.random.default_rng(0)
-  middle = np.where(DATA.mask, 0.5 * DATA.old + 0.5 * DATA.sampler, np.nan)
-  middle = np.float32(middle + 0.3 * rng.normal(size=middle.shape))
   with np.errstate(all="ignore"):
+    middle = np.where(DATA.mask, 0.5 * DATA.old + 0.5 * DATA.sampler, np.nan)
+    middle = np.float32(middle + 0.3 * rng.normal(size=middle.shape))
     numeric = np.exp(np.float64(middle) - DATA.sampler)
     stale = np.exp(np.float64(DATA.old) - middle)
   weight, _ = run(truncate_parts(1.1, 1.3), version_logp=middle)

@@ -39,7 +39,7 @@ def measure(x, mask):
   }
 
 
-compiled = jax.jit(measure)
+compiled, numbers, pool = jax.jit(measure), jax.jit(finalize), jax.jit(merge)
 
 
 def batch(seed, shape=(6, 8)):
@@ -52,8 +52,10 @@ def batch(seed, shape=(6, 8)):
 def close(found, expected):
   assert found.keys() == expected.keys()
   for name, value in found.items():
+    # A spread is known to the root of fp32 of the items' distance from the pivot.
+    atol = 3e-3 if name.endswith(("std", "stderr")) else 1e-5
     np.testing.assert_allclose(
-      value, expected[name], rtol=1e-4, atol=1e-5, err_msg=name
+      value, expected[name], rtol=1e-4, atol=atol, err_msg=name
     )
 
 
@@ -61,7 +63,7 @@ def close(found, expected):
 @settings(max_examples=25, deadline=None)
 def test_values_are_those_of_numpy(seed):
   x, mask = batch(seed)
-  found = finalize(compiled(x, mask))
+  found = numbers(compiled(x, mask))
   kept = x[mask].astype(np.float64)
   n = len(kept)
   if n == 0:
@@ -94,12 +96,14 @@ def test_values_are_those_of_numpy(seed):
 @settings(max_examples=25, deadline=None)
 def test_parts_pool_to_the_whole_in_any_order(seed, order):
   x, mask = batch(seed)
-  whole = finalize(compiled(x, mask))
+  whole = numbers(compiled(x, mask))
   parts = [compiled(x[2 * i : 2 * i + 2], mask[2 * i : 2 * i + 2]) for i in order]
-  close(finalize(merge(*parts)), whole)
-  close(finalize(merge(merge(*parts[:2]), parts[2])), whole)
+  close(numbers(pool(*parts)), whole)
+  close(numbers(pool(pool(*parts[:2]), parts[2])), whole)
   stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves, axis=-1), *parts)
-  close(finalize(merge_stacked(stacked, axis=-1)), whole)
+  close(
+    numbers(jax.jit(merge_stacked, static_argnames="axis")(stacked, axis=-1)), whole
+  )
 
 
 def test_merging_one_part_changes_nothing():
@@ -132,6 +136,11 @@ def test_pooling_keeps_the_spread_between_far_apart_parts():
   found = finalize(merge(*({"x": m} for m in far)))
   values = np.array([1e4, 1e4 + 0.5, -1e4, -1e4 + 0.5, 0, 0.5])
   np.testing.assert_allclose(found["x/std"], values.std(), rtol=1e-5)
+
+
+def test_equal_items_have_no_spread():
+  found = finalize({"x": mean(np.full(7, 1.3, np.float32), np.ones(7))})
+  assert found["x/std"] == found["x/stderr"] == 0
 
 
 def test_sums_taken_elsewhere_make_the_same_mean():

@@ -69,7 +69,12 @@ class Batch:
     return self._once(
       "sums",
       lambda: by_row(
-        token_features, self.log_ratio, self.known, self.mask, self.old_logp
+        token_features,
+        self.log_ratio,
+        self.expm1,
+        self.known,
+        self.mask,
+        self.old_logp,
       ),
     )
 
@@ -169,13 +174,12 @@ class Batch:
     return self._memory[key]
 
 
-def token_features(log_ratio, known, mask, old_logp) -> Rows:
+def token_features(log_ratio, expm1, known, mask, old_logp) -> Rows:
   """Everything that is summed over the tokens' raw log-ratios.
 
   The log-ratio is 0 where it is not known, and so is each feature of it: no mask here.
   """
-  d, expm1 = log_ratio, jnp.expm1(log_ratio)
-  k3 = expm1 - d
+  d, k3 = log_ratio, expm1 - log_ratio
   means = {
     "log_ratio": d,
     "abs": jnp.abs(d),

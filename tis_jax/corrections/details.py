@@ -11,9 +11,7 @@ from tis_jax.corrections.rows import Rows, by_row
 from tis_jax.corrections.state import State
 from tis_jax.diagnostics.metrics import (
   EffectiveSampleSize,
-  Mean,
   Metrics,
-  fraction,
   histogram,
   mean,
   mean_of_sums,
@@ -92,12 +90,11 @@ def _by(name: str, values, starts, batch: Batch) -> Metrics:
 
   sums = by_row(features, values, batch.log_ratio, batch.known).total
   sums = {key: x.sum() for key, x in sums.items()}
-  return {
-    f"log_ratio_by_{name}/{start:g}": mean_of_sums(
-      sums[f"x{i}"], sums[f"xx{i}"], sums[f"n{i}"]
-    )
-    for i, start in enumerate((0, *starts))
-  }
+  columns = (
+    jnp.stack([sums[f"{key}{i}"] for i in range(len(starts) + 1)])
+    for key in ("x", "xx", "n")
+  )
+  return _named(f"log_ratio_by_{name}", starts, mean_of_sums(*columns))
 
 
 def _by_position(batch: Batch) -> Metrics:
@@ -108,17 +105,9 @@ def _by_position(batch: Batch) -> Metrics:
   # A position is a column: sum over the batch first, and bucket what is left.
   d = batch.log_ratio
   columns = d.sum(axis=0), (d * d).sum(axis=0), batch.known.sum(axis=0, dtype=d.dtype)
-  position = jnp.arange(d.shape[1])
-  return {
-    f"log_ratio_by_position/{start}": _bucket_mean(columns, inside)
-    for start, inside in zip(
-      (0, *POSITIONS), _buckets(position, POSITIONS), strict=True
-    )
-  }
-
-
-def _bucket_mean(columns, inside) -> Mean:
-  return mean_of_sums(*(jnp.where(inside, x, 0.0).sum() for x in columns))
+  inside = jnp.stack(_buckets(jnp.arange(d.shape[1]), POSITIONS))
+  sums = (jnp.where(inside, x[None], 0.0).sum(axis=1) for x in columns)
+  return _named("log_ratio_by_position", POSITIONS, mean_of_sums(*sums))
 
 
 def _by_length(batch: Batch, whole: State, state: State) -> Metrics:
@@ -126,15 +115,26 @@ def _by_length(batch: Batch, whole: State, state: State) -> Metrics:
   held, known = batch.units(batch.mask), batch.units(batch.known)
   kept = batch.any_token(state.mask)
   product = jnp.exp(batch.level("sequence", whole))
-  metrics = {}
-  for start, inside in zip((0, *LENGTHS), _buckets(length, LENGTHS), strict=True):
-    weight = jnp.where(known & inside, product, 0.0)
-    number = (known & inside).sum(dtype=weight.dtype)
-    metrics[f"by_length/{start}/kept"] = fraction(kept, held & inside)
-    metrics[f"by_length/{start}/ess"] = EffectiveSampleSize(
-      weight.sum(), (weight * weight).sum(), number
-    )
-  return metrics
+  weight = jnp.where(known, product, 0.0)
+  inside = jnp.stack(_buckets(length, LENGTHS)).astype(weight.dtype)
+  held, known = held.astype(weight.dtype), known.astype(weight.dtype)
+
+  def total(x):
+    return (inside * x[None]).sum(axis=(1, 2))
+
+  hits, number = total(held * kept), total(held)
+  ess = EffectiveSampleSize(total(weight), total(weight * weight), total(known))
+  share = mean_of_sums(hits, hits, number)
+  by_length = _named("by_length", LENGTHS, share, "/kept")
+  return by_length | _named("by_length", LENGTHS, ess, "/ess")
+
+
+def _named(name: str, starts, metrics, suffix: str = "") -> Metrics:
+  """A metric of vectors as one metric a bucket."""
+  return {
+    f"{name}/{start:g}{suffix}": type(metrics)(*(field[i] for field in metrics))
+    for i, start in enumerate((0, *starts))
+  }
 
 
 def _buckets(values, starts):

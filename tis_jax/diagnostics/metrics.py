@@ -160,7 +160,9 @@ def mean_of_sums(
   Mean(total=Array(3., ...), squares=Array(0.5, ...), count=Array(2., ...))
   """
   total, squares, count = (jnp.asarray(v, jnp.float32) for v in (total, squares, count))
-  about_mean = jnp.maximum(squares - quotient(total, count) * total, 0.0)
+  about_mean = squares - quotient(total, count) * total
+  # What is left of equal items is rounding, not spread.
+  about_mean = jnp.where(about_mean > 1e-6 * squares, about_mean, 0.0)
   return Mean(total + pivot * count, about_mean, count)
 
 
