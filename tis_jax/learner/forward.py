@@ -38,9 +38,12 @@ def score(
   hidden_BSD, _ = model(tokens_BS, segment_ids_BS=valid_BS[:, :-1].astype(jnp.int32))
   return token_logprobs(
     hidden_BSD[:, prompt_length - 1 :],
-    head_DV,
+    # Back to the table it is, where tied: the kernel reads its rows in place, and a
+    # transposed head and gradient would each be a copy.
+    head_DV.T if model.config.tie_embeddings else head_DV,
     batch.tokens,
     temperature=temperature,
+    tied=model.config.tie_embeddings,
     mask=batch.mask,
     kept_tokens=batch.kept_tokens,
     vocab_axis=_vocab_axis(head_DV.shape[1]),
