@@ -30,13 +30,27 @@ from tis_jax.advantages import rloo as rloo
 # Corrections: log-probs of two policies -> weight, mask, metrics.
 from tis_jax.corrections import Chain as Chain
 from tis_jax.corrections import Correction as Correction
+from tis_jax.corrections import Stage as Stage
+from tis_jax.corrections import adaptive_truncate as adaptive_truncate
 from tis_jax.corrections import chain as chain
+from tis_jax.corrections import check_present as check_present
 from tis_jax.corrections import clip as clip
 from tis_jax.corrections import importance as importance
+from tis_jax.corrections import interpolate_old_logp as interpolate_old_logp
+from tis_jax.corrections import normalize as normalize
 from tis_jax.corrections import presets as presets
 from tis_jax.corrections import reject as reject
+from tis_jax.corrections import reject_divergence as reject_divergence
 from tis_jax.corrections import reject_missing as reject_missing
+from tis_jax.corrections import reject_negative_divergence as reject_negative_divergence
+from tis_jax.corrections import (
+  reject_probability_difference as reject_probability_difference,
+)
+from tis_jax.corrections import reject_second_moment as reject_second_moment
+from tis_jax.corrections import reject_stale as reject_stale
+from tis_jax.corrections import scale_by_ess as scale_by_ess
 from tis_jax.corrections import truncate as truncate
+from tis_jax.corrections import truncate_parts as truncate_parts
 from tis_jax.corrections import veto as veto
 from tis_jax.corrections import zero_outside as zero_outside
 

@@ -8,6 +8,7 @@ import pytest
 
 from tis_jax.corrections import (
   chain,
+  check_present,
   clip,
   importance,
   interpolate_old_logp,
@@ -292,6 +293,14 @@ def test_missing_log_probs_weigh_one_and_are_counted():
   np.testing.assert_array_equal(mask, known)
   _, mask = run(reject_missing("sequence"), data=data, present=present)
   np.testing.assert_array_equal(mask, DATA.mask & ~gone.any(1, keepdims=True))
+
+
+def test_missing_log_probs_can_be_refused():
+  present = DATA.mask.copy()
+  check_present(DATA.sampler, DATA.mask, present)
+  present[2, np.argmax(DATA.mask[2])] = False
+  with pytest.raises(ValueError, match=r"1 of \d+ tokens .* in rows \[2\]"):
+    check_present(DATA.sampler, DATA.mask, present)
 
 
 def test_staleness_drops_tokens_or_sequences():

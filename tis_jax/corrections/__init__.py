@@ -14,6 +14,7 @@ from tis_jax.corrections.divergences import (
 )
 from tis_jax.corrections.normalization import normalize as normalize
 from tis_jax.corrections.normalization import scale_by_ess as scale_by_ess
+from tis_jax.corrections.rejections import check_present as check_present
 from tis_jax.corrections.rejections import reject as reject
 from tis_jax.corrections.rejections import reject_missing as reject_missing
 from tis_jax.corrections.rejections import veto as veto

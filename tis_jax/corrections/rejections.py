@@ -1,6 +1,7 @@
 """Stages that take tokens, turns or sequences out of the mask by their ratio."""
 
 import jax.numpy as jnp
+import numpy as np
 
 from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.bounds import check_band, check_choice, log_bound
@@ -77,7 +78,8 @@ def veto(low=1e-4, high=None) -> Stage:
 def reject_missing(level: Level = "token") -> Stage:
   """Drops tokens without a sampler log-prob, or the sequences that hold one.
 
-  Without this stage such a token trains with weight 1 and is counted.
+  Without this stage such a token trains with weight 1 and is counted. To refuse the
+  batch instead, call `check_present` where it comes in.
 
   Args:
     level: "token" drops the token, "turn" its turn, "sequence" its sequence.
@@ -103,6 +105,38 @@ def drop(batch: Batch, state: State, high, low, level: Level) -> tuple[State, Me
     metrics[f"{name}_high"] = fraction(high, units)
     metrics[f"{name}_low"] = fraction(low, units)
   return reject_where(state, high | low, level), metrics
+
+
+def check_present(sampler_logp, mask, present=None) -> None:
+  """Refuses a batch in which a token that trains has no sampler log-prob.
+
+  For the host, where a batch comes in: it reads the values, so it cannot be jitted.
+
+  Args:
+    sampler_logp: `[B, T]`.
+    mask: `[B, T]` bool or 0/1.
+    present: `[B, T]` bool, False where no log-prob was reported; NaN says so too.
+
+  Raises:
+    ValueError: naming how many tokens lack one, and in which rows.
+
+  >>> check_present([[-0.5, float("nan")]], [[1, 1]])
+  Traceback (most recent call last):
+  ...
+  ValueError: 1 of 2 tokens that train have no sampler log-prob, in rows [0]
+  """
+  mask = np.asarray(mask) != 0
+  missing = np.isnan(np.asarray(sampler_logp, np.float32))
+  if present is not None:
+    missing |= np.asarray(present) == 0
+  missing &= mask
+  if missing.any():
+    rows = np.flatnonzero(missing.any(axis=1))
+    shown = f"{rows[:10].tolist()}" + (" and more" if rows.size > 10 else "")
+    raise ValueError(
+      f"{missing.sum()} of {mask.sum()} tokens that train have no sampler log-prob,"
+      f" in rows {shown}"
+    )
 
 
 def _reject(batch: Batch, state: State, *, log_high, log_low, level: Level):

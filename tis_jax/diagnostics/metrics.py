@@ -162,7 +162,7 @@ def mean_of_sums(
   total, squares, count = (jnp.asarray(v, jnp.float32) for v in (total, squares, count))
   about_mean = squares - quotient(total, count) * total
   # What is left of equal items is rounding, not spread.
-  about_mean = jnp.where(about_mean > 1e-6 * squares, about_mean, 0.0)
+  about_mean = jnp.where(about_mean > 2e-7 * squares, about_mean, 0.0)
   return Mean(total + pivot * count, about_mean, count)
 
 
