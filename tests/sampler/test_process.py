@@ -1,0 +1,154 @@
+"""The sampler's side of a run, in this process: records that a learner can take."""
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+
+from tis_jax import data, models
+from tis_jax.sampler.worker import Worker
+from tis_jax.store import RolloutReader, Store
+
+
+def wait_until(condition, seconds=60):
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < deadline, "nothing happened"
+    time.sleep(0.01)
+
+
+def test_records_are_groups_of_scored_answers(open_run, serving):
+  store = open_run()
+  with serving(store):
+    first, second = RolloutReader(store, shape=(8, 8, 5)).take(2, 0, timeout=120)
+  tokenizer = models.load("builtin:arithmetic")[2]
+  task = data.load("gsm8k_steps")
+  for record in (first, second):
+    assert record.header.sampling.dtype == "bfloat16"
+    assert (record.header.run, record.header.writer) == ("r", "a")
+    assert (record.versions[record.mask] == 0).all()
+    assert record.group_ids.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert record.kept_mass is None
+    for row in range(8):
+      example = task.train[record.prompt_ids[row]]
+      prompt = tokenizer.decode(record.prompts[row][record.prompt_mask[row]])
+      answer = tokenizer.decode(record.tokens[row][record.mask[row]])
+      assert prompt == example.prompt
+      assert record.rewards[row] == task.reward(answer, example)
+  assert not set(first.prompt_ids) & set(second.prompt_ids)
+
+
+def test_the_writer_waits_for_the_learner_and_uses_its_newest_weights(
+  open_run, serving, weights
+):
+  store = open_run()
+  reader = RolloutReader(store)
+  with serving(store):
+    reader.take(2, 0, timeout=120)
+    wait_until(lambda: store.heartbeats()["a"]["state"] == "waiting for the learner")
+    assert store.next_seq("a") == 2
+    store.publish(1, weights, {"cursor": reader.cursor})
+    store.delete_weights(keep=1)
+    newer = reader.take(2, 1, timeout=60)
+    assert [record.header.version for record in newer] == [1, 1]
+    store.release(reader.cursor)
+    (more,) = reader.take(1, 1, timeout=60)
+    assert (more.header.seq, more.header.version) == (4, 1)
+
+
+def test_strict_capacity_keeps_every_record_on_policy(open_run, serving, weights):
+  store = open_run(capacity=1)
+  reader = RolloutReader(store)
+  with serving(store):
+    for version in range(8):
+      (record,) = reader.take(1, version, timeout=120)
+      assert record.header.version == version
+      store.publish(version + 1, weights, {"cursor": reader.cursor})
+
+
+def test_a_record_set_aside_gives_its_place_back(open_run, serving):
+  store = open_run(capacity=1)
+  reader = RolloutReader(store, shape=(8, 8, 5))
+  # A leftover of another writer's making, at the first place of the sequence.
+  store.kv.put("rollouts/a/0000000000", b"damaged")
+  with serving(store):
+    # seq 1 needs the place that record 0 holds until the reader sets it aside.
+    (record,) = reader.take(1, 0, timeout=120)
+  assert record.header.seq == 1
+  assert reader.quarantined == {"truncated": 1}
+
+
+def test_a_sampler_started_again_repeats_nothing(open_run, serving):
+  store = open_run()
+  reader = RolloutReader(store)
+  with serving(store):
+    before = reader.take(2, 0, timeout=120)
+  store.delete_rollouts(reader.cursor)
+  store.release(reader.cursor)
+  with serving(store):
+    after = reader.take(2, 0, timeout=120)
+  assert [record.header.seq for record in before + after] == [0, 1, 2, 3]
+  prompts = np.concatenate([record.prompt_ids[::2] for record in before + after])
+  assert len(set(prompts.tolist())) == 16
+
+
+def test_the_walk_is_the_writers_and_the_noise_the_incarnations(settings, weights):
+  def make(name, incarnation, seq):
+    worker = Worker(settings, name, incarnation)
+    return worker.rollout(worker.params(weights), 0, seq)
+
+  first, again = make("a", 1, 5), make("a", 2, 5)
+  np.testing.assert_array_equal(first.prompt_ids, again.prompt_ids)
+  np.testing.assert_array_equal(first.tokens, make("a", 1, 5).tokens)
+  assert (first.tokens != again.tokens).any()
+  assert set(first.prompt_ids) != set(make("b", 1, 5).prompt_ids)
+  assert set(first.prompt_ids) != set(make("a", 1, 6).prompt_ids)
+
+
+def test_the_name_belongs_to_the_last_who_took_it(open_run, serving):
+  store = open_run()
+  with serving(store) as ended:
+    RolloutReader(store).take(2, 0, timeout=120)
+    store.claim("a")
+    wait_until(lambda: ended)
+    assert "another sampler has taken the name a" in ended
+
+
+def test_a_changed_config_is_taken_up(open_run, serving, settings):
+  store = open_run()
+  with serving(store):
+    reader = RolloutReader(store)
+    reader.take(2, 0, timeout=120)
+    config = dataclasses.asdict(settings) | {"precision": "float32", "capacity": 9}
+    Store.open(store.url, run="r", create=True, config=config)
+    store.release(reader.cursor)
+    wait_until(lambda: store.next_seq("a") == 11)
+    last = reader.take(9, 0, timeout=60)[-1]
+  assert last.header.sampling.dtype == "float32"
+
+
+def test_truncated_sampling_is_recorded(open_run, serving):
+  store = open_run(top_k=3, kept_tokens=3)
+  with serving(store):
+    (record,) = RolloutReader(store, vocab_size=17).take(1, 0, timeout=120)
+  assert record.header.sampling.top_k == 3
+  assert record.header.sampling.logprobs == "raw"
+  assert (record.kept_mass[record.mask] <= 1).all()
+  sampled = record.tokens[record.mask][:, None]
+  assert (record.kept_tokens[record.mask] == sampled).any(axis=1).all()
+
+
+@pytest.mark.parametrize(
+  "bad",
+  [
+    {"precision": "fp7"},
+    {"temperature": 0.0},
+    {"capacity": 0},
+    {"top_p": 0.0},
+    {"writers": 0},
+  ],
+)
+def test_settings_outside_their_range_are_refused(settings, bad):
+  with pytest.raises(ValueError, match=next(iter(bad))):
+    dataclasses.replace(settings, **bad)
