@@ -10,7 +10,7 @@ that was stopped.
 import sys
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 # Configs import each other as `configs.default`.
@@ -25,6 +25,8 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "where everything of the run goe
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"what is {argv[1]!r}? settings are flags, with two dashes")
+  # Orbax tells every step of its own; its warnings stay.
+  logging.set_verbosity(logging.WARNING)
   name = config_flags.get_config_filename(flags.FLAGS["config"])
   try:
     train(_CONFIG.value, Path(_WORKDIR.value), name)

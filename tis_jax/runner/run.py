@@ -84,6 +84,7 @@ class Run:
       config=config.to_dict(),
     )
     self._progress = logs.Progress(self.step, config.train.steps)
+    self._tokens = 0.0
     self._histogram = _load_histogram(workdir / "weight_histogram.npz")
     self._deleted_below = None
 
@@ -189,10 +190,12 @@ class Run:
     """What follows a step: logs, evaluation, checkpoint."""
     config = self._config
     self._log.write(self.step, scalars)
+    self._tokens += scalars["tokens/count"]
     last = self.step == config.train.steps
     if self.step % config.log.every == 0 or last:
       shown = {name: scalars[name] for name in _SHOWN}
-      logs.say(self._progress.line(self.step, shown, scalars["tokens/count"]))
+      logs.say(self._progress.line(self.step, shown, self._tokens))
+      self._tokens = 0.0
     if config.eval.every and self.step % config.eval.every == 0 and not last:
       self.evaluate()
     if self.step % config.checkpoint.every == 0:

@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from tis_jax import data, learner, models
 from tis_jax.learner import Algorithm, TrainState
+from tis_jax.logprobs import Sampling
 from tis_jax.models import DecoderConfig
 from tis_jax.runner.evaluate import Evaluation
 from tis_jax.sampler import Settings
@@ -79,6 +80,12 @@ def build(config: ConfigDict) -> Parts:
   updates = config.train.steps * algorithm.updates
   optimizer = learner.optimizer_from_config(config.optimizer, updates)
   mesh = learner.make_mesh(**config.mesh)
+  sampling = Sampling(
+    temperature=config.sampler.temperature,
+    top_k=config.sampler.top_k,
+    top_p=config.sampler.top_p,
+    min_p=config.sampler.min_p,
+  )
   evaluate = Evaluation(
     task,
     tokenizer,
@@ -96,7 +103,7 @@ def build(config: ConfigDict) -> Parts:
     algorithm,
     optimizer,
     mesh,
-    learner.make_update(graph, algorithm, optimizer, mesh),
+    learner.make_update(graph, algorithm, optimizer, mesh, sampling=sampling),
     learner.make_score(graph, mesh, temperature=algorithm.temperature),
     evaluate,
     len(task.train),

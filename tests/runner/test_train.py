@@ -1,0 +1,158 @@
+"""Whole runs, small: sampler processes, learner, store, resumption, failures."""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from configs import quickstart
+from tis_jax.learner import load_batch
+from tis_jax.runner import (
+  BadUpdateError,
+  ConfigChangedError,
+  evaluate_run,
+  logs,
+  train,
+)
+from tis_jax.sampler import Fleet, SamplerFailedError
+
+
+def small(workdir, steps, **changes):
+  config = quickstart.get_config()
+  config.update_from_flattened_dict(
+    {
+      "sampler.prompts_per_record": 4,
+      "sampler.group_size": 2,
+      "train.prompts_per_step": 4,
+      "train.steps": steps,
+      "optimizer.warmup_steps": 1,
+      "optimizer.schedule": "constant",
+      "mesh.data": 8,
+      "eval.prompts": 8,
+      "eval.samples": 2,
+      "eval.every": 0,
+      "checkpoint.every": 1,
+      "log.every": 1,
+      "log.tensorboard": False,
+      "store.url": (workdir / "store").as_uri(),
+    }
+    | changes
+  )
+  return config
+
+
+def steps_of(workdir):
+  rows = logs.read_metrics(workdir / "metrics.jsonl")
+  return [row["step"] for row in rows if "loss/total" in row]
+
+
+def test_a_run_trains_ends_with_figures_and_can_be_made_longer(tmp_path):
+  summary = train(small(tmp_path, 2), tmp_path)
+  assert summary["steps"] == 2
+  assert summary["rollouts/trained"] == 16
+  assert summary["rollouts/lost"] == summary["rollouts/quarantined"] == 0
+  assert np.isfinite([v for v in summary.values() if isinstance(v, float)]).all()
+  assert json.loads((tmp_path / "summary.json").read_text()) == summary
+  assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {
+    "overview",
+    "reward",
+    "pass_at_1",
+    "mismatch",
+    "effective_sample_size",
+    "weights",
+  }
+  batch, extra = load_batch(tmp_path / "batch.npz")
+  gap = np.abs(extra["old_logp"] - batch.sampler_logp)[batch.mask]
+  assert 0 < gap.mean() < 0.2  # bf16 and a version: a gap, and not a bug
+
+  longer = train(small(tmp_path, 3), tmp_path)
+  assert longer["steps"] == 3
+  assert longer["rollouts/trained"] == 24
+  assert longer["pass_at_1/base"] == summary["pass_at_1/base"]
+  assert steps_of(tmp_path) == [1, 2, 3]
+  assert 0 <= evaluate_run(tmp_path, prompts=8, samples=2).pass_at_1 <= 1
+
+  with pytest.raises(ConfigChangedError, match="seed: 0 then, 1 now"):
+    train(small(tmp_path, 3, seed=1), tmp_path)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path):
+  changes = {"optimizer.learning_rate": 1e30, "optimizer.clip_norm": 0.0}
+  with pytest.raises(BadUpdateError, match="the batch is in"):
+    train(small(tmp_path, 5, **changes), tmp_path)
+  (path,) = tmp_path.glob("bad_batch_*.npz")
+  assert load_batch(path)[0].mask.any()
+
+
+def test_a_sampler_that_cannot_live_is_given_up_on_with_its_last_words(tmp_path):
+  said = []
+  nowhere = (tmp_path / "nowhere").as_uri()
+  fleet = Fleet(nowhere, 1, tmp_path / "logs", deaths=2, on_event=said.append)
+  fleet.start()
+  deadline = time.monotonic() + 180
+  with pytest.raises(SamplerFailedError, match="holds no run; start the learner first"):
+    while time.monotonic() < deadline:
+      fleet.check()
+      time.sleep(0.1)
+  fleet.stop()
+  assert "died with exit code 1" in said[0]
+  assert "started again" in said[1]
+
+
+@pytest.mark.chaos
+def test_a_killed_sampler_is_started_again_and_nothing_is_lost(tmp_path, monkeypatch):
+  def kill_the_sampler():
+    log = tmp_path / "samplers" / "local0.log"
+    while not steps_of_or_none(tmp_path):
+      time.sleep(0.1)
+    for pid in children_named("tis_jax.sampler", str(tmp_path)):
+      os.kill(pid, signal.SIGKILL)
+    assert log.exists()
+
+  killer = threading.Thread(target=kill_the_sampler, daemon=True)
+  killer.start()
+  said = []
+  monkeypatch.setattr(logs, "say", lambda *parts, sep=" ": said.append(sep.join(parts)))
+  summary = train(small(tmp_path, 40), tmp_path)
+  killer.join(10)
+  assert summary["steps"] == 40
+  assert summary["rollouts/trained"] == 40 * 8
+  assert summary["rollouts/lost"] == 0
+  assert any("died by signal 9" in line for line in said)
+  assert any("started again" in line for line in said)
+
+
+@pytest.mark.chaos
+def test_a_torn_record_is_set_aside_and_training_goes_on(tmp_path):
+  first = train(small(tmp_path, 2), tmp_path)
+  records = sorted((tmp_path / "store" / "rollouts" / "local0").iterdir())
+  assert records  # written ahead of the learner, for the next attempt
+  records[0].write_bytes(records[0].read_bytes()[:100])
+  second = train(small(tmp_path, 4), tmp_path)
+  assert second["steps"] == 4
+  assert second["rollouts/quarantined"] == 1
+  assert second["rollouts/lost"] == 0
+  assert second["rollouts/trained"] == first["rollouts/trained"] + 16
+
+
+def steps_of_or_none(workdir):
+  return (workdir / "metrics.jsonl").exists() and steps_of(workdir)
+
+
+def children_named(*words):
+  """Process ids whose command line holds all of `words` (Linux)."""
+  for folder in Path("/proc").glob("[0-9]*"):
+    try:
+      command = (folder / "cmdline").read_bytes().decode()
+    except OSError:
+      continue
+    if all(word in command for word in words):
+      yield int(folder.name)
