@@ -158,6 +158,20 @@ def test_nothing_left_is_finite_and_empty():
     assert np.isfinite(numbers).all()
 
 
+def test_defects_are_capped_and_counted_not_spread():
+  """Log-probs of -inf, of a sentinel, and of the wrong scale, at tokens that train."""
+  old = np.full((3, 8), -1.0, np.float32)
+  sampler = np.full((3, 8), -1.0, np.float32)
+  old[0, 0], sampler[1, 0], sampler[2] = -np.inf, -9999.0, -1e30
+  out = chain(truncate(2.0))(old, sampler, np.ones((3, 8)))
+  np.testing.assert_allclose(out.weight[0, :2], [np.exp(-20), 1], rtol=1e-5)
+  np.testing.assert_array_equal(out.weight[1, :2], [2, 1])
+  np.testing.assert_array_equal(out.weight[2], 2)
+  found = finalize(out.metrics)
+  assert all(np.isfinite(x) for x in found.values())
+  np.testing.assert_allclose(found["mismatch/catastrophic_tokens"], 10 / 24, rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("mask_kind", [bool, np.int32, np.float32])
 def test_any_dtype_in_fp32_out(kind, mask_kind):

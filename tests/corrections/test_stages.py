@@ -94,6 +94,12 @@ def test_weights_and_rejection_at_every_level(by_level, level):
   assert mask.sum() not in (0, data.mask.sum())
 
 
+def test_small_ratios_keep_their_digits():
+  d = np.float32([[-15.0, -8.0, -3.0, 0.001, 6.0]])
+  out = chain(importance("token"), metrics="none")(d, np.zeros_like(d), np.ones((1, 5)))
+  np.testing.assert_allclose(out.weight, np.exp(d.astype(np.float64)), rtol=1e-6)
+
+
 def test_bounds_are_inclusive_and_the_lower_one_is_the_inverse():
   rho = np.array([[0.5, 0.499, 2.0, 2.002, 1.0]])
   arrays = np.log(rho).astype(np.float32), np.zeros((1, 5)), np.ones((1, 5))

@@ -59,11 +59,6 @@ class Batch:
     self._memory: dict[Any, Any] = {}
 
   @property
-  def expm1(self) -> jax.Array:
-    """`[B, T]` `rho - 1` of every token, to full precision near 0."""
-    return self._once("expm1", lambda: jnp.expm1(self.log_ratio))
-
-  @property
   def sums(self) -> Rows:
     """`token_features` summed over each row of the incoming batch, once."""
     return self._once(
@@ -71,7 +66,6 @@ class Batch:
       lambda: by_row(
         token_features,
         self.log_ratio,
-        self.expm1,
         self.known,
         self.mask,
         self.old_logp,
@@ -174,12 +168,13 @@ class Batch:
     return self._memory[key]
 
 
-def token_features(log_ratio, expm1, known, mask, old_logp) -> Rows:
+def token_features(log_ratio, known, mask, old_logp) -> Rows:
   """Everything that is summed over the tokens' raw log-ratios.
 
   The log-ratio is 0 where it is not known, and so is each feature of it: no mask here.
   """
-  d, k3 = log_ratio, expm1 - log_ratio
+  d, expm1 = log_ratio, jnp.expm1(log_ratio)
+  k3 = expm1 - d
   means = {
     "log_ratio": d,
     "abs": jnp.abs(d),
@@ -194,11 +189,19 @@ def token_features(log_ratio, expm1, known, mask, old_logp) -> Rows:
       "known": known.astype(d.dtype),
       "incoming": mask.astype(d.dtype),
       "catastrophic": (jnp.abs(d) > CATASTROPHE).astype(d.dtype),
-      "old_logp": jnp.where(known, ratios.as_float(old_logp), 0.0),
+      "old_logp": finite_logp(old_logp, known),
     },
     {"log_ratio": jnp.where(known, d, -jnp.inf)},
     {"log_ratio": jnp.where(known, d, jnp.inf)},
   )
+
+
+def finite_logp(logp, known) -> jax.Array:
+  """Log-probs of the known tokens, 0 elsewhere; below -40 they count as -40.
+
+  One token of log-prob -inf would make every perplexity it enters infinite.
+  """
+  return jnp.where(known, jnp.clip(ratios.as_float(logp), -40.0, 40.0), 0.0)
 
 
 def _by_token(x):

@@ -155,8 +155,6 @@ def reject_negative_divergence(high) -> Stage:
 
 def _divergence(batch: Batch, state: State, *, high, low=-math.inf, kind, reduce):
   values = jnp.where(batch.known, _KINDS[kind](batch.log_ratio), 0.0)
-  if kind == "k3":
-    values = batch.expm1 - batch.log_ratio
   level = "token" if reduce == "token" else "sequence"
   feature = "k3" if kind == "k3" else ""
   if reduce == "sum":

@@ -8,7 +8,7 @@ KL(sampler || learner), `E[rho d]` and `E[rho d - rho + 1]` KL(learner || sample
 
 import jax.numpy as jnp
 
-from tis_jax.corrections.batch import Batch
+from tis_jax.corrections.batch import Batch, finite_logp
 from tis_jax.corrections.ratios import as_float, clamp_log
 from tis_jax.corrections.rows import Rows
 from tis_jax.corrections.state import State
@@ -109,23 +109,25 @@ def _sequence_metrics(batch: Batch, state: State) -> Metrics:
   if not state.packed:
     sums = batch.sums
     count, held = sums.total["known"], sums.total["incoming"] > 0
-    learner, gap = -sums.total["old_logp"], sums.total["log_ratio"]
+    learner, log_product = -sums.total["old_logp"], sums.total["log_ratio"]
     known, kept = count > 0, state.rows & (state.number > 0)
   else:
     whole = batch.begin()
     count = batch.unit_count(batch.known)
     held, known = batch.units(batch.mask), batch.units(batch.known)
-    learner = -batch.unit_sum(jnp.where(batch.known, batch.old_logp, 0.0), whole)
-    gap, kept = batch.unit_sum(batch.log_ratio, whole), batch.any_token(state.mask)
-  learner, gap = (x / jnp.maximum(count, 1.0) for x in (learner, gap))
-  sampler = learner + gap
-  log_product = clamp_log(gap * jnp.maximum(count, 1.0))
+    learner = -batch.unit_sum(finite_logp(batch.old_logp, batch.known), whole)
+    log_product = batch.unit_sum(batch.log_ratio, whole)
+    kept = batch.any_token(state.mask)
+  learner, gap = (x / jnp.maximum(count, 1.0) for x in (learner, log_product))
+  # A sampler's log-prob is taken from the other two, clamped as the ratio is.
+  sampler = jnp.minimum(learner + gap, 40.0)
+  log_product = clamp_log(log_product)
   product = jnp.where(known, jnp.exp(log_product), 0.0)
+  number, squares = known.sum(dtype=product.dtype), (product * product).sum()
   return {
-    "mismatch/chi2_sequence": mean(product * product - 1.0, known),
-    "mismatch/ess_sequence": EffectiveSampleSize(
-      product.sum(), (product * product).sum(), known.sum(dtype=product.dtype)
-    ),
+    # Without a standard error: the fourth power of a product overflows fp32.
+    "mismatch/chi2_sequence": ratio(squares - number, number),
+    "mismatch/ess_sequence": EffectiveSampleSize(product.sum(), squares, number),
     "mismatch/sequence_log_ratio": mean(log_product, known),
     "mismatch/ppl_learner": mean(jnp.exp(learner), known),
     "mismatch/ppl_sampler": mean(jnp.exp(sampler), known),

@@ -114,7 +114,7 @@ def interpolate_old_logp(logp, sampler_logp, versions, learner_version, *, lag=1
 
 
 def _truncate_parts(batch: Batch, state: State, *, numeric, stale):
-  rho = batch.expm1 + 1.0
+  rho = jnp.exp(batch.log_ratio)
   if batch.version_logp is not None:
     numeric_rho, stale_rho = (
       jnp.exp(ratios.log_ratio(logp, other, batch.known))

@@ -128,8 +128,6 @@ def zero_outside(high=5.0, low=None, *, level: Level = "token") -> Stage:
 
 def raw_ratio(batch: Batch, state: State, level: Level) -> jax.Array:
   """The ratio at `level`: `[B, T]`, or `[B, 1]` where rows are units."""
-  if level == "token":
-    return batch.expm1 + 1.0
   return jnp.exp(batch.level(level, state))
 
 
