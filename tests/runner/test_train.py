@@ -32,6 +32,7 @@ def small(workdir, steps, **changes):
       "sampler.prompts_per_record": 4,
       "sampler.group_size": 2,
       "train.prompts_per_step": 4,
+      "algorithm.micro_batches": 1,
       "train.steps": steps,
       "optimizer.warmup_steps": 1,
       "optimizer.schedule": "constant",
