@@ -134,6 +134,8 @@ def test_a_large_batch_is_walked_in_chunks_to_the_same_sums():
   np.testing.assert_allclose(out.total["square"][:, 0], (x**2).sum(1), rtol=1e-5)
   np.testing.assert_array_equal(out.largest["x"][:, 0], x.max(1))
   np.testing.assert_array_equal(out.smallest["x"][:, 0], x.min(1))
+  mapped = jax.vmap(lambda scale: by_row(features, scale * x))(jnp.float32([1, 2]))
+  np.testing.assert_allclose(mapped.total["x"][0], out.total["x"], rtol=1e-3, atol=1e-3)
   jax.export.export(jax.jit(lambda x: by_row(features, x)), platforms=["tpu", "cpu"])(
     jax.ShapeDtypeStruct(x.shape, jnp.float32)
   )
