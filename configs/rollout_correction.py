@@ -72,7 +72,9 @@ RECIPES = {
   # verl's guide of 2025-10.
   "metrics_only": _verl({"rollout_is": False, "rollout_is_threshold": 2.0}),
   "token_truncate": _verl(
-    {"rollout_is_level": "token", "rollout_is_mode": "truncate"}, _TOKEN_TIS
+    {"rollout_is_level": "token", "rollout_is_mode": "truncate"}
+    | {"rollout_is_threshold": 2.0},
+    _TOKEN_TIS,
   ),
   "geometric_mask_veto": _verl(
     {

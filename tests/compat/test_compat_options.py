@@ -119,13 +119,18 @@ _IMPOSSIBLE = [
   (verl.correction, {"loss_type": "ppo"}, "verl: loss_type must be one of"),
   (
     verl.correction,
-    {"rollout_is_mode": "drop"},
+    {"rollout_is_mode": "drop", "rollout_is_threshold": 2.0},
     "verl .*: rollout_is_mode must be one",
   ),
   (
     verl.correction,
-    {"rollout_is_level": "token", "rollout_is_threshold_lower": 3.0},
+    {"rollout_is_threshold": 2.0, "rollout_is_threshold_lower": 3.0},
     "verl .*: rollout_is_threshold_lower .*is above",
+  ),
+  (
+    verl.correction,
+    {"rollout_is_level": "token"},
+    "verl .*rollout_is_threshold is not",
   ),
   (verl.policy_loss, {"clip_ratio_c": 1.0}, "verl: clip_ratio_c must be above 1"),
   (

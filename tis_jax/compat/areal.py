@@ -1,12 +1,12 @@
 """AReaL: `actor.rejection_sampling` and `m2_threshold`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import Array, log, masked_mean, masked_sum, prepare
+from tis_jax.compat.arrays import Correct, log, masked_mean, masked_sum, prepare
 from tis_jax.corrections import (
   Chain,
   Stage,
@@ -34,7 +34,6 @@ _SECTION = {
   "lower": None,
 }
 _METRICS = ("ratio", "kl_k1", "kl_k2", "kl_k3")
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

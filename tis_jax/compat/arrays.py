@@ -5,11 +5,14 @@ On finite numbers the results are the same.
 """
 
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 Array = jax.Array
+# What `correction` returns; its result is (weight or None, mask, metrics).
+Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def prepare(

@@ -1,12 +1,12 @@
 """ms-swift: `rollout_importance_sampling_mode` and its off-policy metrics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import Array, constant, masked_mean, prepare
+from tis_jax.compat.arrays import Correct, constant, masked_mean, prepare
 from tis_jax.compat.mismatch import mismatch
 from tis_jax.corrections import (
   Chain,
@@ -28,7 +28,6 @@ _DEFAULTS = {
   "log_rollout_offpolicy_metrics": False,
   "off_policy_sequence_mask_delta": None,
 }
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

@@ -1,13 +1,13 @@
 """NeMo-RL: importance-sampling correction of its loss, and the sequence error mask."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import (
-  Array,
+  Correct,
   masked_max,
   masked_mean,
   masked_min,
@@ -34,7 +34,6 @@ _DEFAULTS = {
   "sequence_level_importance_ratios": False,
   "seq_logprob_error_threshold": None,
 }
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

@@ -1,12 +1,12 @@
 """OpenRLHF: `--algo.advantage.is_correction_*`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import Array, masked_mean, prepare
+from tis_jax.compat.arrays import Correct, masked_mean, prepare
 from tis_jax.corrections import Chain, chain, clip, importance, reject, zero_outside
 
 _PEER = "OpenRLHF"
@@ -15,7 +15,6 @@ _DEFAULTS = {
   "is_correction_type": "tis",
   "is_correction_threshold": (0.5, 5.0),
 }
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

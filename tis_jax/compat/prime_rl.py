@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import Array, constant, masked_mean, prepare
+from tis_jax.compat.arrays import Correct, constant, masked_mean, prepare
 from tis_jax.corrections import Chain, chain, reject_probability_difference
 
 _PEER = "prime-rl"
@@ -18,7 +18,6 @@ _DEFAULTS = {
   "adv_tau": 1.0,
   "kl_tau": 1e-3,
 }
-Correct = Callable[..., tuple[None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

@@ -1,12 +1,12 @@
 """ROLL: `train_infer_correction`, weights and filters at four levels."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import Array, masked_mean, prepare
+from tis_jax.compat.arrays import Array, Correct, masked_mean, prepare
 from tis_jax.corrections import (
   Chain,
   chain,
@@ -35,7 +35,6 @@ _FILTER = {
   "diff_low": -0.2,
   "diff_high": 0.2,
 }
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

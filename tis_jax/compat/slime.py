@@ -1,6 +1,6 @@
 """slime: the mismatch helper (`mis.py`), weights and rejection with separate bounds."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from tis_jax.compat import options
 from tis_jax.compat.arrays import (
   Array,
+  Correct,
   log,
   masked_max,
   masked_mean,
@@ -58,7 +59,6 @@ _MISMATCH = (
   "chi2_token",
   "chi2_seq",
 )
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

@@ -1,13 +1,13 @@
 """TRL: the vLLM importance-sampling correction of `GRPOConfig`, and OPSM."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import (
-  Array,
+  Correct,
   constant,
   masked_max,
   masked_mean,
@@ -32,7 +32,6 @@ _DEFAULTS = {
   "vllm_importance_sampling_cap": None,
   "off_policy_mask_threshold": None,
 }
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

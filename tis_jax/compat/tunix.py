@@ -1,12 +1,18 @@
 """Tunix: `sampler_is`, `sampler_rs` and the sequence error mask of its GRPO config."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import Array, masked_max, masked_mean, masked_min, prepare
+from tis_jax.compat.arrays import (
+  Correct,
+  masked_max,
+  masked_mean,
+  masked_min,
+  prepare,
+)
 from tis_jax.corrections import (
   Chain,
   chain,
@@ -27,7 +33,6 @@ _DEFAULTS = {
   "sampler_rs_max": None,
   "seq_logprob_error_threshold": None,
 }
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

@@ -1,12 +1,12 @@
 """SkyRL: `off_policy_correction` and the deprecated `use_tis`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import Array, masked_mean, masked_sum, prepare
+from tis_jax.compat.arrays import Array, Correct, masked_mean, masked_sum, prepare
 from tis_jax.corrections import Chain, chain, reject, truncate, veto
 from tis_jax.corrections.ratios import ratio
 
@@ -26,7 +26,6 @@ DEFAULTS = {
   "token_mask_is_threshold_high": None,
 }
 DEPRECATED = {"use_tis": False, "tis_imp_ratio_cap": -1.0}
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

@@ -1,12 +1,19 @@
 """verl: `algorithm.rollout_correction`, weights and the eleven rejection statistics."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import Array, log, masked_mean, masked_sum, prepare, quotient
+from tis_jax.compat.arrays import (
+  Correct,
+  log,
+  masked_mean,
+  masked_sum,
+  prepare,
+  quotient,
+)
 from tis_jax.compat.mismatch import mismatch
 from tis_jax.compat.verl import metrics, rollout_correction_2025_10
 from tis_jax.corrections import (
@@ -40,7 +47,6 @@ DEFAULTS = {
   "bypass_mode": False,
   "loss_type": "ppo_clip",
 }
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:

@@ -1,12 +1,12 @@
 """verl as of 2025-10: `rollout_is_level`, `rollout_is_mode` and the veto."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
-from tis_jax.compat.arrays import Array, log, masked_mean, masked_sum, prepare
+from tis_jax.compat.arrays import Correct, log, masked_mean, masked_sum, prepare
 from tis_jax.compat.mismatch import mismatch
 from tis_jax.compat.verl import metrics
 from tis_jax.corrections import (
@@ -29,13 +29,12 @@ _OWN_KEYS = (
 )
 _DEFAULTS = {
   "rollout_is": True,
-  "rollout_is_threshold": 2.0,
+  "rollout_is_threshold": None,
   "rollout_is_threshold_lower": None,
   "rollout_is_level": "token",
   "rollout_is_mode": "truncate",
   "rollout_is_veto_threshold": None,
 }
-Correct = Callable[..., tuple[Array | None, Array, dict[str, Array]]]
 
 
 def recognises(config: Mapping[str, Any] | None) -> bool:
@@ -60,9 +59,10 @@ def correction(config: Mapping[str, Any]) -> Correct:
   a collapse (at C = 2 the former cannot fall below 0.64); the native ones are not.
 
   Args:
-    config: `rollout_is_threshold` (None turns everything off), `rollout_is_level`,
-      `rollout_is_mode`, `rollout_is_threshold_lower`, `rollout_is_veto_threshold`, and
-      `rollout_is`: false for metrics alone.
+    config: `rollout_is_threshold` (None turns everything off; to leave it out, which
+      verl reads as None, is an error), `rollout_is_level`, `rollout_is_mode`,
+      `rollout_is_threshold_lower`, `rollout_is_veto_threshold`, and `rollout_is`: false
+      for metrics alone.
 
   Returns:
     `fn(old_logp, sampler_logp, mask) -> (weight, mask, metrics)`.
@@ -124,10 +124,11 @@ def _stages(cfg) -> list[Stage]:
 
 def _read(config: Mapping[str, Any]) -> dict[str, Any]:
   cfg = options.read(_PEER, config, _DEFAULTS)
-  return cfg if cfg["rollout_is_threshold"] is None else _check(cfg)
-
-
-def _check(cfg: dict[str, Any]) -> dict[str, Any]:
+  if "rollout_is_threshold" not in config:
+    raise ValueError(
+      f"{_PEER}: rollout_is_threshold is not set, which switches everything off in "
+      "verl; set it, or set it to None to say so"
+    )
   options.flag(_PEER, "rollout_is", cfg["rollout_is"])
   options.choice(
     _PEER,
@@ -138,6 +139,8 @@ def _check(cfg: dict[str, Any]) -> dict[str, Any]:
   options.choice(
     _PEER, "rollout_is_mode", cfg["rollout_is_mode"], ("truncate", "mask", "clip")
   )
+  if cfg["rollout_is_threshold"] is None:
+    return cfg
   high = options.number(
     _PEER, "rollout_is_threshold", cfg["rollout_is_threshold"], above=0
   )
