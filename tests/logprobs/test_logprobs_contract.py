@@ -170,7 +170,7 @@ def test_kept_tokens_equal_float64_with_gradients(implementation):
   out, grads = jax.jit(
     lambda: run(
       token_logprobs, case, kept_tokens=tokens, implementation=implementation,
-      block_elements=8 * 512,
+      block_elements=8 * 256,
     )
   )()  # fmt: skip
   want = expected(case, kept=kept)

@@ -11,7 +11,7 @@ from tis_jax.logprobs import token_logprobs
 
 # 650 columns a shard make two blocks, 5 positions two token chunks.
 _CASE = make_case((4, 5), 16, 1300, seed=7)
-_ELEMENTS = 12 * 512
+_ELEMENTS = 12 * 256
 _MODES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 
 
@@ -88,7 +88,7 @@ def test_explicit_mesh_with_every_token_axis_sharded():
   )
   with jax.set_mesh(mesh):
     # Fewer elements than tokens times the narrowest block: no axis is free to be cut.
-    out, grads = jitted(place(flat, mesh), block_elements=4 * 512)
+    out, grads = jitted(place(flat, mesh), block_elements=4 * 256)
   check(out, grads, expected(flat))
 
 

@@ -28,10 +28,8 @@ from tis_jax.logprobs.plan import (
   Inputs,
   Plan,
   Stats,
-  compute_dtype,
-  gradient_dtype,
-  product_precision,
 )
+from tis_jax.logprobs.product import compute_dtype, gradient_dtype, product_precision
 
 # Two copies of every block (one is being fetched) and the products share VMEM.
 _BLOCK_BYTES = 2 << 20
@@ -196,7 +194,7 @@ def _logits(inputs: Inputs, block, plan: Plan, vocab: int):
     inputs.hidden[...].astype(dtype),
     head.astype(dtype),
     (((1,), (1 - plan.vocab_dim,)), ((), ())),
-    precision=product_precision(plan, dtype),
+    precision=product_precision(plan.precision, dtype),
     preferred_element_type=jnp.float32,
   )
   capped = soft_capped(logits, plan.soft_cap)
@@ -216,8 +214,8 @@ def _d_logits(inputs: Inputs, columns, block, plan: Plan, vocab: int):
 
 
 def _gradient_types(inputs: Inputs, plan: Plan):
-  dtype = gradient_dtype(plan, compute_dtype(inputs.hidden, inputs.head))
-  return dtype, product_precision(plan, dtype)
+  dtype = gradient_dtype(plan.precision, compute_dtype(inputs.hidden, inputs.head))
+  return dtype, product_precision(plan.precision, dtype)
 
 
 def _keep(x, axis: int, block, size: int):

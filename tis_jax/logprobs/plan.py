@@ -5,14 +5,13 @@ import math
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 
-# The largest block of logits held at once, in elements. On a CPU 8 MiB of fp32 stays
+# The largest block of logits held at once, in elements. On a CPU 2 MiB of fp32 stays
 # near the cache; an accelerator wants matrices large enough to fill it.
-_BLOCK_ELEMENTS = {"cpu": 1 << 21}
+_BLOCK_ELEMENTS = {"cpu": 1 << 19}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 # Narrower blocks waste the matrix unit; beyond this the tokens are chunked instead.
-_MIN_VOCAB_BLOCK = 512
+_MIN_VOCAB_BLOCK = 256
 _LANES = 128
 # A finite stand-in for -inf: differences with it never make inf - inf.
 FLOOR = -1e30
@@ -49,34 +48,6 @@ class Plan:
     return 0 if self.tied else 1
 
 
-def compute_dtype(hidden: jax.Array, head: jax.Array):
-  """The dtype the products are taken in: bf16 only where both sides are bf16."""
-  both_bf16 = hidden.dtype == head.dtype == jnp.bfloat16
-  return jnp.dtype(jnp.bfloat16 if both_bf16 else jnp.float32)
-
-
-def product_precision(plan: Plan, dtype) -> jax.lax.Precision:
-  """fp32 products are full fp32 unless asked otherwise.
-
-  The default of a TPU is bf16 passes and of a recent GPU is TF32: either costs more
-  nats than the mismatch this library is there to measure.
-  """
-  if plan.precision is not None:
-    return plan.precision
-  exact = jax.lax.Precision.HIGHEST
-  return jax.lax.Precision.DEFAULT if dtype == jnp.bfloat16 else exact
-
-
-def gradient_dtype(plan: Plan, dtype):
-  """The dtype of the logits' cotangent in the two backward products.
-
-  bf16 operands keep the products at bf16 speed: the cotangent is rounded to bf16 once,
-  the sums stay fp32. `precision=HIGHEST` keeps it fp32.
-  """
-  highest = plan.precision == jax.lax.Precision.HIGHEST
-  return jnp.dtype(jnp.float32) if highest else dtype
-
-
 def block_sizes(tokens: int, vocab: int, elements: int | None) -> tuple[int, int]:
   """`(tokens, vocab)` of one block of logits.
 
@@ -86,7 +57,7 @@ def block_sizes(tokens: int, vocab: int, elements: int | None) -> tuple[int, int
   >>> block_sizes(2048, 32000, 1 << 22)
   (2048, 2000)
   >>> block_sizes(65536, 151936, 1 << 22)
-  (8192, 512)
+  (16384, 256)
   """
   if elements is None:
     backend = jax.default_backend()

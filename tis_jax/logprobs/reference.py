@@ -7,6 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.logprobs.blockwise import is_kept
+from tis_jax.logprobs.product import (
+  compute_dtype,
+  feature_spans,
+  product,
+  product_precision,
+)
 from tis_jax.logprobs.types import TokenLogprobs, TopK
 
 
@@ -109,14 +115,16 @@ def materialized_logits(
   bias: jax.Array | None = None,
   soft_cap: float | None = None,
   tied: bool = False,
-  precision: jax.lax.PrecisionLike = jax.lax.Precision.HIGHEST,
+  precision: jax.lax.Precision | None = None,
 ) -> jax.Array:
   """`[..., V]` fp32 logits before temperature: cap(hidden @ head) + bias."""
-  logits = jax.lax.dot_general(
-    *_same_dtype(hidden, head),
-    (((hidden.ndim - 1,), (1 if tied else 0,)), ((), ())),
-    precision=precision,
-    preferred_element_type=jnp.float32,
+  dtype = compute_dtype(hidden, head)
+  logits = product(
+    hidden.astype(dtype),
+    head.astype(dtype),
+    0 if tied else 1,
+    product_precision(precision, dtype),
+    feature_spans(hidden, head, precision),
   )
   if soft_cap is not None:
     logits = soft_cap * jnp.tanh(logits / soft_cap)
@@ -133,11 +141,6 @@ def check_temperature(temperature, shape: tuple[int, ...]) -> jax.Array:
       " its own (score it at temperature 1)"
     )
   return jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), shape)
-
-
-def _same_dtype(hidden, head):
-  dtype = jnp.promote_types(hidden.dtype, head.dtype)
-  return hidden.astype(dtype), head.astype(dtype)
 
 
 def check_kept(kept_tokens, shape: tuple[int, ...]) -> None:

@@ -30,8 +30,12 @@ from tis_jax.logprobs.plan import (
   Plan,
   Stats,
   block_sizes,
+)
+from tis_jax.logprobs.product import (
   compute_dtype,
+  feature_spans,
   gradient_dtype,
+  product,
   product_precision,
 )
 
@@ -43,11 +47,15 @@ def forward(inputs: Inputs, offset: jax.Array | int, plan: Plan) -> Stats:
     inputs.targets.size, vocab, plan.block_elements
   )
 
+  # Readings are measured to the last digit; the recomputed logits of the backward pass
+  # are good enough from one sum.
+  spans = feature_spans(inputs.hidden, inputs.head, plan.precision)
+
   def chunk(_, per_token):
     part = per_token._replace(head=inputs.head, bias=inputs.bias)
 
     def step(start, size, stats):
-      block = _block(part, start, size, offset + start, plan)
+      block = _block(part, start, size, offset + start, plan, spans)
       top = _top_of(block.logits, block.ids, plan.top_k)
       top = merge_top(stats.top, top, plan.top_k)
       hit = block.ids == part.targets
@@ -132,17 +140,14 @@ class _Block(NamedTuple):
   ids: jax.Array  # [1, ..., C]
 
 
-def _block(inputs: Inputs, start, size: int, first_id, plan: Plan) -> _Block:
+def _block(
+  inputs: Inputs, start, size: int, first_id, plan: Plan, spans: int = 1
+) -> _Block:
   dtype = compute_dtype(inputs.hidden, inputs.head)
   head = lax.dynamic_slice_in_dim(inputs.head, start, size, plan.vocab_dim)
   head = head.astype(dtype)
-  logits = lax.dot_general(
-    inputs.hidden.astype(dtype),
-    head,
-    (((inputs.hidden.ndim - 1,), (1 - plan.vocab_dim,)), ((), ())),
-    precision=product_precision(plan, dtype),
-    preferred_element_type=jnp.float32,
-  )
+  precision = product_precision(plan.precision, dtype)
+  logits = product(inputs.hidden.astype(dtype), head, plan.vocab_dim, precision, spans)
   capped = logits = soft_capped(logits, plan.soft_cap)
   if inputs.bias is not None:
     bias = lax.dynamic_slice_in_dim(inputs.bias, start, size, 0).astype(jnp.float32)
@@ -172,8 +177,8 @@ def _accumulate(
     d_bias = _add_at(d_bias, jnp.sum(d_logits, axis=tokens), start, 0)
   d_logits = through_soft_cap(d_logits, block.capped, plan.soft_cap)
 
-  dtype = gradient_dtype(plan, compute_dtype(inputs.hidden, inputs.head))
-  precision = product_precision(plan, dtype)
+  dtype = gradient_dtype(plan.precision, compute_dtype(inputs.hidden, inputs.head))
+  precision = product_precision(plan.precision, dtype)
   d_logits = d_logits.astype(dtype)
   if d_hidden is not None:
     d_hidden = d_hidden + lax.dot_general(
