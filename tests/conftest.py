@@ -9,3 +9,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 import jax  # noqa: E402
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# Fixtures hold no doctests; collecting several files of one name as modules fails.
+collect_ignore_glob = ["*conftest.py"]
