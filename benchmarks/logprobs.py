@@ -127,7 +127,7 @@ def inputs(tokens: int, width: int, vocab: int, dtype):
 
 def head_only(rounds: int):
   tokens, width, vocab = 2048, 256, 32_000
-  print(f"\nN={tokens} D={width} V={vocab} fp32, both gradients ({tokens=})")
+  print(f"\nN={tokens} D={width} V={vocab} fp32, both gradients")
   logits = 4 * tokens * vocab / MIB
   print(f"one copy of the logits is {logits:.0f} MiB; ratio to `usual, logp`")
   versions = {

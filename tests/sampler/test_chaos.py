@@ -72,7 +72,7 @@ def test_killed_samplers_and_damaged_records_cost_nothing_else(open_run, tmp_pat
     seqs = [record.header.seq for record in own]
     aside = store.quarantined(writer)
     assert sorted(seqs + aside) == list(range(len(seqs) + len(aside)))
-    # Well inside the first walk over the 5,538 prompts, and across the restart.
+    # Well inside the first walk over the 5,541 prompts, and across the restart.
     prompts = np.concatenate([record.prompt_ids[::2] for record in own[:1000]])
     assert len(set(prompts.tolist())) == len(prompts)
 

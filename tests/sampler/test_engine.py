@@ -204,6 +204,18 @@ def test_low_precision_is_near_and_not_the_same(policy, prompts, precision):
   assert own.mean() < 0.5 * gap.mean()
 
 
+def test_it_lowers_for_accelerators(policy, prompts):
+  graph, params = policy
+
+  def sample(params, tokens, mask, key):
+    return run((graph, params), (tokens, mask), key=0, top_p=0.9, kept_width=4)
+
+  exported = jax.export.export(jax.jit(sample), platforms=["tpu", "cuda"])(
+    params, *prompts, jax.random.key(0)
+  )
+  assert exported.platforms == ("tpu", "cuda")
+
+
 def test_rows_may_be_split_over_devices(policy, prompts):
   graph, params = policy
   tokens, mask = (np.tile(x, (4, 1))[:8] for x in prompts)

@@ -25,6 +25,7 @@ def _fill(store, make_rollout, **counts):
 
 def test_writers_take_turns(store, make_rollout):
   _fill(store, make_rollout, a=3, b=5, c=2)
+  store.kv.put("rollouts/a/notes.txt", b"not a record")
   reader = RolloutReader(store)
   got = _places(reader.take(2, 0)) + _places(reader.take(5, 0))
   assert got == [

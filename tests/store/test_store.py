@@ -100,6 +100,12 @@ def test_what_is_no_url_is_named(url):
   assert repr(url) in str(raised.value) or f"{url}/" in str(raised.value)
 
 
+@pytest.mark.parametrize("scheme", ["gs", "s3"])
+def test_object_stores_are_the_same_code(scheme):
+  # Nothing is sent before the first read.
+  assert KeyValue(f"{scheme}://some-bucket/run").url == f"{scheme}://some-bucket/run/"
+
+
 def test_an_unreachable_url_is_named_in_time():
   url = "http://127.0.0.1:9/run/"
   with pytest.raises(StoreUnreachableError, match=url):

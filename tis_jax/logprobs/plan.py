@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import jax
 
-# The largest block of logits held at once, in elements. On a CPU 2 MiB of fp32 stays
+# The largest block of logits held at once, in elements. On a CPU 4 MiB of fp32 stays
 # near the cache; an accelerator wants matrices large enough to fill it.
-_BLOCK_ELEMENTS = {"cpu": 1 << 19}
+_BLOCK_ELEMENTS = {"cpu": 1 << 20}
 _BLOCK_ELEMENTS_ACCELERATOR = 1 << 26
 # Narrower blocks waste the matrix unit; beyond this the tokens are chunked instead.
 _MIN_VOCAB_BLOCK = 256

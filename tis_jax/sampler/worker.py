@@ -9,10 +9,11 @@ from flax import nnx
 
 from tis_jax import data, models
 from tis_jax.data import prompt_order
+from tis_jax.logprobs import Sampling
 from tis_jax.sampler.engine import Generation, generate
 from tis_jax.sampler.prompts import encode_prompts
 from tis_jax.sampler.settings import Settings
-from tis_jax.store import Header, Rollout, Sampling
+from tis_jax.store import Header, Rollout
 
 _DTYPES = {"int8": "int8 weights, bfloat16 activations"}
 

@@ -1,5 +1,6 @@
 """The shared array store: rollouts one way, weights the other."""
 
+from tis_jax.logprobs import Sampling as Sampling
 from tis_jax.store.errors import AlreadyExistsError as AlreadyExistsError
 from tis_jax.store.errors import BadRolloutError as BadRolloutError
 from tis_jax.store.errors import NoRolloutsError as NoRolloutsError
@@ -13,7 +14,6 @@ from tis_jax.store.location import default_url as default_url
 from tis_jax.store.reader import RolloutReader as RolloutReader
 from tis_jax.store.rollout import Header as Header
 from tis_jax.store.rollout import Rollout as Rollout
-from tis_jax.store.rollout import Sampling as Sampling
 from tis_jax.store.rollout import decode as decode
 from tis_jax.store.rollout import encode as encode
 from tis_jax.store.store import Store as Store

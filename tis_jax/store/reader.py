@@ -140,8 +140,9 @@ class RolloutReader:
     self._discovered = time.monotonic()
     present: dict[str, set[int]] = {}
     for key in self.store.kv.keys("rollouts/"):
-      _, writer, seq = key.split("/")
-      present.setdefault(writer, set()).add(int(seq))
+      writer, _, seq = key.removeprefix("rollouts/").partition("/")
+      if seq.isdecimal():  # Whatever else lies there is not the library's.
+        present.setdefault(writer, set()).add(int(seq))
     for writer, seqs in present.items():
       cursor.setdefault(writer, min(seqs))
       aside: set[int] | None = None
