@@ -177,6 +177,23 @@ def test_optimal_token_baseline_equals_the_loop(singleton):
   np.testing.assert_allclose(returns, loop_returns(REWARDS, 1.0), rtol=1e-4, atol=1e-5)
 
 
+def test_by_ordinal_the_holes_of_tool_calls_do_not_count():
+  def to_the_left(x):
+    out = np.zeros_like(x)
+    for row, source, mask in zip(out, x, MASK, strict=True):
+      row[: mask.sum()] = source[mask]
+    return out
+
+  packed = [to_the_left(x) for x in (REWARDS, MASK, LOGP, SQUARED)]
+  want, _ = advantages.optimal_token_baseline(packed[0], IDS, *packed[1:])
+  got, _ = advantages.optimal_token_baseline(
+    dirty(REWARDS), IDS, MASK, dirty(LOGP), dirty(SQUARED), align="ordinal"
+  )
+  got = np.asarray(got)
+  np.testing.assert_allclose(to_the_left(got), want, rtol=1e-4, atol=1e-5)
+  assert not got[~MASK].any()
+
+
 def test_sharded_equals_one_device():
   def run(rewards, values, mask, ids, outcomes, logp, squared):
     return {

@@ -67,6 +67,7 @@ def test_defaults_are_those_of_the_functions():
     ({"mini_batches": 0}, "mini_batches must be at least 1"),
     ({"old_logp": "current", "epochs": 2}, "exact for one update a batch"),
     ({"old_logp": "sampler"}, "bypass mode"),
+    ({"loss": {"name": "clip_cov"}, "micro_batches": 2}, "change what it selects"),
     ({"loss": {"name": "dppo"}}, "already multiplies by the ratio to the sampler"),
     (
       {"old_logp": "current", "advantage": {"baseline": "kept"}},

@@ -174,6 +174,7 @@ def optimal_token_baseline(
   baseline_mask: ArrayLike | None = None,
   singleton: str = "raw",
   epsilon: float = 1e-8,
+  align: str = "column",
 ) -> tuple[jax.Array, jax.Array]:
   """The variance-optimal baseline of each token position in a group.
 
@@ -183,7 +184,7 @@ def optimal_token_baseline(
 
     A_t = G_t - sum_group(G_t W_t) / (sum_group(W_t) + epsilon)
 
-  Positions are compared by column, over the rows of the group that have a token there.
+  A position is compared over the rows of the group that have a token there.
 
   Args:
     rewards: `[B, T]` token rewards, or `[B]` outcome rewards.
@@ -196,13 +197,15 @@ def optimal_token_baseline(
     singleton: at a position where no sibling has a token, the advantage is the "raw"
       reward to go (unbiased; the tail of the longest answer keeps learning) or "zero".
     epsilon: added to the denominator.
+    align: what counts as the same position: the "column", or the "ordinal" of the token
+      among its row's masked ones, for rows with the holes of tool calls in the mask.
 
   Returns:
     `(advantages, returns)`, both `[B, T]` fp32, without gradient, 0 where the mask is
     False.
 
   Raises:
-    ValueError: a wrong shape or dtype.
+    ValueError: a wrong shape or dtype, or an unknown choice.
 
   >>> import jax.numpy as jnp
   >>> logp, squared = jnp.log(jnp.full((2, 1), 0.5)), jnp.array([[0.5], [1.5]])
@@ -211,10 +214,13 @@ def optimal_token_baseline(
   >>> advantages.tolist()  # energies 0.5 and 1.5: the baseline is 3
   [[-3.0], [1.0]]
 
-  References: Li et al. 2026, arXiv:2602.07078; verl's `optimal_token_baseline`.
+  References: Li et al. 2026, arXiv:2602.07078; verl's `optimal_token_baseline` and, by
+  ordinal, `tir_optimal_token_baseline`.
   """
   if singleton not in SINGLETONS:
     raise ValueError(f"singleton must be one of {SINGLETONS}, got {singleton!r}")
+  if align not in ("column", "ordinal"):
+    raise ValueError(f"align must be 'column' or 'ordinal', got {align!r}")
   if jnp.ndim(mask) != 2:
     raise ValueError(f"mask must be [B, T], got shape {jnp.shape(mask)}")
   shape = jnp.shape(mask)
@@ -227,10 +233,20 @@ def optimal_token_baseline(
     weights = jnp.where(mask, per_token("weights", weights, shape), 0.0)
     energy = energy * weights**2
   path = jnp.where(mask, jnp.cumsum(energy, 1), 0.0)
-  counted = mask.astype(jnp.float32)
-  siblings = group_sum(counted, group_ids, baseline_mask)
-  baseline = group_sum(returns * path, group_ids, baseline_mask) / (
-    group_sum(path, group_ids, baseline_mask) + epsilon
+  if align == "ordinal":
+    # The masked tokens of each row move to its left, and the answer moves back.
+    order = jnp.argsort(~mask, axis=1, stable=True)
+    to_the_left = lambda x: jnp.take_along_axis(x, order, 1)
+    back = lambda x: jnp.take_along_axis(x, jnp.argsort(order, axis=1), 1)
+  else:
+    to_the_left = back = lambda x: x
+  counted, gains, path = (
+    to_the_left(x) for x in (mask.astype(jnp.float32), returns * path, path)
+  )
+  siblings = back(group_sum(counted, group_ids, baseline_mask))
+  baseline = back(
+    group_sum(gains, group_ids, baseline_mask)
+    / (group_sum(path, group_ids, baseline_mask) + epsilon)
   )
   lonely = returns if singleton == "raw" else jnp.zeros_like(returns)
   advantages = jnp.where(siblings > 1, returns - baseline, lonely)

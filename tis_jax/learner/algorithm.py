@@ -100,6 +100,12 @@ class Algorithm:
         f"old_logp='current' is exact for one update a batch, but epochs={self.epochs} "
         f"and mini_batches={self.mini_batches} make {self.updates}; take 'recompute'"
       )
+    if self.micro_batches > 1 and losses.selects_over_batch(self.loss):
+      raise ValueError(
+        "this loss ranks a token among the others of its mini-batch, so "
+        f"micro_batches={self.micro_batches} would change what it selects; take "
+        "micro_batches=1, and spread the rows over more devices or mini-batches"
+      )
     self._check_needs()
     if self.late_correction:
       self._check_late_correction()

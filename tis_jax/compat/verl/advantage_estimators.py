@@ -152,32 +152,19 @@ def _gdpo(cfg, rewards, mask_BT, group, extra, extras):
   return advantage_BT, advantage_BT
 
 
-def _token_baseline(cfg, rewards, mask_BT, group, extra, extras):
-  return native.optimal_token_baseline(
-    rewards,
-    group,
-    mask_BT,
-    extra("old_logp"),
-    extra("sum_pi_squared"),
-    weights=extras.get("rollout_is_weights"),
-  )
+def _token_baseline(align):
+  def build(cfg, rewards, mask_BT, group, extra, extras):
+    return native.optimal_token_baseline(
+      rewards,
+      group,
+      mask_BT,
+      extra("old_logp"),
+      extra("sum_pi_squared"),
+      weights=extras.get("rollout_is_weights"),
+      align=align,
+    )
 
-
-def _packed_token_baseline(cfg, rewards, mask_BT, group, extra, extras):
-  """The token baseline with each row's valid tokens pushed to the left first."""
-  order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
-  back_BT = jnp.argsort(order_BT, axis=1)
-  pack = lambda x: jnp.take_along_axis(jnp.asarray(x), order_BT, 1)
-  weights = extras.get("rollout_is_weights")
-  packed = native.optimal_token_baseline(
-    pack(rewards),
-    group,
-    pack(mask_BT),
-    pack(extra("old_logp")),
-    pack(extra("sum_pi_squared")),
-    weights=None if weights is None else pack(weights),
-  )
-  return tuple(jnp.take_along_axis(x, back_BT, 1) for x in packed)
+  return build
 
 
 _WITHOUT_GROUP = ("gae", "reinforce_plus_plus", "remax")
@@ -194,6 +181,6 @@ _ESTIMATORS = {
   "remax": _remax,
   "gpg": _outcome(_gpg),
   "gdpo": _gdpo,
-  "optimal_token_baseline": _token_baseline,
-  "tir_optimal_token_baseline": _packed_token_baseline,
+  "optimal_token_baseline": _token_baseline("column"),
+  "tir_optimal_token_baseline": _token_baseline("ordinal"),
 }
