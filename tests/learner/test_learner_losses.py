@@ -1,0 +1,55 @@
+"""Every loss moves the quickstart's policy the way its advantages point."""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from tis_jax import advantages, learner, losses, models
+
+ROLLOUTS = Path(__file__).parents[2] / "notebooks" / "quickstart_batch.npz"
+
+
+@pytest.fixture(scope="module")
+def quickstart():
+  """The base policy, 64 rollouts that a run saved, and their log-probs under it."""
+  config, params, _ = models.load("builtin:arithmetic")
+  graph = models.decoder_graph(config)
+  mesh = learner.make_mesh(devices=jax.devices()[:1])
+  batch, _ = learner.load_batch(ROLLOUTS)
+  batch = learner.take_rows(batch, np.arange(len(batch.rewards)) < 64)
+  score = learner.make_score(graph, mesh)
+  logp = np.asarray(score(params, batch).logp)
+  # What a sampler of a little less precision would have said.
+  noise = np.random.default_rng(0).normal(0.0, 0.01, logp.shape)
+  batch = batch._replace(sampler_logp=(logp + noise).astype(np.float32))
+  return graph, params, mesh, batch, score, logp
+
+
+@pytest.mark.parametrize("name", sorted(losses.POLICY_LOSSES))
+def test_every_loss_trains_the_quickstart_policy(name, quickstart):
+  graph, params, mesh, batch, score, before = quickstart
+  weighs = not losses.uses_sampler_ratio(losses.POLICY_LOSSES[name])
+  algorithm = learner.algorithm_from_config(
+    {
+      "loss": {"name": name, "dro": {"beta": 1.0}},
+      "correction": {"stages": ("truncate",) if weighs else ()},
+    }
+  )
+  optimizer = learner.make_optimizer(1e-4)
+  update = learner.make_update(graph, algorithm, optimizer, mesh)
+  state = learner.init_state(params, optimizer, jax.random.key(0), mesh)
+  for version in range(3):
+    state, metrics = update(state, batch, np.int32(version))
+    assert metrics["update/skipped"] == 0
+    assert np.isfinite(metrics["loss/total"]) and metrics["optimizer/grad_norm"] > 0
+  assert int(state.step) == 3
+  change = np.where(batch.mask, np.asarray(score(state.params, batch).logp) - before, 0)
+  # Supervised learning raises every answer, the others those with an advantage.
+  direction = (
+    np.ones_like(batch.rewards)
+    if name == "cross_entropy"
+    else np.asarray(advantages.grpo(batch.rewards, batch.group_ids))
+  )
+  assert (direction[:, None] * change).sum() > 0
