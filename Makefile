@@ -35,6 +35,7 @@ gsm8k: $(VENV)/.smollm2  ## a few real steps of the DAPO + TIS recipe on SmolLM2
 	  --workdir=runs/gsm8k $(if $(GSM8K_DIR),--config.data.gsm8k_dir=$(GSM8K_DIR))
 
 benchmarks: $(VENV)/.peers  ## speed and memory, each against a peer or a limit
+	$(PY) benchmarks/corrections.py
 	$(PY) benchmarks/logprobs.py
 
 docs: $(VENV)/.docs  ## build the site into site/

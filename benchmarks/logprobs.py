@@ -1,7 +1,7 @@
 """Log-probs: memory and time of the fused path beside versions that hold all logits.
 
-  python benchmarks/logprobs.py                # the issue's head, then SmolLM2's step
-  python benchmarks/logprobs.py accelerator    # D=4096, V=152,000, bf16: GPU or TPU
+  python benchmarks/logprobs.py                      # one head, then SmolLM2's step
+  python benchmarks/logprobs.py --cases accelerator  # D=4096, V=152,000, bf16
 
 Memory is the compiler's own account (`memory_analysis().temp_size_in_bytes`). Every
 round runs all versions in turn, and a time ratio is the median over rounds of ratios
@@ -223,7 +223,7 @@ def accelerator(rounds: int, tokens: int, width: int, vocab: int):
 def main():
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument(
-    "cases", nargs="*", default=["head", "learner"],
+    "--cases", nargs="+", default=["head", "learner"],
     choices=["head", "learner", "accelerator"],
   )  # fmt: skip
   parser.add_argument("--rounds", type=int, default=5)

@@ -90,7 +90,7 @@ fails on an Explicit mesh, and on an Auto mesh may gather the logits.
 | `reference` | anywhere | as `xla`; holds all logits | no |
 
 No accelerator was at hand: no speed is claimed for one, and the errors above are those
-of a CPU. `benchmarks/logprobs.py accelerator` measures one.
+of a CPU. `benchmarks/logprobs.py --cases accelerator` measures one.
 """
 
 TEXT = """The importance weight of a token is the ratio of two probabilities: the one

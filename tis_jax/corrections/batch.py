@@ -40,13 +40,9 @@ class Batch:
     share=False,
   ):
     self.mask = mask != 0
-    difference = ratios.log_ratio(old_logp, sampler_logp, self.mask)
-    # A NaN log-prob says nothing: it is missing, whoever failed to say so.
-    known = ~jnp.isnan(difference)
-    if present is not None:
-      known &= present != 0
-    self.known = self.mask & known
-    self.log_ratio = jnp.where(known, difference, 0.0)
+    self.known, self.log_ratio = known_log_ratio(
+      old_logp, sampler_logp, self.mask, present
+    )
     self.old_logp = old_logp
     self.segment_ids = segment_ids
     self.group_ids = group_ids
@@ -55,6 +51,7 @@ class Batch:
     self.learner_version = learner_version
     self.version_logp = version_logp
     self.sampler_logp = sampler_logp
+    self._present = present
     self._share = share and segment_ids is None
     self._memory: dict[Any, Any] = {}
 
@@ -63,12 +60,13 @@ class Batch:
     """`token_features` summed over each row of the incoming batch, once."""
     return self._once(
       "sums",
+      # From the arrays as they came: nothing [B, T] is written out for the walk.
       lambda: by_row(
         token_features,
-        self.log_ratio,
-        self.known,
-        self.mask,
         self.old_logp,
+        self.sampler_logp,
+        self.mask,
+        *(() if self._present is None else (self._present,)),
       ),
     )
 
@@ -104,6 +102,12 @@ class Batch:
     if starts is None:
       return row_count(condition)
     return ratios.unit_sum(condition.astype(self.log_ratio.dtype), starts)
+
+  def held(self, state: State, level: Level = "sequence") -> jax.Array:
+    """One True for each unit in which a token still trains."""
+    if self.starts(level) is None:
+      return state.rows & (state.number > 0)
+    return self.units(state.mask, level)
 
   def units(self, condition: jax.Array, level: Level = "sequence") -> jax.Array:
     """One True for each unit that holds a token that meets the condition."""
@@ -168,12 +172,24 @@ class Batch:
     return self._memory[key]
 
 
-def token_features(log_ratio, known, mask, old_logp) -> Rows:
+def known_log_ratio(old_logp, sampler_logp, mask, present=None):
+  """Which tokens have a ratio, and its log: `(known, log_ratio)`, 0 where not known."""
+  difference = ratios.log_ratio(old_logp, sampler_logp, mask)
+  # A NaN log-prob says nothing: it is missing, whoever failed to say so.
+  known = ~jnp.isnan(difference)
+  if present is not None:
+    known &= present != 0
+  return mask & known, jnp.where(known, difference, 0.0)
+
+
+def token_features(old_logp, sampler_logp, mask, present=None) -> Rows:
   """Everything that is summed over the tokens' raw log-ratios.
 
   The log-ratio is 0 where it is not known, and so is each feature of it: no mask here.
   """
-  d, expm1 = log_ratio, jnp.expm1(log_ratio)
+  known, d = known_log_ratio(old_logp, sampler_logp, mask, present)
+  # Made once: without the barrier each feature would make them again.
+  known, d, expm1 = jax.lax.optimization_barrier((known, d, jnp.expm1(d)))
   k3 = expm1 - d
   means = {
     "log_ratio": d,

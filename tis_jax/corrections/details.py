@@ -1,23 +1,27 @@
 """Where the mismatch sits: percentiles, and the log-ratio by what may explain it."""
 
 import itertools
+import math
 
 import jax.numpy as jnp
 import numpy as np
 
 from tis_jax.corrections.batch import Batch
 from tis_jax.corrections.ratios import as_float, log_ratio, prefix_sum
-from tis_jax.corrections.rows import Rows, by_row
+from tis_jax.corrections.rows import Rows, by_row, walk
 from tis_jax.corrections.state import State
 from tis_jax.diagnostics.metrics import (
   EffectiveSampleSize,
+  Histogram,
   Metrics,
-  histogram,
+  histogram_of_bins,
   mean,
   mean_of_sums,
 )
 
-_SIDE = np.geomspace(1e-4, 20.0, 25)
+_LEAST, _SIDE_BINS = 1e-4, 24
+_BIN = math.log(20.0 / _LEAST) / _SIDE_BINS
+_SIDE = np.geomspace(_LEAST, 20.0, _SIDE_BINS + 1)
 LOG_EDGES = np.concatenate([-_SIDE[::-1], _SIDE])
 """Bins of log-ratios: 4.5 a decade from 1e-4 to 20 on either side, one about 0."""
 
@@ -55,10 +59,9 @@ def detail_metrics(batch: Batch, state: State) -> Metrics:
   log_raw, weight = (
     jnp.broadcast_to(x, batch.mask.shape) for x in (log_raw, state.weight)
   )
-  raw = histogram(log_raw, batch.known, LOG_EDGES)
   metrics = {
-    "weight/raw_percentiles": raw._replace(edges=jnp.exp(raw.edges)),
-    "weight/percentiles": histogram(weight, state.mask, jnp.exp(raw.edges)),
+    "weight/raw_percentiles": _histogram(_bin, log_raw, batch.known),
+    "weight/percentiles": _histogram(lambda w: _bin(jnp.log(w)), weight, state.mask),
   }
   metrics |= _by_position(batch)
   metrics |= _by(
@@ -75,6 +78,24 @@ def detail_metrics(batch: Batch, state: State) -> Metrics:
     metrics["mismatch/numeric"] = mean(numeric, apart)
     metrics["mismatch/stale"] = mean(batch.log_ratio - numeric, apart)
   return metrics | _by_length(batch, whole, state)
+
+
+def _histogram(bins, values, mask) -> Histogram:
+  """How the ratios are spread whose `values` lie in `bins(values)` of `LOG_EDGES`."""
+  edges = np.exp(LOG_EDGES)
+  return walk(
+    lambda values, mask: histogram_of_bins(bins(values), mask, edges),
+    lambda a, b: a._replace(counts=a.counts + b.counts),
+    values,
+    mask,
+  )
+
+
+def _bin(log_ratio):
+  """Which bin of `LOG_EDGES` a log-ratio lies in; a weight of 0 in the lowest."""
+  beyond = jnp.ceil(jnp.log(jnp.abs(log_ratio) / _LEAST) / _BIN)
+  steps = jnp.clip(beyond, 0, _SIDE_BINS).astype(jnp.int32)
+  return _SIDE_BINS + jnp.where(log_ratio < 0, -steps, steps)
 
 
 def _by(name: str, values, starts, batch: Batch) -> Metrics:

@@ -100,7 +100,7 @@ def drop(batch: Batch, state: State, high, low, level: Level) -> tuple[State, Me
     high, low = high & batch.known, low & batch.known
   metrics = {"high": state.fraction(high), "low": state.fraction(low)}
   if level not in TOKEN_LEVELS:
-    units = batch.units(state.mask, level)
+    units = batch.held(state, level)
     name = "turns" if level == "turn" else "sequences"
     metrics[f"{name}_high"] = fraction(high, units)
     metrics[f"{name}_low"] = fraction(low, units)

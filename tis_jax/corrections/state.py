@@ -57,7 +57,7 @@ class State(NamedTuple):
       return _sum(jnp.where(self.mask, x, 0))
     if x.shape[1] == 1:
       return _sum(jnp.where(self.rows, x * self.number, 0))
-    rows = jnp.where(self.tokens, x, 0).sum(axis=1, keepdims=True, dtype=_float(x))
+    rows = by_row(_total_features, x, self.tokens).total["x"]
     return _sum(jnp.where(self.rows, rows, 0))
 
   def count(self) -> jax.Array:
@@ -111,6 +111,10 @@ def reject_tokens(state: State, out: jax.Array) -> State:
 def row_count(condition: jax.Array) -> jax.Array:
   """`[B, 1]` fp32: how many tokens of each row meet the condition."""
   return condition.sum(axis=1, keepdims=True, dtype=jnp.float32)
+
+
+def _total_features(x, tokens) -> Rows:
+  return Rows({"x": jnp.where(tokens, x, 0).astype(_float(x))}, {}, {})
 
 
 def _summary_features(x, tokens) -> Rows:

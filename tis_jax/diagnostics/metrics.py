@@ -216,24 +216,50 @@ def histogram(x: jax.Array, mask: jax.Array, edges: jax.Array) -> Histogram:
   """Counts the `x` where `mask` is True between fixed ascending `edges`.
 
   Bin `i` holds `edges[i] < x <= edges[i + 1]`; the outer bins also hold what lies
-  beyond the outer edges. Nothing is sorted or scattered, so `x` may be sharded.
+  beyond the outer edges.
 
   Args:
-    x: `[..., T]`.
+    x: `[..., T]`; any axis but the last may be sharded.
     mask: `[..., T]` bool or 0/1.
     edges: `[K + 1]`.
 
   >>> histogram(jnp.array([0.2, 0.3, 7.0]), jnp.ones(3), jnp.array([0.0, 1.0, 2.0]))
   Histogram(counts=Array([2., 1.], ...), edges=Array([0., 1., 2.], ...))
   """
-  # A masked item lies above every edge, so no cumulative count holds it. One edge at a
-  # time: a comparison with all of them would be written out, K times as large as x.
-  x = jnp.where(mask != 0, x.astype(jnp.float32), jnp.inf)
   edges = jnp.asarray(edges, jnp.float32)
-  rows = jax.lax.map(lambda edge: _count_last(x <= edge), edges[1:-1])
-  below = rows.reshape(rows.shape[0], -1).sum(axis=1)
-  cumulative = jnp.concatenate([jnp.zeros(1), below, _count(mask != 0)[None]])
-  return Histogram(jnp.diff(cumulative), edges)
+  x = jnp.where(mask != 0, x.astype(jnp.float32), 0.0)
+  bins = jnp.searchsorted(edges[1:-1], x, method="scan_unrolled")
+  return histogram_of_bins(bins, mask, edges)
+
+
+def histogram_of_bins(bins: jax.Array, mask: jax.Array, edges: jax.Array) -> Histogram:
+  """Counts items whose bins are known already.
+
+  Args:
+    bins: `[..., T]` int, from 0 to K - 1; any axis but the last may be sharded.
+    mask: `[..., T]` bool or 0/1.
+    edges: `[K + 1]`.
+
+  >>> histogram_of_bins(jnp.array([0, 1, 1]), jnp.ones(3), jnp.arange(3.0)).counts
+  Array([1., 2.], dtype=float32)
+  """
+  edges = jnp.asarray(edges, jnp.float32)
+  number = edges.shape[0] - 1
+  bins = jnp.where(mask != 0, bins, number)
+
+  def scatter(bins):
+    # By row, each with counts of its own: no shard writes to another's.
+    of_row = lambda row: jnp.zeros(number).at[row].add(1.0, mode="drop")
+    for _ in range(bins.ndim - 1):
+      of_row = jax.vmap(of_row)
+    return of_row(bins).sum(axis=range(bins.ndim - 1))
+
+  def compare(bins):
+    # One bin at a time: all of them at once would be K times as large as `bins`.
+    return jax.lax.map(lambda i: _count(bins == i), jnp.arange(number))
+
+  counts = jax.lax.platform_dependent(bins, cpu=scatter, default=compare)
+  return Histogram(counts, edges)
 
 
 def percentile(histogram: Histogram, percent: jax.Array) -> jax.Array:
@@ -287,10 +313,6 @@ def quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
   """A quotient that is 0, not NaN, when nothing was counted."""
   empty = denominator == 0
   return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
-
-
-def _count_last(mask: jax.Array) -> jax.Array:
-  return mask.sum(axis=-1, dtype=jnp.float32)
 
 
 def _count(mask: jax.Array) -> jax.Array:

@@ -73,8 +73,9 @@ def ratio_histogram(
 
 def counts_histogram(ax: Axes, edges, counts: Mapping[str, np.ndarray]) -> Axes:
   """Draws counted histograms over shared bin `edges`, one outline per name."""
-  for (name, values), color in zip(counts.items(), COLORS, strict=False):
-    ax.stairs(values, edges, color=color, label=name, linewidth=1.4)
+  styles = zip(counts.items(), COLORS, ("-", "--", ":", "-."), strict=False)
+  for (name, values), color, line in styles:
+    ax.stairs(values, edges, color=color, linestyle=line, label=name, linewidth=1.4)
   ax.set_yscale("log")
   ax.legend(fontsize=8, frameon=False)
   return style(ax, "Weights", "weight", "tokens")
@@ -99,13 +100,13 @@ def curves(
     ylabel: with units.
     smooth: window of a trailing mean; the raw values stay behind it, faint.
   """
-  for (name, values), color in zip(series.items(), COLORS, strict=False):
+  styles = zip(series.items(), COLORS, ("-", "--", ":", "-."), strict=False)
+  for (name, values), color, line in styles:
     values = np.asarray(values, float)
     if smooth > 1:
       ax.plot(steps, values, color=color, linewidth=0.6, alpha=0.25)
-    ax.plot(
-      steps, trailing_mean(values, smooth), color=color, linewidth=1.6, label=name
-    )
+    smoothed = trailing_mean(values, smooth)
+    ax.plot(steps, smoothed, line, color=color, linewidth=1.6, label=name)
   if len(series) > 1:
     ax.legend(fontsize=8, frameon=False)
   return style(ax, title, "learner step", ylabel)

@@ -116,4 +116,4 @@ def _weights(ax: Axes, histogram: Mapping[str, np.ndarray]) -> Axes:
 def _staleness(ax: Axes, columns: Columns) -> Axes:
   steps, series = _series(columns, {"staleness/mean": "mean", "staleness/max": "max"})
   title = "Staleness"
-  return plots.curves(ax, steps, series, title=title, ylabel="versions", smooth=10)
+  return plots.curves(ax, steps, series, title=title, ylabel="versions")

@@ -176,6 +176,8 @@ class Run:
     final = self.evaluate()
     self.save()
     self._checkpoints.wait()
+    self._delete_what_is_done()
+    self._store.delete_weights(keep=1)
     rows = self._stream.rows
     counts = {
       "rollouts/trained": rows["trained"],
