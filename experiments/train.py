@@ -22,6 +22,15 @@ _CONFIG = config_flags.DEFINE_config_file("config", None, "the experiment")
 _WORKDIR = flags.DEFINE_string("workdir", None, "where everything of the run goes")
 
 
+def parse(argv):
+  """The flags; an unknown setting is refused in one line, with the nearest name."""
+  try:
+    return app.parse_flags_with_usage(argv)
+  except AttributeError as error:
+    reason = error.args[0]
+    sys.exit(f"--config: {reason.args[0] if isinstance(reason, KeyError) else reason}")
+
+
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"what is {argv[1]!r}? settings are flags, with two dashes")
@@ -36,4 +45,4 @@ def main(argv):
 
 if __name__ == "__main__":
   flags.mark_flags_as_required(["config", "workdir"])
-  app.run(main)
+  app.run(main, flags_parser=parse)

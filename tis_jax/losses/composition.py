@@ -9,6 +9,9 @@ none. That is all there is to know, and it is true of a loss of your own, or a
 import inspect
 from collections.abc import Callable
 
+import jax
+
+from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.losses.covariance import clip_cov_loss, kl_cov_loss
 from tis_jax.losses.dro import dro_loss
 from tis_jax.losses.m2po import m2po_loss
@@ -88,7 +91,7 @@ def selects_over_batch(loss: Callable) -> bool:
   return _unwrapped(loss) in _SELECTING
 
 
-def call_loss(loss: Callable, **arrays):
+def call_loss(loss: Callable, **arrays) -> tuple[jax.Array, Metrics]:
   """Calls a loss with those of the given arrays that it names.
 
   Lets one training step serve every loss: hand in what there is (`logp`, `old_logp`,
