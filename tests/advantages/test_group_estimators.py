@@ -118,11 +118,12 @@ def test_shift_of_a_group_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_equal_rewards_and_empty_masks_stay_finite(name):
+@pytest.mark.parametrize("reward", [0.1, 0.3, -0.7, 1 / 3])
+def test_equal_rewards_and_empty_masks_give_nothing(name, reward):
   ids = np.zeros(ROWS, np.int32)
-  same = np.full(ROWS, 0.3, np.float32)
+  same = np.full(ROWS, reward, np.float32)
   got = np.asarray(compiled(name)(same, ids, np.ones(ROWS, bool)))
-  np.testing.assert_allclose(got, 0.0, atol=0.1)  # rounding over epsilon at the most
+  np.testing.assert_allclose(got, 0.0, atol=1e-6)
   got = compiled(name)(same * np.nan, ids, np.zeros(ROWS, bool))
   np.testing.assert_array_equal(got, np.zeros(ROWS))
 
@@ -227,6 +228,18 @@ def test_best_of_group_pays_the_lead_alone():
   np.testing.assert_allclose(got, [0, 3.0, 0, 0, 0, 0])
 
 
+def test_lowers_for_tpu_and_cuda():
+  shapes = [jax.ShapeDtypeStruct((ROWS,), kind) for kind in (jnp.float32, jnp.int32)]
+
+  def run(rewards, ids):
+    out = {name: estimate(rewards, ids) for name, estimate in RESULTS.items()}
+    out["pass"] = advantages.pass_at_k(rewards, ids, 2)
+    return out | {"best": advantages.best_of_group(rewards, ids)}
+
+  exported = jax.export.export(jax.jit(run), platforms=["tpu", "cuda"])(*shapes)
+  assert exported.platforms == ("tpu", "cuda")
+
+
 REWARDS_2 = jnp.array([1.0, 0.0])
 IDS_2 = jnp.array([0, 0])
 
@@ -245,6 +258,8 @@ IDS_2 = jnp.array([0, 0])
     ),
     (lambda: advantages.opo(REWARDS_2, IDS_2[:1], IDS_2), "lengths must be"),
     (lambda: advantages.pass_at_k(REWARDS_2, IDS_2, 0), "k must be at least 1"),
+    (lambda: advantages.pass_at_k(REWARDS_2, IDS_2, 3), "has only 2 rows"),
+    (lambda: advantages.gpg(REWARDS_2, IDS_2, scale=0.0), "scale must be above 0"),
   ],
 )
 def test_bad_input_is_named(call, message):

@@ -194,23 +194,33 @@ def test_by_ordinal_the_holes_of_tool_calls_do_not_count():
   assert not got[~MASK].any()
 
 
-def test_sharded_equals_one_device():
-  def run(rewards, values, mask, ids, outcomes, logp, squared):
-    return {
-      "gae": advantages.gae(rewards, values, mask, discount=0.9, trace=0.8),
-      "r++": advantages.reinforce_plus_plus(outcomes, mask),
-      "r++b": advantages.reinforce_plus_plus_baseline(outcomes, ids, mask),
-      "gdpo": advantages.gdpo(rewards[:, :2], ids, mask),
-      "otb": advantages.optimal_token_baseline(rewards, ids, mask, logp, squared),
-    }
+ARRAYS = (REWARDS, VALUES, MASK, IDS, OUTCOMES, LOGP, SQUARED)
 
-  arrays = (REWARDS, VALUES, MASK, IDS, OUTCOMES, LOGP, SQUARED)
-  want = jax.jit(run)(*arrays)
+
+def every_estimator(rewards, values, mask, ids, outcomes, logp, squared):
+  return {
+    "gae": advantages.gae(rewards, values, mask, discount=0.9, trace=0.8),
+    "r++": advantages.reinforce_plus_plus(outcomes, mask),
+    "r++b": advantages.reinforce_plus_plus_baseline(outcomes, ids, mask),
+    "gdpo": advantages.gdpo(rewards[:, :2], ids, mask),
+    "otb": advantages.optimal_token_baseline(rewards, ids, mask, logp, squared),
+  }
+
+
+def test_lowers_for_tpu_and_cuda():
+  shapes = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in ARRAYS]
+  platforms = ["tpu", "cuda"]
+  exported = jax.export.export(jax.jit(every_estimator), platforms=platforms)(*shapes)
+  assert exported.platforms == ("tpu", "cuda")
+
+
+def test_sharded_equals_one_device():
+  want = jax.jit(every_estimator)(*ARRAYS)
   for kind in (AxisType.Auto, AxisType.Explicit):
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(kind, kind))
     rows = NamedSharding(mesh, PartitionSpec("data"))
     with jax.set_mesh(mesh):
-      got = jax.jit(run)(*(jax.device_put(x, rows) for x in arrays))
+      got = jax.jit(every_estimator)(*(jax.device_put(x, rows) for x in ARRAYS))
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), got, want
     )

@@ -128,6 +128,10 @@ def test_adaptive_coefficient_steers_and_saturates():
   np.testing.assert_allclose(step(0.1), 0.1, rtol=1e-6)
   np.testing.assert_allclose(step(0.11), 0.1 * 1.05, rtol=1e-6)
   np.testing.assert_allclose([step(9.0), step(0.0)], [0.11, 0.09], rtol=1e-6)
+  coefficient = 1.0
+  for _ in range(100):  # a horizon of rows with an error of 20 percent
+    coefficient = adaptive_kl_coefficient(coefficient, 0.12, rows=100)
+  np.testing.assert_allclose(coefficient, np.exp(0.2), rtol=1e-3)
 
 
 def test_bad_kinds_are_named():
@@ -135,3 +139,12 @@ def test_bad_kinds_are_named():
     kl_penalty(LOGP, REF, "k4")
   with pytest.raises(ValueError, match="straight-through"):
     weighted_kl_penalty(LOGP, REF, LOGP, "k3+")
+
+
+def test_impossible_coefficients_are_named():
+  with pytest.raises(ValueError, match="coefficient must be at least 0"):
+    kl_in_reward(np.zeros_like(LOGP), LOGP, REF, -0.1)
+  with pytest.raises(ValueError, match="target must be above 0"):
+    adaptive_kl_coefficient(0.1, 0.1, rows=1, target=0.0)
+  with pytest.raises(ValueError, match="horizon must be above 0"):
+    adaptive_kl_coefficient(0.1, 0.1, rows=1, horizon=float("nan"))

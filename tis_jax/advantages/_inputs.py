@@ -44,10 +44,10 @@ def require_shape(name, value, shape):
 
 
 def require_at_least(name, value, bound, *, strict=False):
-  """Refuses a number below its bound; None and traced numbers are taken on trust."""
+  """Refuses NaN and what is below the bound; None and tracers are taken on trust."""
   if value is None or isinstance(value, Tracer):
     return
-  if value < bound or (strict and value == bound):
+  if not (value > bound if strict else value >= bound):
     word = "above" if strict else "at least"
     raise ValueError(f"{name} must be {word} {bound}, got {value}")
 

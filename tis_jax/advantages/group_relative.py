@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.advantages._inputs import alone, centre, prepare
+from tis_jax.advantages._inputs import alone, centre, prepare, require_at_least
 from tis_jax.advantages.groups import group_count, group_mean, group_sum
 
 
@@ -181,7 +181,7 @@ def gpg(
     `[B]` fp32 advantages.
 
   Raises:
-    ValueError: a wrong shape or dtype, or a batch of one row.
+    ValueError: a wrong shape or dtype, a batch of one row, a scale not above 0.
 
   >>> import jax.numpy as jnp
   >>> gpg(jnp.array([1.0, 0.0, 1.0, 1.0]), jnp.array([5, 5, 9, 9])).tolist()
@@ -189,6 +189,7 @@ def gpg(
 
   References: Chu et al. 2025, arXiv:2504.02546.
   """
+  require_at_least("scale", scale, 0.0, strict=True)
   rewards, kept = prepare(rewards, group_ids, baseline_mask, singleton)
   advantage = centre(rewards, group_mean(rewards, group_ids, kept), kept)
   spread = group_sum(jnp.abs(advantage), group_ids, kept)

@@ -39,7 +39,8 @@ def pass_at_k(
     succeeds or every set fails.
 
   Raises:
-    ValueError: a wrong shape or dtype, a batch of one row, k below 1.
+    ValueError: a wrong shape or dtype, a batch of one row, k below 1 or above the
+      batch's rows.
 
   >>> import jax.numpy as jnp
   >>> rewards, ids = jnp.array([1.0, 0.0, 0.0, 0.0]), jnp.zeros(4, jnp.int32)
@@ -51,6 +52,8 @@ def pass_at_k(
   if k < 1:
     raise ValueError(f"k must be at least 1, got {k}")
   rewards, kept = prepare(rewards, group_ids, baseline_mask, "zero")
+  if k > rewards.shape[0]:
+    raise ValueError(f"k is {k}, and the batch has only {rewards.shape[0]} rows")
   success = (rewards > threshold) & kept
   count = group_count(group_ids, kept)
   failures = count - group_sum(success.astype(jnp.float32), group_ids, kept)

@@ -63,6 +63,6 @@ def gmpo_loss(
   ratio = jnp.exp(sequence_mean(pessimistic, mask, segment_ids))
   advantage = sequence_mean(advantages, mask, segment_ids)
   metrics = ratio_metrics(log_ratio, mask) | {
-    "policy/clipped": fraction(pessimistic != log_ratio, mask)
+    "policy/clipped": fraction(sign * pessimistic < sign * log_ratio, mask)
   }
   return jnp.where(mask, -advantage * ratio, 0.0), metrics

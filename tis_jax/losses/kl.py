@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.advantages._inputs import as_mask, per_token
+from tis_jax.advantages._inputs import as_mask, per_token, require_at_least
 from tis_jax.corrections.ratios import k3
 from tis_jax.losses._inputs import clamped_log_ratio, clean
 
@@ -127,7 +127,7 @@ def kl_in_reward(
     `[B, T]` fp32, 0 where the mask is False.
 
   Raises:
-    ValueError: a wrong shape or dtype, or an unknown kind.
+    ValueError: a wrong shape or dtype, an unknown kind, a negative coefficient.
 
   >>> import jax.numpy as jnp
   >>> rewards = jnp.array([[0.0, 1.0]])
@@ -135,6 +135,7 @@ def kl_in_reward(
   >>> kl_in_reward(rewards, logp, ref_logp, 0.1).round(3).tolist()
   [[-0.2, 1.0]]
   """
+  require_at_least("coefficient", coefficient, 0.0)
   shape = jnp.shape(logp)
   penalty = kl_penalty(logp, ref_logp, kind, mask)
   rewards = jnp.where(as_mask(mask, shape), per_token("rewards", rewards, shape), 0.0)
@@ -158,16 +159,22 @@ def adaptive_kl_coefficient(
     kl: scalar, the KL just measured, in nats.
     rows: how many rows it was measured on.
     target: the KL to steer to, in nats, above 0.
-    horizon: rows in which an error of 20 percent moves the coefficient by a factor e.
+    horizon: rows in which an error of 20 percent or more moves the coefficient by a
+      factor of about 1.2, above 0.
 
   Returns:
     fp32 scalar.
+
+  Raises:
+    ValueError: a target or a horizon that is not above 0.
 
   >>> adaptive_kl_coefficient(0.1, kl=0.5, rows=1000).item()
   0.102
 
   References: Ziegler et al. 2019, arXiv:1909.08593, section 2.2.
   """
+  require_at_least("target", target, 0.0, strict=True)
+  require_at_least("horizon", horizon, 0.0, strict=True)
   error = jnp.clip(jnp.asarray(kl, jnp.float32) / target - 1.0, -0.2, 0.2)
   return jnp.asarray(coefficient, jnp.float32) * (1.0 + error * rows / horizon)
 

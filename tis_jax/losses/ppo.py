@@ -33,7 +33,7 @@ def ppo_loss(
       mode this is the sampler's, and the ratio then corrects the mismatch itself.
     advantages: `[B, T]`, or `[B]` for one number a sequence.
     mask: `[B, T]` bool or 0/1; None trains every token.
-    clip_low: width of the range below 1, at least 0 and at most 1.
+    clip_low: width of the range below 1, at least 0; from 1 on it never binds.
     clip_high: width of the range above 1. Above `clip_low` it is DAPO's clip-higher.
     dual_clip: caps the ratio that a negative advantage can push on; above 1, usually 3.
       None leaves it uncapped.
