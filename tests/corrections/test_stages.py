@@ -345,6 +345,16 @@ def test_interpolated_old_logp_lies_between_the_versions():
   found = interpolate_old_logp(logp, sampler, jnp.array([[6, 8, 9, 10]]), 10)
   # (v_old - v) / (v_now - v) = 3/4, 1/2, 0 and (nothing to interpolate) 0.
   np.testing.assert_allclose(found, [[-1.5, -2.0, -3.0, -3.0]])
+  versions = jnp.array([[0, 5, 9, 10]])
+  now = interpolate_old_logp(logp, sampler, versions, 10, lag=0)
+  np.testing.assert_allclose(now, [[-1.0, -1.0, -1.0, -3.0]])
+  slope = jax.grad(lambda x: interpolate_old_logp(x, sampler, versions, 10).sum())(logp)
+  assert not slope.any()
+  missing = np.where(np.arange(4) == 1, np.nan, sampler)
+  found = interpolate_old_logp(logp, missing, versions, 10)
+  np.testing.assert_allclose(found[0, 1], logp[0, 1])
+  with pytest.raises(ValueError, match="versions has shape"):
+    interpolate_old_logp(logp, sampler, versions[0], 10)
 
 
 def test_stages_act_in_the_order_written():

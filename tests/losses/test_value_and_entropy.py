@@ -1,11 +1,11 @@
-"""The critic's loss, the entropy bonus and the interpolated anchor."""
+"""The critic's loss and the entropy bonus."""
 
 import jax
 import numpy as np
 import pytest
 
 from tis_jax.diagnostics.metrics import finalize
-from tis_jax.losses import entropy_loss, interpolated_old_logp, value_loss
+from tis_jax.losses import entropy_loss, value_loss
 
 RNG = np.random.default_rng(0)
 VALUES, OLD, RETURNS = RNG.normal(size=(3, 4, 5)).astype(np.float32)
@@ -53,19 +53,3 @@ def test_entropy_loss_is_the_negative_entropy_under_the_mask():
   np.testing.assert_array_equal(token_loss, np.where(MASK, -np.abs(VALUES), 0.0))
   want = np.abs(VALUES)[MASK].mean()
   np.testing.assert_allclose(finalize(metrics)["policy/entropy"], want, rtol=1e-6)
-
-
-def test_interpolated_anchor_moves_from_the_sampler_to_the_policy():
-  logp, sampler = -np.abs(VALUES), -np.abs(OLD)
-  versions = np.broadcast_to(np.array([10, 9, 8, 5, 0]), logp.shape)
-  got = interpolated_old_logp(logp, sampler, versions, learner_version=10)
-  share = np.array([0, 0, 1 / 2, 4 / 5, 9 / 10])
-  np.testing.assert_allclose(got, sampler + share * (logp - sampler), rtol=1e-5)
-  grad = jax.grad(
-    lambda x: interpolated_old_logp(x, sampler, versions, learner_version=10).sum()
-  )(logp)
-  assert (grad == 0).all()
-  newest = interpolated_old_logp(
-    logp, sampler, versions, learner_version=10, old_version=10
-  )
-  np.testing.assert_allclose(newest[:, 1:], logp[:, 1:], rtol=1e-6)

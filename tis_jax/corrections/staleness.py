@@ -87,7 +87,8 @@ def interpolate_old_logp(logp, sampler_logp, versions, learner_version, *, lag=1
 
   `log mu + a (log pi - log mu)` with `a = (v_old - v) / (v_now - v)`, clipped to
   [0, 1]: on the straight line from the sampler's log-prob (version v) to the learner's
-  current one (v_now), at `v_old = v_now - lag`. Carries no gradient.
+  current one (v_now), at `v_old = v_now - lag`. Carries no gradient. Where the sampler
+  reported no log-prob (NaN) it is the learner's.
 
   Args:
     logp: `[B, T]` the learner's current log-probs.
@@ -99,18 +100,27 @@ def interpolate_old_logp(logp, sampler_logp, versions, learner_version, *, lag=1
   Returns:
     `[B, T]` fp32.
 
+  Raises:
+    ValueError: shapes that differ.
+
   Source: A-3PO (arXiv 2512.06547), `prox_logp_method: loglinear` in AReaL.
 
   >>> logp, sampler_logp = jnp.array([[-1.0]]), jnp.array([[-2.0]])
   >>> interpolate_old_logp(logp, sampler_logp, jnp.array([[3]]), 7)
   Array([[-1.25]], dtype=float32)
   """
+  for name, x in (("sampler_logp", sampler_logp), ("versions", versions)):
+    if jnp.shape(x) != jnp.shape(logp):
+      raise ValueError(
+        f"{name} has shape {jnp.shape(x)}, but must be {jnp.shape(logp)}"
+      )
   logp, sampler_logp = jax.lax.stop_gradient(
     (ratios.as_float(logp), ratios.as_float(sampler_logp))
   )
   age = jnp.asarray(learner_version - versions, logp.dtype)
   share = jnp.clip((age - lag) / jnp.maximum(age, 1.0), 0.0, 1.0)
-  return sampler_logp + share * (logp - sampler_logp)
+  between = sampler_logp + share * (logp - sampler_logp)
+  return jnp.where(jnp.isnan(sampler_logp), logp, between)
 
 
 def _truncate_parts(batch: Batch, state: State, *, numeric, stale):

@@ -19,7 +19,7 @@ from tis_jax.losses.composition import (
   uses_sampler_ratio,
 )
 from tis_jax.losses.covariance import clip_cov_loss, kl_cov_loss
-from tis_jax.losses.decoupled import decoupled_ppo_loss, interpolated_old_logp
+from tis_jax.losses.decoupled import decoupled_ppo_loss
 from tis_jax.losses.dppo import dppo_keep, dppo_loss
 from tis_jax.losses.dro import dro_loss
 from tis_jax.losses.entropy import entropy_loss
@@ -87,7 +87,6 @@ __all__ = [
   "gspo_loss",
   "gspo_token_loss",
   "importance_sampling_loss",
-  "interpolated_old_logp",
   "kl_cov_loss",
   "kl_in_reward",
   "kl_penalty",

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.advantages._inputs import as_floats, require_at_least, require_shape
+from tis_jax.advantages._inputs import require_at_least
 from tis_jax.diagnostics.metrics import Metrics, maximum, mean
 from tis_jax.losses._inputs import clamped_log_ratio, clean
 from tis_jax.losses.ppo import ppo_loss
@@ -31,7 +31,8 @@ def decoupled_ppo_loss(
 
   Args:
     logp: `[B, T]` log-probs of the current policy, in nats; carries the gradient.
-    old_logp: `[B, T]` log-probs of the proximal policy, at the start of the update.
+    old_logp: `[B, T]` log-probs of the proximal policy, at the start of the update;
+      `tis_jax.corrections.interpolate_old_logp` stands in for a forward pass.
     sampler_logp: `[B, T]` log-probs that the sampler gave its tokens.
     advantages: `[B, T]`, or `[B]` for one number a sequence.
     mask: `[B, T]` bool or 0/1; None trains every token.
@@ -75,51 +76,3 @@ def decoupled_ppo_loss(
     "policy/weight_max": maximum(weight, mask),
   }
   return token_loss * weight, metrics
-
-
-def interpolated_old_logp(
-  logp: ArrayLike,
-  sampler_logp: ArrayLike,
-  versions: ArrayLike,
-  *,
-  learner_version: ArrayLike,
-  old_version: ArrayLike | None = None,
-) -> jax.Array:
-  """The proximal log-probs without a forward pass, by interpolation in the version.
-
-  Of a token sampled at version v, with the learner at version n:
-
-    old_logp = sampler_logp + a (sg(logp) - sampler_logp),   a = (old - v) / (n - v)
-
-  Args:
-    logp: `[B, T]` log-probs of the current policy, in nats.
-    sampler_logp: `[B, T]` log-probs that the sampler gave its tokens.
-    versions: `[B, T]` integers, the weights' version each token was sampled at.
-    learner_version: version of `logp`.
-    old_version: version of the proximal policy; None is `learner_version - 1`.
-
-  Returns:
-    `[B, T]` fp32, no gradient. Where a token is as new as the learner, or newer than
-    the proximal policy, it is the sampler's own log-prob (a = 0).
-
-  Raises:
-    ValueError: a wrong shape or dtype.
-
-  >>> import jax.numpy as jnp
-  >>> interpolated_old_logp(jnp.array([[-1.0]]), jnp.array([[-3.0]]),
-  ...                       jnp.array([[6]]), learner_version=10).tolist()
-  [[-1.5]]
-
-  References: A-3PO, arXiv:2512.06547.
-  """
-  logp = as_floats("logp", jax.lax.stop_gradient(logp))
-  sampler_logp = as_floats("sampler_logp", sampler_logp)
-  require_shape("sampler_logp", sampler_logp, logp.shape)
-  require_shape("versions", versions, logp.shape)
-  if old_version is None:
-    old_version = jnp.asarray(learner_version) - 1
-  sampled_at = jnp.asarray(versions)
-  age = (jnp.asarray(learner_version) - sampled_at).astype(jnp.float32)
-  passed = (jnp.asarray(old_version) - sampled_at).astype(jnp.float32)
-  share = jnp.where(age > 0, jnp.clip(passed / jnp.maximum(age, 1.0), 0.0, 1.0), 0.0)
-  return sampler_logp + share * (logp - sampler_logp)
