@@ -77,13 +77,18 @@ def test_micro_batches_of_any_split_add_up(data):
   groups = rng.integers(-3, 3, rows).astype(np.int32)
   cut = data.draw(st.sampled_from([1, 3]))
   order = rng.permutation(rows)
-  whole = aggregate(loss, kept, mode, denominator_mask=mask, **extras(mode, groups))
   d = denominators(mask, mode, **extras(mode, groups))
-  parts = [
-    aggregate(loss[part], kept[part], denominator=d[part])
-    for part in (order[:cut], order[cut:])
-  ]
-  np.testing.assert_allclose(sum(parts), whole, rtol=1e-5, atol=1e-6)
+
+  def at_once(loss):
+    return aggregate(loss, kept, mode, denominator_mask=mask, **extras(mode, groups))
+
+  def in_parts(loss):
+    parts = (order[:cut], order[cut:])
+    return sum(aggregate(loss[p], kept[p], denominator=d[p]) for p in parts)
+
+  whole, found = (jax.value_and_grad(f)(loss) for f in (at_once, in_parts))
+  np.testing.assert_allclose(found[0], whole[0], rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(found[1], whole[1], rtol=1e-5, atol=1e-7)
 
 
 def test_packed_rows_equal_separate_rows():

@@ -8,12 +8,17 @@ import loss_oracles
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.test_util import check_grads
 
 from tis_jax import losses
 from tis_jax.diagnostics.metrics import finalize
 from tis_jax.losses import POLICY_LOSSES, call_loss
 
-OPTIONS = {"dro": {"beta": 0.3}, "kl_cov": {"select": 0.2}, "clip_cov": {"select": 0.2}}
+OPTIONS = {
+  "dro": {"beta": 0.3},
+  "kl_cov": {"select": 0.2},
+  "clip_cov": {"select": 0.2, "covariance_low": 0.1},
+}
 NAMES = sorted(POLICY_LOSSES)
 ROWS, TOKENS = 8, 7
 
@@ -88,6 +93,14 @@ def test_value_and_gradient_equal_the_oracle(name):
   cut = None
   if name == "clip_cov":
     cut = BATCH["mask"] & (np.asarray(token_loss) == 0)
+    assert cut.sum() == int(0.2 * BATCH["mask"].sum())
+    # Only tokens of the covariances asked for, and that PPO does not clip.
+    names = ("advantages", "logp", "old_logp")
+    a, x, old = (np.where(BATCH["mask"], BATCH[k], 0.0) for k in names)
+    c = loss_oracles.covariance(x, a, BATCH["mask"])[cut]
+    assert ((c > 0.1) & (c < 5.0)).all()
+    free, r = loss_oracles.surrogate, loss_oracles.ratio(x[cut], old[cut])
+    np.testing.assert_array_equal(free(r, a[cut], 0.2, 0.2), -a[cut] * r)
   want, want_grad = oracle(name, BATCH, cut)
   np.testing.assert_allclose(token_loss, want, rtol=2e-5, atol=2e-6)
   np.testing.assert_allclose(grad, want_grad, rtol=2e-4, atol=2e-5)
@@ -96,6 +109,20 @@ def test_value_and_gradient_equal_the_oracle(name):
   assert (np.asarray(grad)[~BATCH["mask"]] == 0).all()
   assert token_loss.dtype == jnp.float32
   assert all(np.isfinite(value) for value in finalize(metrics).values())
+
+
+# Where nothing is stopped the loss's gradient is the slope of its own value.
+DIFFERENTIABLE = ("dro", "gmpo", "gspo", "importance_sampling", "luspo", "ppo", "sapo")
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_forward_and_reverse_derivatives_are_the_slope_of_the_value(name):
+  with jax.enable_x64(True):
+    arrays = {k: np.asarray(v, np.float64) for k, v in BATCH.items() if k != "mask"}
+    mask = BATCH["mask"]
+    logp = np.where(mask, arrays.pop("logp"), -1.0)
+    call = jax.jit(lambda x: call_loss(bound(name), logp=x, **arrays, mask=mask)[0])
+    check_grads(call, (logp,), order=1, modes=["fwd", "rev"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -135,12 +162,19 @@ def test_sharded_equals_one_device():
 def test_only_the_selecting_losses_depend_on_the_other_rows(name):
   """So that micro-batches are exact for every loss that does not say otherwise."""
   others = {k: v.copy() for k, v in BATCH.items()}
-  for k, v in make_batch(7).items():
+  for k, v in make_batch(7, spread=0.02).items():
     others[k][4:] = v[4:]
+  others["advantages"][4:] += 2.0
   got = np.asarray(compiled(name)(others)[0])[:4]
   want = np.asarray(compiled(name)(BATCH)[0])[:4]
-  if not losses.selects_over_batch(bound(name)):
-    np.testing.assert_array_equal(got, want)
+  assert (got != want).any() == losses.selects_over_batch(bound(name))
+
+
+def test_every_loss_and_its_gradient_lower_for_tpu_and_cuda():
+  shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in BATCH.items()}
+  run = jax.jit(lambda batch: {name: compiled(name)(batch) for name in NAMES})
+  exported = jax.export.export(run, platforms=["tpu", "cuda"])(shapes)
+  assert exported.platforms == ("tpu", "cuda")
 
 
 def test_masks_of_any_dtype_and_row_advantages():
