@@ -13,6 +13,7 @@ from tis_jax.logprobs.reference import (
   materialized_logits,
 )
 from tis_jax.logprobs.types import TokenLogprobs
+from tis_jax.typing import Array
 
 IMPLEMENTATIONS = ("xla", "pallas", "reference")
 
@@ -20,14 +21,14 @@ IMPLEMENTATIONS = ("xla", "pallas", "reference")
 def token_logprobs(
   hidden: jax.Array,
   head: jax.Array,
-  targets: jax.Array,
+  targets: Array,
   *,
   temperature: jax.Array | float = 1.0,
   bias: jax.Array | None = None,
   soft_cap: float | None = None,
   tied: bool = False,
-  mask: jax.Array | None = None,
-  kept_tokens: jax.Array | None = None,
+  mask: Array | None = None,
+  kept_tokens: Array | None = None,
   entropy: bool = True,
   top_k: int = 0,
   implementation: str | None = None,
@@ -100,13 +101,13 @@ def token_logprobs(
   check_kept(kept_tokens, targets.shape)
   # Temperature 1 is the common case, and a division by 1 is not free.
   is_one = isinstance(temperature, (int, float)) and temperature == 1
-  temperature = None if is_one else check_temperature(temperature, targets.shape)
+  divisor = None if is_one else check_temperature(temperature, targets.shape)
   if mask is not None:
     # Garbage that is selected away here meets no product in the value or the gradient.
     mask = mask.astype(bool)
     hidden = jnp.where(mask[..., None], hidden, jnp.zeros((), hidden.dtype))
     targets = jnp.where(mask, targets, 0)
-    temperature = None if is_one else jnp.where(mask, temperature, 1.0)
+    divisor = None if divisor is None else jnp.where(mask, divisor, 1.0)
 
   if implementation == "reference":
     out = logprobs_from_logits(
@@ -114,14 +115,14 @@ def token_logprobs(
         hidden, head, bias=bias, soft_cap=soft_cap, tied=tied, precision=precision
       ),
       targets,
-      temperature=1.0 if is_one else temperature,
+      temperature=1.0 if divisor is None else divisor,
       kept_tokens=kept_tokens,
       entropy=entropy,
       top_k=top_k,
     )
   else:
     axes, mesh = vocab_placement(head, vocab_dim, vocab_axis)
-    inputs = Inputs(hidden, head, bias, targets, temperature, kept_tokens)
+    inputs = Inputs(hidden, head, bias, targets, divisor, kept_tokens)
     inputs = align(inputs, vocab_dim, axes)
     plan = Plan(
       kernel=implementation,

@@ -1,7 +1,7 @@
 """The fused path: a kernel's forward and backward, joined by a hand-written VJP."""
 
-import dataclasses
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec
 
 from tis_jax.logprobs import pallas, xla
 from tis_jax.logprobs.blockwise import peak_drop, tempered
-from tis_jax.logprobs.plan import Cotangent, Gradients, Inputs, Plan, Stats
+from tis_jax.logprobs.plan import Cotangent, Gradients, Inputs, Plan, Stats, Wanted
 from tis_jax.logprobs.types import TokenLogprobs, TopK
 from tis_jax.logprobs.xla import merge_top
 
@@ -24,31 +24,20 @@ def fused_logprobs(plan: Plan, inputs: Inputs) -> TokenLogprobs:
   return _finish(_forward(plan, inputs), inputs, plan)[0]
 
 
-@jax.tree_util.register_static
-@dataclasses.dataclass(frozen=True)
-class _Wanted:
-  """Which inputs are being differentiated; static, so that the rest costs nothing."""
-
-  gradients: Gradients
-
-
 def _fwd(plan, inputs):
-  wanted = _Wanted(
-    Gradients(
-      hidden=inputs.hidden.perturbed,
-      head=inputs.head.perturbed,
-      bias=inputs.bias is not None and inputs.bias.perturbed,
-      temperature=inputs.temperature is not None and inputs.temperature.perturbed,
-    )
+  wanted = Wanted(
+    hidden=inputs.hidden.perturbed,
+    head=inputs.head.perturbed,
+    bias=inputs.bias is not None and inputs.bias.perturbed,
+    temperature=inputs.temperature is not None and inputs.temperature.perturbed,
   )
-  inputs = Inputs(*(None if x is None else x.value for x in inputs))
+  inputs = Inputs._make(None if x is None else x.value for x in inputs)
   out, log_p_offset = _finish(_forward(plan, inputs), inputs, plan)
   return out, (inputs, log_p_offset, out.entropy, wanted)
 
 
 def _bwd(plan, residuals, cotangents):
   inputs, (peak, log_total), entropy, wanted = residuals
-  wanted = wanted.gradients
 
   def live(x):
     return None if x is None or isinstance(x, SymbolicZero) else x
@@ -73,7 +62,7 @@ def _bwd(plan, residuals, cotangents):
     return out
 
   specs = _specs(plan)
-  whole = PartitionSpec()
+  whole: Any = PartitionSpec()
   out = _on_shards(
     local,
     plan,
@@ -87,13 +76,11 @@ def _bwd(plan, residuals, cotangents):
     if d_normalizer is not None:
       d_temperature = d_temperature + d_normalizer * peak / inputs.temperature
     d_temperature = -d_temperature / inputs.temperature
-  gradients = Inputs(out.hidden, out.head, out.bias, None, d_temperature, None)
+  gradients = (out.hidden, out.head, out.bias, None, d_temperature, None)
   return (
-    Inputs(
-      *(
-        None if x is None or d is None else d.astype(x.dtype)
-        for x, d in zip(inputs, gradients, strict=True)
-      )
+    Inputs._make(
+      None if x is None or d is None else d.astype(x.dtype)
+      for x, d in zip(inputs, gradients, strict=True)
     ),
   )
 
@@ -120,15 +107,18 @@ def _finish(stats: Stats, inputs: Inputs, plan: Plan):
   in_range = (inputs.targets >= 0) & (inputs.targets < vocab)
   logp = tempered(stats.at_target - stats.peak, inputs.temperature) - log_total
   top_k = None
-  if plan.top_k:
+  if stats.top is not None:
     values, tokens = stats.top
     shifted = values - stats.peak[..., None]
     if inputs.temperature is not None:
       shifted = shifted / inputs.temperature[..., None]
     top_k = TopK(shifted - log_total[..., None], tokens)
+  entropy = None
+  if stats.moment is not None:
+    entropy = log_total - stats.moment / stats.total
   out = TokenLogprobs(
     logp=jnp.where(in_range, logp, jnp.nan),
-    entropy=log_total - stats.moment / stats.total if plan.entropy else None,
+    entropy=entropy,
     log_normalizer=tempered(stats.peak, inputs.temperature) + log_total,
     top_k=top_k,
   )
@@ -141,10 +131,10 @@ def _combine(stats: Stats, temperature, plan: Plan) -> Stats:
   drop = peak_drop(stats.peak, peak, temperature)
   decay = jnp.exp(drop)
   moment = None
-  if plan.entropy:
+  if stats.moment is not None:
     moment = _psum(decay * (stats.moment + stats.total * drop), plan)
   top = None
-  if plan.top_k:
+  if stats.top is not None:
     values, tokens = (
       lax.all_gather(x, plan.vocab_axes, axis=x.ndim - 1, tiled=True) for x in stats.top
     )
@@ -177,10 +167,14 @@ def _on_shards(local, plan: Plan, in_specs, out_specs):
 
 
 def _specs(plan: Plan) -> Inputs:
-  whole = PartitionSpec()
+  """A `PartitionSpec` for each input."""
+  whole: Any = PartitionSpec()
   vocab = plan.vocab_axes or None
-  head = PartitionSpec(None, vocab) if plan.vocab_dim else PartitionSpec(vocab, None)
-  return Inputs(whole, head, PartitionSpec(vocab), whole, whole, whole)
+  bias: Any = PartitionSpec(vocab)
+  head: Any = PartitionSpec(vocab, None)
+  if plan.vocab_dim:
+    head = PartitionSpec(None, vocab)
+  return Inputs(whole, head, bias, whole, whole, whole)
 
 
 def _offset(inputs: Inputs, plan: Plan):
@@ -189,5 +183,5 @@ def _offset(inputs: Inputs, plan: Plan):
   return lax.axis_index(plan.vocab_axes) * inputs.head.shape[plan.vocab_dim]
 
 
-def _psum(x, plan: Plan):
+def _psum(x, plan: Plan) -> Any:
   return None if x is None else lax.psum(x, plan.vocab_axes)

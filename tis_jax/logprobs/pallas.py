@@ -6,6 +6,7 @@ along its last axis stays in the output block between steps.
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,12 +29,23 @@ from tis_jax.logprobs.plan import (
   Inputs,
   Plan,
   Stats,
+  Wanted,
 )
 from tis_jax.logprobs.product import compute_dtype, gradient_dtype, product_precision
 
 # Two copies of every block (one is being fetched) and the products share VMEM.
 _BLOCK_BYTES = 2 << 20
 _LANES = 128
+
+
+class _Arrays(NamedTuple):
+  """`Inputs` as the kernels take them, none missing; inside a kernel their refs."""
+
+  hidden: jax.Array  # [tokens, D]
+  head: jax.Array  # [D, V], or [V, D] when tied
+  bias: jax.Array  # [1, V]
+  targets: jax.Array  # [tokens, 1]
+  temperature: jax.Array  # [tokens, 1]
 
 
 def forward(inputs: Inputs, offset, plan: Plan) -> Stats:
@@ -61,7 +73,7 @@ def backward(
   log_p_offset,
   entropy,
   cotangent: Cotangent,
-  wanted: Gradients,
+  wanted: Wanted,
   plan: Plan,
 ) -> Gradients:
   """As `xla.backward`: one kernel sums over the vocabulary, one over the tokens."""
@@ -120,7 +132,7 @@ def backward(
 
 
 def _forward_kernel(*refs, plan: Plan, vocab: int):
-  inputs, outputs = Inputs(*refs[:5], kept=None), refs[5:]
+  inputs, outputs = _Arrays(*refs[:5]), refs[5:]
   block = pl.program_id(1)
 
   @pl.when(block == 0)
@@ -138,7 +150,7 @@ def _forward_kernel(*refs, plan: Plan, vocab: int):
 
 
 def _tokens_kernel(*refs, plan: Plan, vocab: int, tokens: int):
-  inputs, columns = Inputs(*refs[:5], kept=None), refs[5:11]
+  inputs, columns = _Arrays(*refs[:5]), refs[5:11]
   d_hidden_ref, d_temperature_ref = refs[11:]
   block = pl.program_id(1)
 
@@ -162,7 +174,7 @@ def _tokens_kernel(*refs, plan: Plan, vocab: int, tokens: int):
 
 
 def _vocab_kernel(*refs, plan: Plan, vocab: int, tokens: int):
-  inputs, columns = Inputs(*refs[:5], kept=None), refs[5:11]
+  inputs, columns = _Arrays(*refs[:5]), refs[5:11]
   d_head_ref, d_bias_ref = refs[11:]
   row_block = pl.program_id(1)
 
@@ -187,7 +199,7 @@ def _vocab_kernel(*refs, plan: Plan, vocab: int, tokens: int):
   d_bias_ref[...] += jnp.sum(d_biased, axis=0, keepdims=True)
 
 
-def _logits(inputs: Inputs, block, plan: Plan, vocab: int):
+def _logits(inputs: _Arrays, block, plan: Plan, vocab: int):
   head = inputs.head[...]
   dtype = compute_dtype(inputs.hidden, head)
   logits = lax.dot_general(
@@ -203,7 +215,7 @@ def _logits(inputs: Inputs, block, plan: Plan, vocab: int):
   return head, capped, logits, (ids == inputs.targets[...]) & (logits > -jnp.inf)
 
 
-def _d_logits(inputs: Inputs, columns, block, plan: Plan, vocab: int):
+def _d_logits(inputs: _Arrays, columns, block, plan: Plan, vocab: int):
   head, capped, logits, hit = _logits(inputs, block, plan, vocab)
   peak, log_total, entropy, *cotangent = (ref[...] for ref in columns)
   shifted = tempered(logits - peak, inputs.temperature[...])
@@ -213,7 +225,7 @@ def _d_logits(inputs: Inputs, columns, block, plan: Plan, vocab: int):
   return head, shifted, d_scaled, _keep(d_logits, 1, block, vocab)
 
 
-def _gradient_types(inputs: Inputs, plan: Plan):
+def _gradient_types(inputs: _Arrays, plan: Plan):
   dtype = gradient_dtype(plan.precision, compute_dtype(inputs.hidden, inputs.head))
   return dtype, product_precision(plan.precision, dtype)
 
@@ -226,13 +238,13 @@ def _places(shape, axis: int, block):
   return block * shape[axis] + lax.broadcasted_iota(jnp.int32, shape, axis)
 
 
-def _flat(inputs: Inputs, offset, plan: Plan) -> tuple[Inputs, tuple[int, ...]]:
+def _flat(inputs: Inputs, offset, plan: Plan) -> tuple[_Arrays, tuple[int, ...]]:
   """Tokens along one axis, every optional array present, ids counted from 0."""
   shape = inputs.targets.shape
   tokens = inputs.targets.size
   vocab = inputs.head.shape[plan.vocab_dim]
   bias, temperature = inputs.bias, inputs.temperature
-  return Inputs(
+  return _Arrays(
     hidden=inputs.hidden.reshape(tokens, -1),
     head=inputs.head,
     bias=jnp.zeros((1, vocab), jnp.float32)
@@ -242,11 +254,10 @@ def _flat(inputs: Inputs, offset, plan: Plan) -> tuple[Inputs, tuple[int, ...]]:
     temperature=jnp.ones((tokens, 1), jnp.float32)
     if temperature is None
     else temperature.reshape(tokens, 1),
-    kept=None,
   ), shape
 
 
-def _sizes(arrays: Inputs, plan: Plan):
+def _sizes(arrays: _Arrays, plan: Plan):
   """Tokens, vocabulary, and the block of each."""
   tokens, width = arrays.hidden.shape
   vocab = arrays.head.shape[plan.vocab_dim]
@@ -255,7 +266,7 @@ def _sizes(arrays: Inputs, plan: Plan):
   return tokens, vocab, (min(block, tokens), min(block, vocab))
 
 
-def _in_specs(arrays: Inputs, blocks, plan: Plan, order) -> list[pl.BlockSpec]:
+def _in_specs(arrays: _Arrays, blocks, plan: Plan, order) -> list[pl.BlockSpec]:
   token_block, vocab_block = blocks
   width = arrays.hidden.shape[1]
   by_token = lambda *grid: (order(*grid)[0], 0)
@@ -273,9 +284,9 @@ def _in_specs(arrays: Inputs, blocks, plan: Plan, order) -> list[pl.BlockSpec]:
   ]
 
 
-def _call(kernel, arrays: Inputs, *columns, **specs):
+def _call(kernel, arrays: _Arrays, *columns, **specs):
   """The kernel on a TPU, the interpreter on a CPU, an error elsewhere."""
   order = pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"))
   compiled = pl.pallas_call(kernel, compiler_params=order, **specs)
   interpreted = pl.pallas_call(kernel, interpret=True, **specs)
-  return lax.platform_dependent(*arrays[:5], *columns, tpu=compiled, cpu=interpreted)
+  return lax.platform_dependent(*arrays, *columns, tpu=compiled, cpu=interpreted)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -113,7 +114,7 @@ def align(inputs: Inputs, vocab_dim: int, vocab_axes: tuple[str, ...]) -> Inputs
     kept = tuple(name for name in names if name not in vocab_axes)
     return kept or None
 
-  def place(x, *names):
+  def place(x, *names) -> Any:
     if x is None:
       return None
     return jax.reshard(x, NamedSharding(mesh, PartitionSpec(*names)))

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import jax
 
+from tis_jax.typing import Array
+
 # The largest block of logits held at once, in elements. On a CPU 4 MiB of fp32 stays
 # near the cache; an accelerator wants matrices large enough to fill it.
 _BLOCK_ELEMENTS = {"cpu": 1 << 20}
@@ -83,9 +85,9 @@ class Inputs(NamedTuple):
   hidden: jax.Array  # [..., D]
   head: jax.Array  # [D, V], or [V, D] when tied
   bias: jax.Array | None  # [V]
-  targets: jax.Array  # [...]
+  targets: Array  # [...]
   temperature: jax.Array | None  # [...] fp32; None is 1, and saves a division
-  kept: jax.Array | None  # [..., K] ids of the tokens that are not impossible, or -1
+  kept: Array | None  # [..., K] ids of the tokens that are not impossible, or -1
 
 
 class Stats(NamedTuple):
@@ -107,6 +109,17 @@ class Cotangent(NamedTuple):
   common: jax.Array | None
   logp: jax.Array | None
   entropy: jax.Array | None
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+  """Which inputs are being differentiated; static, so that the rest costs nothing."""
+
+  hidden: bool
+  head: bool
+  bias: bool
+  temperature: bool
 
 
 class Gradients(NamedTuple):

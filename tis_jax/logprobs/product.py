@@ -1,7 +1,9 @@
 """The product of hidden states and head, and what precision costs where."""
 
+import functools
 import itertools
 import math
+import operator
 
 import jax
 import jax.numpy as jnp
@@ -28,17 +30,17 @@ def product(
   """
   width = hidden.shape[-1]
   cuts = [round(i * width / spans) for i in range(spans + 1)]
-  total = None
-  for start, stop in itertools.pairwise(cuts):
-    part = lax.dot_general(
+  parts = (
+    lax.dot_general(
       lax.slice_in_dim(hidden, start, stop, axis=hidden.ndim - 1),
       lax.slice_in_dim(head, start, stop, axis=1 - vocab_dim),
       (((hidden.ndim - 1,), (1 - vocab_dim,)), ((), ())),
       precision=precision,
       preferred_element_type=jnp.float32,
     )
-    total = part if total is None else total + part
-  return total
+    for start, stop in itertools.pairwise(cuts)
+  )
+  return functools.reduce(operator.add, parts)
 
 
 def feature_spans(hidden, head, precision: lax.Precision | None) -> int:

@@ -14,14 +14,15 @@ from tis_jax.logprobs.product import (
   product_precision,
 )
 from tis_jax.logprobs.types import TokenLogprobs, TopK
+from tis_jax.typing import Array
 
 
 def logprobs_from_logits(
   logits: jax.Array,
-  targets: jax.Array,
+  targets: Array,
   *,
   temperature: jax.Array | float = 1.0,
-  kept_tokens: jax.Array | None = None,
+  kept_tokens: Array | None = None,
   entropy: bool = True,
   top_k: int = 0,
 ) -> TokenLogprobs:
@@ -92,17 +93,17 @@ def logprobs_from_logits(
   in_range = (targets >= 0) & (targets < logits.shape[-1])
   logp = jnp.where(in_range, at_target_shifted - log_total, jnp.nan)
 
-  mean_shifted = None
+  uncertainty = None
   if entropy:
-    mean_shifted = jnp.sum(exp_shifted * shifted, axis=-1) / total
+    # Both terms are measured from the maximum, so logits of 1e4 cost no digits.
+    uncertainty = log_total - jnp.sum(exp_shifted * shifted, axis=-1) / total
   best = None
   if top_k:
     values, tokens = jax.lax.top_k(jax.lax.stop_gradient(shifted_or_gone), top_k)
     best = TopK(values - jax.lax.stop_gradient(log_total)[..., None], tokens)
   return TokenLogprobs(
     logp=logp,
-    # Both terms are measured from the maximum, so logits of 1e4 cost no digits.
-    entropy=log_total - mean_shifted if entropy else None,
+    entropy=uncertainty,
     log_normalizer=log_total + peak[..., 0] / temperature,
     top_k=best,
   )

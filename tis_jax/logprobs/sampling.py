@@ -28,6 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.logprobs.kept import check_rules
+from tis_jax.typing import Array
 
 _LOGPROBS = ("raw", "processed", "untempered")
 
@@ -164,10 +165,10 @@ def agree(
 
 def comparable(
   sampling: Sampling,
-  sampler_logp: jax.Array,
+  sampler_logp: Array,
   *,
-  kept_mass: jax.Array | None = None,
-  kept_tokens: jax.Array | None = None,
+  kept_mass: Array | None = None,
+  kept_tokens: Array | None = None,
   exact: bool = False,
 ) -> Comparable:
   """Recorded log-probs, made comparable with the learner's.
@@ -196,7 +197,7 @@ def comparable(
   >>> round(float(jnp.exp(out.sampler_logp[0])), 4)  # the raw probability
   0.5
   """
-  sampler_logp = sampler_logp.astype(jnp.float32)
+  sampler_logp = jnp.asarray(sampler_logp, jnp.float32)
   agreed = agree(
     sampling,
     kept_mass=kept_mass is not None,
@@ -204,17 +205,17 @@ def comparable(
     exact=exact,
   )
   everywhere = jnp.ones(sampler_logp.shape, bool)
-  log_mass = None
+  log_mass = 0.0
   if kept_mass is not None:
     log_mass = jnp.log(kept_mass.astype(jnp.float32))
-  if not agreed.processed:
+  if not agreed.processed or kept_tokens is None:
     shift = agreed.log_mass * log_mass if agreed.log_mass else 0.0
     return Comparable(sampler_logp + shift, everywhere, everywhere & agreed.exact)
 
   fits = jnp.any(kept_tokens >= 0, axis=-1)
   if agreed.log_mass:  # recorded raw, and the learner's is processed where the set fits
     return Comparable(sampler_logp - jnp.where(fits, log_mass, 0.0), everywhere, fits)
-  if log_mass is None:
+  if kept_mass is None:
     return Comparable(sampler_logp, fits, fits)
   return Comparable(sampler_logp + jnp.where(fits, 0.0, log_mass), everywhere, fits)
 

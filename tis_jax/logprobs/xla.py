@@ -6,7 +6,7 @@ block of logits from the saved maximum and sum, so what exists of `[tokens, voca
 one block at any time.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,6 +29,7 @@ from tis_jax.logprobs.plan import (
   Inputs,
   Plan,
   Stats,
+  Wanted,
   block_sizes,
 )
 from tis_jax.logprobs.product import (
@@ -52,7 +53,7 @@ def forward(inputs: Inputs, offset: jax.Array | int, plan: Plan) -> Stats:
   spans = feature_spans(inputs.hidden, inputs.head, plan.precision)
 
   def chunk(_, per_token):
-    part = per_token._replace(head=inputs.head, bias=inputs.bias)
+    part = inputs._replace(**per_token)
 
     def step(start, size, stats):
       block = _block(part, start, size, offset + start, plan, spans)
@@ -64,8 +65,7 @@ def forward(inputs: Inputs, offset: jax.Array | int, plan: Plan) -> Stats:
 
     return None, _over_vocab(step, vocab, vocab_block, _empty(part.targets, plan))
 
-  columns = _columns(inputs)._replace(head=None, bias=None)
-  stats = scan_tokens(chunk, None, columns, inputs.hidden, token_block)[1]
+  stats = scan_tokens(chunk, None, _columns(inputs), inputs.hidden, token_block)[1]
   return _rows(stats)._replace(top=stats.top)
 
 
@@ -75,7 +75,7 @@ def backward(
   log_p_offset: tuple[jax.Array, jax.Array],
   entropy: jax.Array | None,
   cotangent: Cotangent,
-  wanted: Gradients,
+  wanted: Wanted,
   plan: Plan,
 ) -> Gradients:
   """Gradients for the vocabulary that `inputs.head` holds.
@@ -87,7 +87,7 @@ def backward(
       log p = (z - peak) / T - log-sum.
     entropy: of the whole distribution; needed with `cotangent.entropy`.
     cotangent: of the scaled logits.
-    wanted: booleans, which gradients to compute.
+    wanted: which gradients to compute.
     plan: the call.
 
   Returns:
@@ -100,8 +100,8 @@ def backward(
   )
 
   def chunk(head_gradients, per_token):
-    part, peak, log_total, entropy, cotangent = per_token
-    part = part._replace(head=inputs.head, bias=inputs.bias)
+    columns, peak, log_total, entropy, cotangent = per_token
+    part = inputs._replace(**columns)
 
     def step(start, size, gradients):
       block = _block(part, start, size, offset + start, plan)
@@ -125,10 +125,9 @@ def backward(
     _zeros(inputs.head) if wanted.head else None,
     _zeros(inputs.bias) if wanted.bias else None,
   )
-  columns = _columns(inputs)._replace(head=None, bias=None)
   rest = jax.tree.map(lambda x: x[..., None], (*log_p_offset, entropy, cotangent))
   (d_head, d_bias), (d_hidden, d_temperature) = scan_tokens(
-    chunk, head_gradients, (columns, *rest), inputs.hidden, token_block
+    chunk, head_gradients, (_columns(inputs), *rest), inputs.hidden, token_block
   )
   return Gradients(d_hidden, d_head, d_bias, _rows(d_temperature))
 
@@ -234,12 +233,15 @@ def _empty(targets, plan: Plan) -> Stats:
   return Stats(zeros + FLOOR, zeros, moment, zeros, top)
 
 
-def _columns(inputs: Inputs) -> Inputs:
+def _columns(inputs: Inputs) -> dict[str, Any]:
+  """The inputs that are cut along the tokens, beside a block of logits."""
   temperature = inputs.temperature
-  return inputs._replace(
-    targets=inputs.targets[..., None],
-    temperature=None if temperature is None else temperature[..., None],
-  )
+  return {
+    "hidden": inputs.hidden,
+    "targets": inputs.targets[..., None],
+    "temperature": None if temperature is None else temperature[..., None],
+    "kept": inputs.kept,
+  }
 
 
 def _rows(columns):
