@@ -114,7 +114,7 @@ def _adaptive(
     "why/out_of_reach": ~reachable,
   }
   one = jnp.ones((), bool)
-  metrics = {name: mean(jnp.asarray(x), one) for name, x in reported.items()}
+  metrics: Metrics = {name: mean(jnp.asarray(x), one) for name, x in reported.items()}
   metrics["high"] = state.fraction(raw > cap)
   return set_weight(batch, state, raw, jnp.minimum(raw, cap), level), metrics
 

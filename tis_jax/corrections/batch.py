@@ -45,10 +45,11 @@ class Batch:
     )
     self.old_logp = old_logp
     self.segment_ids = segment_ids
-    self.group_ids = group_ids
-    self.advantages = _by_token(advantages)
-    self.versions = versions
-    self.learner_version = learner_version
+    # Any, not Array | None: a stage reads what its `needs` has made sure of.
+    self.group_ids: Any = group_ids
+    self.advantages: Any = _by_token(advantages)
+    self.versions: Any = versions
+    self.learner_version: Any = learner_version
     self.version_logp = version_logp
     self.sampler_logp = sampler_logp
     self._present = present

@@ -11,6 +11,7 @@ from tis_jax.corrections.ratios import clamp_log, k1, k2, k3
 from tis_jax.corrections.rejections import drop
 from tis_jax.corrections.stage import Stage
 from tis_jax.corrections.state import State, reject_tokens
+from tis_jax.diagnostics.metrics import Metrics
 
 Reduce = Literal["token", "sum", "mean", "max"]
 
@@ -190,5 +191,5 @@ def _negative(batch: Batch, state: State, *, high):
   if out.shape[1] == 1:
     return drop(batch, state, out, never, "sequence")
   # Advantages by token: what goes is part of a sequence, of known ratio or not.
-  metrics = {"high": state.fraction(out)}
+  metrics: Metrics = {"high": state.fraction(out)}
   return reject_tokens(state, out), metrics

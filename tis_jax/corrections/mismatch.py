@@ -101,7 +101,7 @@ def _token_metrics(sums: Rows, state: State) -> Metrics:
     "mismatch/catastrophic_tokens": _share(total["catastrophic"], known),
     "tokens/count": Sum(_fp32(incoming)),
     "tokens/missing": _share(incoming - known, incoming),
-    "rejected/tokens": _share(incoming - state.count(), incoming),
+    "rejected/tokens": _share(incoming - state.token_count(), incoming),
   }
 
 

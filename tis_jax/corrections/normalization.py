@@ -102,7 +102,7 @@ def _scale_by_ess(batch: Batch, state: State) -> tuple[State, Metrics]:
   number = jnp.maximum(held.sum(dtype=weights.dtype), 1.0)
   share = jnp.where(squares > 0, total * total / (number * squares), 1.0)
   factor = jnp.sqrt(share)
-  metrics = {"factor": mean_of_sums(factor, factor * factor, jnp.ones(()))}
+  metrics: Metrics = {"factor": mean_of_sums(factor, factor * factor, jnp.ones(()))}
   return state._replace(weight=state.weight * factor), metrics
 
 

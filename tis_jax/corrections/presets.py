@@ -14,6 +14,7 @@ from tis_jax.corrections.divergences import (
 from tis_jax.corrections.normalization import normalize, scale_by_ess
 from tis_jax.corrections.rejections import reject, veto
 from tis_jax.corrections.second_moment import reject_second_moment
+from tis_jax.corrections.state import Level
 from tis_jax.corrections.weights import importance, truncate, zero_outside
 
 
@@ -173,6 +174,6 @@ def ess_scaled(high=2.0) -> Chain:
   return chain(truncate(high, level="sequence"), scale_by_ess())
 
 
-def adaptive(level="sequence", ess_floor=0.3) -> Chain:
+def adaptive(level: Level = "sequence", ess_floor=0.3) -> Chain:
   """Truncated weights with the cap that the batch at hand asks for."""
   return chain(adaptive_truncate(level=level, ess_floor=ess_floor))

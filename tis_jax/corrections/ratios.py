@@ -11,12 +11,15 @@ delimits (packed sequences, turns). Unit values are `[B, 1]` for whole rows and 
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from tis_jax.typing import Array
 
 LOG_LIMIT = 20.0
 """Log-ratios are clamped to +-20 before exp: ratios stay in [2.1e-9, 4.9e8]."""
 
 
-def as_float(x: jax.typing.ArrayLike) -> jax.Array:
+def as_float(x: ArrayLike) -> jax.Array:
   """`x` in fp32, or in fp64 when it is fp64 already."""
   x = jnp.asarray(x)
   return x.astype(jnp.promote_types(jnp.float32, x.dtype))
@@ -32,9 +35,9 @@ def clamp_log(x: jax.Array, limit: float = LOG_LIMIT) -> jax.Array:
 
 
 def log_ratio(
-  logp: jax.Array,
-  other_logp: jax.Array,
-  mask: jax.Array,
+  logp: ArrayLike,
+  other_logp: ArrayLike,
+  mask: Array,
   *,
   limit: float | None = LOG_LIMIT,
 ) -> jax.Array:
@@ -98,7 +101,7 @@ def k3(log_ratio: jax.Array) -> jax.Array:
   log-ratio of 1e-3 one significant digit in fp32.
 
   >>> k3(jnp.array([0.5, 1e-3])).tolist()
-  [0.148721, 5.000e-07]
+  [0.148721, 5.0e-07]
   """
   return jnp.expm1(log_ratio) - log_ratio
 
@@ -107,7 +110,7 @@ def k3_reverse(log_ratio: jax.Array) -> jax.Array:
   """`rho log rho - rho + 1`: unbiased for KL(learner || sampler) under the sampler.
 
   >>> k3_reverse(jnp.array([0.5, 1e-3])).tolist()
-  [0.175639, 5.005e-07]
+  [0.175639, 5.0e-07]
   """
   expm1 = jnp.expm1(log_ratio)
   return expm1 * log_ratio - (expm1 - log_ratio)

@@ -98,7 +98,7 @@ def drop(batch: Batch, state: State, high, low, level: Level) -> tuple[State, Me
   """Rejects what is too high or too low; a token of unknown ratio is never either."""
   if level == "token":
     high, low = high & batch.known, low & batch.known
-  metrics = {"high": state.fraction(high), "low": state.fraction(low)}
+  metrics: Metrics = {"high": state.fraction(high), "low": state.fraction(low)}
   if level not in TOKEN_LEVELS:
     units = batch.held(state, level)
     name = "turns" if level == "turn" else "sequences"

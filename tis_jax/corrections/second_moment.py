@@ -48,7 +48,7 @@ def _second_moment(batch: Batch, state: State, *, high) -> tuple[State, Metrics]
   out = counted & (squares > cutoff)
   number = counted.sum(dtype=jnp.float32)
   moment = jnp.where(counted, squares, 0.0)
-  metrics = {
+  metrics: Metrics = {
     "high": state.fraction(out),
     "moment": mean_of_sums(_sum(moment), _sum(moment * moment), number),
     "cutoff": mean(jnp.sqrt(cutoff), jnp.ones((), bool)),

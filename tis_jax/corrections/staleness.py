@@ -147,7 +147,10 @@ def _truncate_parts(batch: Batch, state: State, *, numeric, stale):
       "truncate_parts needs version_logp=, or versions= and learner_version=, to tell"
       " the numeric part of a ratio from the stale one"
     )
-  metrics = {"numeric": state.fraction(high[0]), "stale": state.fraction(high[1])}
+  metrics: Metrics = {
+    "numeric": state.fraction(high[0]),
+    "stale": state.fraction(high[1]),
+  }
   return state._replace(weight=jnp.where(batch.known, weight, 1.0)), metrics
 
 
@@ -155,7 +158,7 @@ def _reject_stale(batch: Batch, state: State, *, limit, level) -> tuple[State, M
   out = (batch.staleness > limit) & state.tokens
   if level == "sequence":
     out = batch.any_token(out)
-  metrics = {
+  metrics: Metrics = {
     "high": state.fraction(out),
     "staleness": mean(batch.staleness, state.mask),
   }

@@ -60,7 +60,7 @@ class State(NamedTuple):
     rows = by_row(_total_features, x, self.tokens).total["x"]
     return _sum(jnp.where(self.rows, rows, 0))
 
-  def count(self) -> jax.Array:
+  def token_count(self) -> jax.Array:
     """How many tokens still train."""
     if self.packed:
       return _sum(self.mask)
@@ -69,7 +69,7 @@ class State(NamedTuple):
   def fraction(self, hit: jax.Array) -> Mean:
     """The share of the tokens that still train for which `hit` holds."""
     hits = self.total(hit)
-    return mean_of_sums(hits, hits, self.count())
+    return mean_of_sums(hits, hits, self.token_count())
 
   def summary(self, x: jax.Array) -> tuple[Mean, Max, Min]:
     """The mean of `x` over the tokens that still train, about 1, and its extremes."""

@@ -15,6 +15,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from tis_jax.typing import Array
 
 
 class Mean(NamedTuple):
@@ -132,7 +135,7 @@ Metric = Mean | Ratio | Sum | Max | Min | EffectiveSampleSize | Histogram
 Metrics = dict[str, Metric]
 
 
-def mean(x: jax.Array, mask: jax.Array, *, pivot: float = 0.0) -> Mean:
+def mean(x: Array, mask: Array, *, pivot: float = 0.0) -> Mean:
   """The mean of `x` where `mask` is True. Values elsewhere may be NaN.
 
   Args:
@@ -166,7 +169,7 @@ def mean_of_sums(
   return Mean(total + pivot * count, about_mean, count)
 
 
-def fraction(hit: jax.Array, mask: jax.Array) -> Mean:
+def fraction(hit: Array, mask: Array) -> Mean:
   """The share of the True items of `mask` that `hit` holds for.
 
   >>> finalize({"hit": fraction(jnp.array([1, 0, 1]), jnp.array([1, 1, 0]))})["hit"]
@@ -176,31 +179,31 @@ def fraction(hit: jax.Array, mask: jax.Array) -> Mean:
   return mean_of_sums(hits, hits, _count(mask != 0))
 
 
-def ratio(numerator: jax.Array, denominator: jax.Array) -> Ratio:
+def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Ratio:
   """The quotient of two sums that were taken already."""
   as_fp32 = partial(jnp.asarray, dtype=jnp.float32)
   return Ratio(as_fp32(numerator), as_fp32(denominator))
 
 
-def total(x: jax.Array, mask: jax.Array | None = None) -> Sum:
+def total(x: Array, mask: Array | None = None) -> Sum:
   """The sum of `x` where `mask` is True."""
   x = x if mask is None else jnp.where(mask != 0, x, 0)
   return Sum(x.sum(dtype=jnp.float32))
 
 
-def maximum(x: jax.Array, mask: jax.Array) -> Max:
+def maximum(x: Array, mask: Array) -> Max:
   """The largest `x` where `mask` is True."""
   x = jnp.where(mask != 0, x.astype(jnp.float32), -jnp.inf)
   return Max(x.max(initial=-jnp.inf))
 
 
-def minimum(x: jax.Array, mask: jax.Array) -> Min:
+def minimum(x: Array, mask: Array) -> Min:
   """The smallest `x` where `mask` is True."""
   x = jnp.where(mask != 0, x.astype(jnp.float32), jnp.inf)
   return Min(x.min(initial=jnp.inf))
 
 
-def effective_sample_size(weight: jax.Array, mask: jax.Array) -> EffectiveSampleSize:
+def effective_sample_size(weight: Array, mask: Array) -> EffectiveSampleSize:
   """The effective sample size of `weight` where `mask` is True, as a share.
 
   >>> ess = effective_sample_size(jnp.array([1.0, 3.0]), jnp.array([True, True]))
@@ -212,7 +215,7 @@ def effective_sample_size(weight: jax.Array, mask: jax.Array) -> EffectiveSample
   return EffectiveSampleSize(weight.sum(), (weight * weight).sum(), _count(mask))
 
 
-def histogram(x: jax.Array, mask: jax.Array, edges: jax.Array) -> Histogram:
+def histogram(x: Array, mask: Array, edges: Array) -> Histogram:
   """Counts the `x` where `mask` is True between fixed ascending `edges`.
 
   Bin `i` holds `edges[i] < x <= edges[i + 1]`; the outer bins also hold what lies
@@ -232,7 +235,7 @@ def histogram(x: jax.Array, mask: jax.Array, edges: jax.Array) -> Histogram:
   return histogram_of_bins(bins, mask, edges)
 
 
-def histogram_of_bins(bins: jax.Array, mask: jax.Array, edges: jax.Array) -> Histogram:
+def histogram_of_bins(bins: Array, mask: Array, edges: Array) -> Histogram:
   """Counts items whose bins are known already.
 
   Args:
@@ -315,5 +318,5 @@ def quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
   return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
 
 
-def _count(mask: jax.Array) -> jax.Array:
+def _count(mask: Array) -> jax.Array:
   return mask.sum(dtype=jnp.float32)

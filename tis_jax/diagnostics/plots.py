@@ -63,7 +63,7 @@ def ratio_histogram(
   ratio = np.exp(np.clip(y - x, -20, 20))
   reach = max(np.abs(np.log(ratio)).max(), 1e-3) * 1.05
   edges = np.exp(np.linspace(-reach, reach, bins + 1))
-  ax.hist(ratio, bins=edges, color=COLORS[0], alpha=0.85)
+  ax.hist(ratio, bins=edges.tolist(), color=COLORS[0], alpha=0.85)
   ax.set_xscale("log")
   ax.set_yscale("log")
   for bound in bounds:
