@@ -172,6 +172,14 @@ def test_defects_are_capped_and_counted_not_spread():
   np.testing.assert_allclose(found["mismatch/catastrophic_tokens"], 10 / 24, rtol=1e-6)
 
 
+def test_a_batch_of_nothing_but_defects_stays_finite():
+  sampler = np.full((64, 512), -9999.0, np.float32)
+  out = chain(metrics="full")(np.zeros_like(sampler), sampler, np.ones_like(sampler))
+  found = finalize(out.metrics)
+  assert all(np.isfinite(x) for x in found.values())
+  np.testing.assert_allclose(found["mismatch/chi2_token"], np.exp(40.0), rtol=1e-5)
+
+
 @pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16, jnp.float32])
 @pytest.mark.parametrize("mask_kind", [bool, np.int32, np.float32])
 def test_any_dtype_in_fp32_out(kind, mask_kind):

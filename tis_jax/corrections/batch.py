@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from tis_jax.corrections import ratios
 from tis_jax.corrections.rows import Rows, by_row
 from tis_jax.corrections.state import Level, State, row_count
+from tis_jax.diagnostics.metrics import UNIT
 
 CATASTROPHE = math.log(1e4)
 """A token whose ratio is off by more than this factor is a defect, not numerics."""
@@ -192,17 +193,21 @@ def token_features(old_logp, sampler_logp, mask, present=None) -> Rows:
   # Made once: without the barrier each feature would make them again.
   known, d, expm1 = jax.lax.optimization_barrier((known, d, jnp.expm1(d)))
   k3 = expm1 - d
+  k3_reverse = expm1 * d - k3
+  chi2 = expm1 * (expm1 + 2.0) / UNIT
   means = {
     "log_ratio": d,
     "abs": jnp.abs(d),
     "excess": expm1,
     "k3": k3,
-    "k3_reverse": expm1 * d - k3,
+    "k3_reverse": k3_reverse,
   }
   return Rows(
     means
     | {f"{name}_squares": x * x for name, x in means.items() if name != "abs"}
     | {
+      "k1_reverse_squares": (k3_reverse + expm1) ** 2,
+      "chi2_squares": chi2 * chi2,
       "known": known.astype(d.dtype),
       "incoming": mask.astype(d.dtype),
       "catastrophic": (jnp.abs(d) > CATASTROPHE).astype(d.dtype),

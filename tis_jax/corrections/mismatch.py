@@ -13,7 +13,9 @@ from tis_jax.corrections.ratios import as_float, clamp_log
 from tis_jax.corrections.rows import Rows
 from tis_jax.corrections.state import State
 from tis_jax.diagnostics.metrics import (
+  UNIT,
   EffectiveSampleSize,
+  HeavyMean,
   Max,
   Mean,
   Metrics,
@@ -87,14 +89,14 @@ def _token_metrics(sums: Rows, state: State) -> Metrics:
     return mean_of_sums(total[name], total[f"{squares or name}_squares"], known)
 
   k1 = token_mean("log_ratio")
+  k1_reverse = total["k3_reverse"] + total["excess"]
+  chi2 = (total["excess_squares"] + 2.0 * total["excess"]) / UNIT
   return {
     "mismatch/k1": k1._replace(total=-k1.total),
     "mismatch/k3": token_mean("k3"),
-    "mismatch/k1_reverse": ratio(total["k3_reverse"] + total["excess"], known),
+    "mismatch/k1_reverse": mean_of_sums(k1_reverse, total["k1_reverse_squares"], known),
     "mismatch/k3_reverse": token_mean("k3_reverse"),
-    "mismatch/chi2_token": ratio(
-      total["excess_squares"] + 2.0 * total["excess"], known
-    ),
+    "mismatch/chi2_token": HeavyMean(*mean_of_sums(chi2, total["chi2_squares"], known)),
     "mismatch/abs_log_ratio": token_mean("abs", squares="log_ratio"),
     "mismatch/log_ratio_max": Max(_fp32(sums.largest["log_ratio"].max())),
     "mismatch/log_ratio_min": Min(_fp32(sums.smallest["log_ratio"].min())),
@@ -125,8 +127,9 @@ def _sequence_metrics(batch: Batch, state: State) -> Metrics:
   product = jnp.where(known, jnp.exp(log_product), 0.0)
   number, squares = known.sum(dtype=product.dtype), (product * product).sum()
   return {
-    # Without a standard error: the fourth power of a product overflows fp32.
-    "mismatch/chi2_sequence": ratio(squares - number, number),
+    "mismatch/chi2_sequence": HeavyMean(
+      *mean(jnp.expm1(2.0 * log_product) / UNIT, known)
+    ),
     "mismatch/ess_sequence": EffectiveSampleSize(product.sum(), squares, number),
     "mismatch/sequence_log_ratio": mean(log_product, known),
     "mismatch/ppl_learner": mean(jnp.exp(learner), known),

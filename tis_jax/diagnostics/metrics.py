@@ -45,6 +45,24 @@ class Mean(NamedTuple):
     }
 
 
+UNIT = 1e9
+"""Of `HeavyMean`: squared ratios reach 2e17, and their squares in this unit 6e16."""
+
+
+class HeavyMean(NamedTuple):
+  """A mean of items so large that their squares do not fit fp32: in units of `UNIT`."""
+
+  total: jax.Array
+  squares: jax.Array
+  count: jax.Array
+
+  def pooled(self) -> "HeavyMean":
+    return HeavyMean(*Mean(*self).pooled())
+
+  def finalize(self) -> dict[str, jax.Array]:
+    return {name: UNIT * x for name, x in Mean(*self).finalize().items()}
+
+
 class Ratio(NamedTuple):
   """A quotient of two sums, for averages with weights of their own."""
 
@@ -131,7 +149,7 @@ class Histogram(NamedTuple):
     return {f"p{p:02d}": values[i] for i, p in enumerate(self.percentiles)}
 
 
-Metric = Mean | Ratio | Sum | Max | Min | EffectiveSampleSize | Histogram
+Metric = Mean | HeavyMean | Ratio | Sum | Max | Min | EffectiveSampleSize | Histogram
 Metrics = dict[str, Metric]
 
 
@@ -180,25 +198,42 @@ def fraction(hit: Array, mask: Array) -> Mean:
 
 
 def ratio(numerator: ArrayLike, denominator: ArrayLike) -> Ratio:
-  """The quotient of two sums that were taken already."""
+  """The quotient of two sums that were taken already; it pools as the sums do.
+
+  >>> parts = [{"w": ratio(jnp.array(a), jnp.array(b))} for a, b in ((1, 1), (0, 3))]
+  >>> finalize(merge(*parts))
+  {'w': Array(0.25, ...)}
+  """
   as_fp32 = partial(jnp.asarray, dtype=jnp.float32)
   return Ratio(as_fp32(numerator), as_fp32(denominator))
 
 
 def total(x: Array, mask: Array | None = None) -> Sum:
-  """The sum of `x` where `mask` is True."""
+  """The sum of `x` where `mask` is True.
+
+  >>> total(jnp.array([1.0, 2.0, jnp.nan]), jnp.array([1, 1, 0]))
+  Sum(value=Array(3., ...))
+  """
   x = x if mask is None else jnp.where(mask != 0, x, 0)
   return Sum(x.sum(dtype=jnp.float32))
 
 
 def maximum(x: Array, mask: Array) -> Max:
-  """The largest `x` where `mask` is True."""
+  """The largest `x` where `mask` is True.
+
+  >>> maximum(jnp.array([1.0, 2.0, 9.0]), jnp.array([1, 1, 0])).value
+  Array(2., ...)
+  """
   x = jnp.where(mask != 0, x.astype(jnp.float32), -jnp.inf)
   return Max(x.max(initial=-jnp.inf))
 
 
 def minimum(x: Array, mask: Array) -> Min:
-  """The smallest `x` where `mask` is True."""
+  """The smallest `x` where `mask` is True.
+
+  >>> minimum(jnp.array([1.0, 2.0, -9.0]), jnp.array([1, 1, 0])).value
+  Array(1., ...)
+  """
   x = jnp.where(mask != 0, x.astype(jnp.float32), jnp.inf)
   return Min(x.min(initial=jnp.inf))
 
@@ -286,7 +321,15 @@ def percentile(histogram: Histogram, percent: jax.Array) -> jax.Array:
 
 
 def merge(*parts: Mapping[str, Metric]) -> Metrics:
-  """Pools dicts of metrics with the same keys; exact, and the order does not matter."""
+  """Pools dicts of metrics with the same keys; exact, and the order does not matter.
+
+  Raises:
+    ValueError: keys that differ.
+
+  >>> parts = [{"w": mean(jnp.array(x), jnp.ones(len(x)))} for x in ([1.0], [2.0, 6.0])]
+  >>> finalize(merge(*parts))["w"]
+  Array(3., ...)
+  """
   first, *rest = parts
   for other in rest:
     if set(other) != set(first):
@@ -296,7 +339,12 @@ def merge(*parts: Mapping[str, Metric]) -> Metrics:
 
 
 def merge_stacked(metrics: Mapping[str, Metric], axis: int = 0) -> Metrics:
-  """Pools metrics whose leaves carry a leading axis, as `lax.scan` stacks them."""
+  """Pools metrics whose leaves carry one more axis, as `lax.scan` stacks them.
+
+  >>> rows = jax.vmap(lambda x: {"n": total(x)})(jnp.array([[1.0, 2.0], [3.0, 4.0]]))
+  >>> merge_stacked(rows)
+  {'n': Sum(value=Array(10., ...))}
+  """
   return {
     name: type(metric)(*(jnp.moveaxis(f, axis, 0) for f in metric)).pooled()
     for name, metric in metrics.items()
@@ -304,7 +352,11 @@ def merge_stacked(metrics: Mapping[str, Metric], axis: int = 0) -> Metrics:
 
 
 def finalize(metrics: Mapping[str, Metric]) -> dict[str, jax.Array]:
-  """Plain scalars: each metric's value under its name, extras under `name/extra`."""
+  """Plain scalars: each metric's value under its name, extras under `name/extra`.
+
+  >>> finalize({"tokens": total(jnp.ones(3))})
+  {'tokens': Array(3., ...)}
+  """
   return {
     f"{name}/{extra}" if extra else name: value
     for name, metric in metrics.items()
