@@ -6,6 +6,7 @@
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tis_jax.data.numbers import final_number, parse_number
 from tis_jax.data.task import Example, Task
@@ -90,7 +91,7 @@ def _from_tfds(split: str, data_dir: str | None) -> list[tuple[str, str]]:
     "test.jsonl)"
   )
   try:
-    source = _builder(data_dir).as_data_source(split=split)
+    source: Any = _builder(data_dir).as_data_source(split=split)
   except (tfds.core.DatasetNotFoundError, KeyError, AssertionError) as error:
     # A builder without prepared data has no splits, which TFDS reports as a KeyError.
     raise missing from error

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from flax import nnx
 from safetensors import safe_open
@@ -103,7 +104,7 @@ def config_from_hugging_face(described: dict) -> DecoderConfig:
   )
 
 
-def _rope(described):
+def _rope(described) -> dict[str, Any]:
   # transformers 5 moved rope_theta and rope_scaling into rope_parameters.
   rope = described.get("rope_parameters") or described.get("rope_scaling") or {}
   theta = rope.get("rope_theta") or described.get("rope_theta") or 10_000.0

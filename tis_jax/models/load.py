@@ -11,13 +11,14 @@ from tis_jax.models.config import DecoderConfig
 from tis_jax.models.gguf import read_gguf
 from tis_jax.models.hugging_face import read_hugging_face
 from tis_jax.models.precision import cast
+from tis_jax.models.tokenizers import Tokenizer
 from tis_jax.models.tokenizers.bpe import read_tokenizer
 from tis_jax.models.weights.arithmetic import read_arithmetic
 
 
 def load(
   source: str | Path, *, dtype=jnp.float32
-) -> tuple[DecoderConfig, nnx.State, object]:
+) -> tuple[DecoderConfig, nnx.State, Tokenizer]:
   """Reads a decoder's configuration, parameters and tokenizer.
 
   Args:
@@ -64,7 +65,7 @@ def load(
 def _packaged_gguf(package):
   # Found, not imported: such packages are plugins that drag in their host.
   spec = importlib.util.find_spec(package.replace("-", "_"))
-  if spec is None:
+  if spec is None or spec.submodule_search_locations is None:
     raise FileNotFoundError(
       f"the package {package} is not installed: "
       f"python -m pip install --no-deps {package}"

@@ -1,5 +1,7 @@
 """Parameters as a pytree, and as a flat mapping of names to arrays."""
 
+from typing import Any
+
 import jax.numpy as jnp
 from flax import nnx
 
@@ -68,7 +70,8 @@ def flatten(params: nnx.State) -> dict:
 
 def config_of(graph: nnx.GraphDef) -> DecoderConfig:
   """The configuration a decoder's graph was made from."""
-  return dict(graph.attributes)["config"].value
+  attributes: dict[Any, Any] = dict(graph.attributes)
+  return attributes["config"].value
 
 
 def unflatten(graph: nnx.GraphDef, flat) -> nnx.State:

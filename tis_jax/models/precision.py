@@ -99,7 +99,7 @@ def quantize_int8(params: nnx.State) -> nnx.State:
 
   quantized = []
   for path, variable in nnx.to_flat_state(params):
-    if (contracted := _CONTRACTED.get(path[-1])) is not None:
+    if (contracted := _CONTRACTED.get(str(path[-1]))) is not None:
       weight = variable.get_value()
       channels = sorted(set(range(weight.ndim)) - set(contracted))
       variable = variable.replace(

@@ -16,8 +16,10 @@ _PARENT = flags.DEFINE_integer("parent", None, "end when this process is gone")
 def main(_):
   # A record appears whole or not at all, so ending anywhere does no harm.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
+  store, name = _STORE.value, _NAME.value
+  assert store is not None and name is not None, "`run` requires both"
   try:
-    run_sampler(_STORE.value, _NAME.value, _PARENT.value)
+    run_sampler(store, name, _PARENT.value)
   except StoreError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 

@@ -1,7 +1,7 @@
 """Generation: prefill once a prompt, then decode token by token with a cache."""
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -197,7 +197,7 @@ def generate(
 def _record(out: Generation, done_B, drawn: _Drawn, step, eos_ids):
   """Writes column `step` for the rows that go on; returns who is done after it."""
 
-  def column(all_BT, new_B):
+  def column(all_BT, new_B) -> Any:
     if all_BT is None:
       return None
     old_B = jax.lax.dynamic_index_in_dim(all_BT, step, 1, keepdims=False)

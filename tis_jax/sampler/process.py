@@ -64,7 +64,7 @@ def _serve(store: Store, name: str, parent: int | None) -> str:
         except WeightsGoneError:
           continue
         watch.version = manifest.version
-      if params is None or not permitted:
+      if params is None or watch.version is None or not permitted:
         watch.state = "waiting for the learner"
         if time.monotonic() - heard > _PATIENCE_SECONDS:
           return f"no new weights for {_PATIENCE_SECONDS:.0f} s"

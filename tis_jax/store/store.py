@@ -320,7 +320,7 @@ def check_writer(name: str) -> str:
   return name
 
 
-def _run_record(kv: KeyValue):
+def _run_record(kv: KeyValue) -> tuple[dict[str, Any] | None, bytes]:
   found = kv.get("run")
   if found.value is None:
     return None, found.generation
@@ -349,6 +349,7 @@ def _check_run(kv: KeyValue, record, run: str | None):
 
 def _enter(kv: KeyValue, run: str | None, config):
   """Begins the run, or its next incarnation; returns its record."""
+  record: dict[str, Any] | None
   while True:
     record, generation = _run_record(kv)
     if record is None:

@@ -65,7 +65,7 @@ def write(
   described, chunks = {}, {}
   for name, array in arrays.items():
     array = np.asarray(array)
-    data = memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     pieces = [data[i : i + _CHUNK_BYTES] for i in range(0, len(data), _CHUNK_BYTES)]
     described[name] = {
       "dtype": array.dtype.name,

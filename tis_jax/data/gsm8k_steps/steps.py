@@ -25,8 +25,8 @@ def read_steps(split: str) -> list[str]:
 
   Source: Cobbe et al. 2021, https://arxiv.org/abs/2110.14168 (MIT licence).
   """
-  text = (files(__package__) / f"{split}.txt").read_text(encoding="utf-8")
-  return text.splitlines()
+  path = files("tis_jax.data.gsm8k_steps") / f"{split}.txt"
+  return path.read_text(encoding="utf-8").splitlines()
 
 
 def load(max_operands: int = 2, max_length: int = 7, max_digits: int = 4) -> Task:

@@ -4,4 +4,6 @@
 from tis_jax.models.tokenizers.bpe import BytePairTokenizer
 from tis_jax.models.tokenizers.characters import CharacterTokenizer
 
-__all__ = ["BytePairTokenizer", "CharacterTokenizer"]
+Tokenizer = BytePairTokenizer | CharacterTokenizer
+
+__all__ = ["BytePairTokenizer", "CharacterTokenizer", "Tokenizer"]

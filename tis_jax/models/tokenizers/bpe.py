@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers
@@ -152,7 +153,7 @@ def read_tokenizer(directory: str | Path) -> BytePairTokenizer:
 
   described = read("tokenizer_config.json")
 
-  def token(name):
+  def token(name) -> Any:
     value = described.get(name)
     return value["content"] if isinstance(value, dict) else value
 

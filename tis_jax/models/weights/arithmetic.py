@@ -6,7 +6,6 @@ place that knows its format.
 
 import dataclasses
 import json
-from importlib.resources import files
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -50,7 +49,8 @@ def read_arithmetic(
   >>> config.num_layers, config.num_parameters < 1_000_000, tokenizer.alphabet
   (4, True, '0123456789+-*/=')
   """
-  path = files(__package__) / "arithmetic.safetensors" if path is None else path
+  if path is None:
+    path = Path(__file__).with_name("arithmetic.safetensors")
   with safe_open(path, framework="numpy") as file:
     header, names = file.metadata(), file.keys()
     flat = {name: jnp.asarray(file.get_tensor(name), jnp.float32) for name in names}
