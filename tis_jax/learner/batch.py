@@ -1,6 +1,7 @@
 """Learner batches: fixed shapes, put together on the host from rollout records.
 
-Everything here is numpy and pure. A batch in the making is a `Batch` of any number of
+Everything here is numpy and pure; the arrays of a batch are JAX's only inside an
+update. A batch in the making is a `Batch` of any number of
 rows: `from_rollouts` makes it, `concatenate` adds what the last step left, `take_rows`
 filters it (dynamic sampling: by `data.shaping.has_variance`), `take_groups` cuts off
 what one update needs and leaves the rest, `pad` gives it the shapes the update was
@@ -9,9 +10,11 @@ compiled for.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from tis_jax.typing import Array
 
 
 class Batch(NamedTuple):
@@ -33,17 +36,17 @@ class Batch(NamedTuple):
     kept_tokens: `[B, T, K]` int32, which those were, padded with -1, or None.
   """
 
-  prompts: np.ndarray
-  prompt_mask: np.ndarray
-  tokens: np.ndarray
-  mask: np.ndarray
-  sampler_logp: np.ndarray
-  versions: np.ndarray
-  rewards: np.ndarray
-  group_ids: np.ndarray
-  finish_reasons: np.ndarray
-  kept_mass: np.ndarray | None = None
-  kept_tokens: np.ndarray | None = None
+  prompts: Array
+  prompt_mask: Array
+  tokens: Array
+  mask: Array
+  sampler_logp: Array
+  versions: Array
+  rewards: Array
+  group_ids: Array
+  finish_reasons: Array
+  kept_mass: Array | None = None
+  kept_tokens: Array | None = None
 
 
 def from_rollouts(rollouts: Sequence) -> Batch:
@@ -57,7 +60,7 @@ def from_rollouts(rollouts: Sequence) -> Batch:
     ValueError: no records, or some with and some without an optional array.
   """
   return concatenate(
-    [Batch(*(getattr(r, field, None) for field in Batch._fields)) for r in rollouts]
+    [Batch._make(getattr(r, name, None) for name in Batch._fields) for r in rollouts]
   )
 
 
@@ -82,17 +85,15 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     names, dense = np.unique(batch.group_ids, return_inverse=True)
     renumbered.append(batch._replace(group_ids=(dense + offset).astype(np.int32)))
     offset += len(names)
-  return Batch(
-    *(
-      None if column[0] is None else np.concatenate(column)
-      for column in zip(*renumbered, strict=True)
-    )
+  return Batch._make(
+    None if column[0] is None else np.concatenate(column)
+    for column in zip(*renumbered, strict=True)
   )
 
 
 def take_rows(batch: Batch, index) -> Batch:
   """The rows that `index` (a bool mask or row numbers) selects."""
-  return Batch(*(None if x is None else np.asarray(x)[index] for x in batch))
+  return Batch._make(None if x is None else np.asarray(x)[index] for x in batch)
 
 
 def take_groups(batch: Batch, groups: int) -> tuple[Batch | None, Batch]:
@@ -154,7 +155,7 @@ def pad(
     widths = (new_rows, column, (0, 0))[: x.ndim]
     return np.pad(x, widths, constant_values=fill.get(name, 0))
 
-  return Batch(*(grow(name, x) for name, x in batch._asdict().items()))
+  return Batch._make(grow(name, x) for name, x in batch._asdict().items())
 
 
 def empty(
@@ -178,8 +179,9 @@ def empty(
 
 def save_batch(path: str | Path, batch: Batch, **extra) -> None:
   """Writes a batch, and whatever arrays belong to it (`old_logp=...`), as `.npz`."""
-  arrays = {name: x for name, x in batch._asdict().items() if x is not None} | extra
-  np.savez_compressed(path, **{name: np.asarray(x) for name, x in arrays.items()})
+  given = {name: x for name, x in batch._asdict().items() if x is not None} | extra
+  arrays: dict[str, Any] = {name: np.asarray(x) for name, x in given.items()}
+  np.savez_compressed(path, **arrays)
 
 
 def load_batch(path: str | Path) -> tuple[Batch, dict[str, np.ndarray]]:

@@ -52,7 +52,7 @@ class Checkpoints:
       preservation_policy=training.preservation_policies.LatestN(keep),
       cleanup_tmp_directories=True,
     )
-    self._saving: tuple[dict, Any] | None = None
+    self._saving: tuple[dict[str, Any], Any] | None = None
     self._committed = self._read_info()
 
   @property
@@ -80,13 +80,13 @@ class Checkpoints:
     step = int(state.step)
     if any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
       return
-    info = json.loads(json.dumps(dict(info)))
+    kept = json.loads(json.dumps(dict(info)))
     response = self._checkpointer.save_async(
       step,
       _leaves(_raw(state)),
-      custom_metadata={"identity": self._identity, "info": info},
+      custom_metadata={"identity": self._identity, "info": kept},
     )
-    self._saving = (info, response)
+    self._saving = (kept, response)
 
   def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
     """The newest committed state and its info; None when there is no checkpoint.
@@ -167,7 +167,7 @@ class Checkpoints:
       )
 
 
-def _raw(state: TrainState) -> TrainState:
+def _raw(state: Any) -> TrainState:
   """The state with its key as plain integers, the only leaf that is no plain array."""
   if isinstance(state.key, jax.ShapeDtypeStruct):
     key = jax.eval_shape(jax.random.key_data, state.key)

@@ -203,7 +203,9 @@ def _correction(settings: Mapping) -> corrections.Chain:
   return corrections.chain(*stages, metrics=settings["metrics"])
 
 
-def _named(path: str, functions: Mapping, settings: Mapping, own: tuple) -> Callable:
+def _named(
+  path: str, functions: dict[str, Callable], settings: Mapping, own: tuple
+) -> Callable:
   """The function that `settings["name"]` names, with its group's settings bound."""
   for name in settings:
     if name not in own:

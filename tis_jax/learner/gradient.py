@@ -99,6 +99,7 @@ def _loss(params, learner: Learner, rows: Rows, key, version):
   )
   summed = lambda x: losses.aggregate(x, trains, denominator=denominator)
   policy = summed(token_loss * weight)
+  assert out.entropy is not None, "`score` asks for it"
   entropy_loss, entropy = losses.entropy_loss(out.entropy, batch.mask)
   terms = {"policy": policy, "total": policy}
   if algorithm.entropy_coefficient:

@@ -1,5 +1,7 @@
 """What a step reports beside its correction's and its loss's own metrics."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +27,7 @@ WEIGHT_EDGES = np.exp(np.linspace(-np.log(100), np.log(100), 62))
 
 def batch_metrics(batch: Batch, shaped_rewards, advantages, version) -> Metrics:
   """Rewards, lengths, groups and staleness of the rows that hold anything."""
-  held = batch.mask.any(axis=1)
+  held = jnp.any(batch.mask, axis=1)
   mask = held if advantages.ndim == 1 else batch.mask
   length = batch.mask.sum(axis=1).astype(jnp.float32)
   staleness = (version - batch.versions).astype(jnp.float32)
@@ -68,9 +70,9 @@ def correction_metrics(correction: Correction, batch: Batch, old_logp) -> Metric
 
 def plain(metrics: Metrics) -> dict[str, jax.Array | dict[str, jax.Array]]:
   """Scalars by name, and the histograms, as counts, under "weight_histogram"."""
-  metrics = dict(metrics)
+  scalars: dict[str, Any] = dict(metrics)
   counts = {
-    name: metrics.pop(f"weight_histogram/{name}").counts for name in ("raw", "applied")
+    name: scalars.pop(f"weight_histogram/{name}").counts for name in ("raw", "applied")
   }
   edges = jnp.asarray(WEIGHT_EDGES, jnp.float32)
-  return finalize(metrics) | {"weight_histogram": counts | {"edges": edges}}
+  return finalize(scalars) | {"weight_histogram": counts | {"edges": edges}}

@@ -1,5 +1,7 @@
 """AdamW with warm-up, a schedule and gradient clipping, from plain numbers."""
 
+import inspect
+
 import jax
 import optax
 
@@ -102,7 +104,8 @@ def optimizer_from_config(config, steps: int) -> optax.GradientTransformation:
     schedule=settings.pop("schedule", "constant"),
     steps=steps,
   )
-  unknown = sorted(settings.keys() - make_optimizer.__kwdefaults__.keys())
+  known = inspect.signature(make_optimizer).parameters
+  unknown = sorted(settings.keys() - known.keys())
   if unknown:
     raise ValueError(f"unknown optimizer settings: {unknown}")
   if not settings.get("clip_norm", True):

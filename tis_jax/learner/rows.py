@@ -1,8 +1,7 @@
 """What an update knows of a batch before its first gradient."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
@@ -36,6 +35,9 @@ class Learner(NamedTuple):
 class Rows(NamedTuple):
   """A batch with what is known of it; None where nothing is, or not yet.
 
+  The fields are Any because the algorithm, not their type, says which of them a step
+  has made.
+
   Attributes:
     batch: with comparable sampler log-probs, and a mask of what may train.
     advantages: `[B]` or `[B, T]`.
@@ -47,12 +49,12 @@ class Rows(NamedTuple):
   """
 
   batch: Batch
-  advantages: jax.Array | None = None
-  old_logp: jax.Array | None = None
-  ref_logp: jax.Array | None = None
-  weight: jax.Array | None = None
-  trains: jax.Array | None = None
-  denominator: jax.Array | None = None
+  advantages: Any = None
+  old_logp: Any = None
+  ref_logp: Any = None
+  weight: Any = None
+  trains: Any = None
+  denominator: Any = None
 
 
 def prepare(

@@ -88,9 +88,9 @@ def state_sharding(
     mesh: from `make_mesh`.
   """
   params = params_sharding(state.params, mesh)
-  whole = replicated(mesh)
+  whole: Any = replicated(mesh)
   opt_state = optax.tree_utils.tree_map_params(
-    optimizer,
+    optimizer.init,
     lambda _, sharding: sharding,
     state.opt_state,
     params,

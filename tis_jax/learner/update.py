@@ -107,7 +107,11 @@ def _update(learner: Learner, state: TrainState, batch: Batch, version, referenc
     dealt = _deal(rows, deal) if algorithm.shuffle else rows
     parts = split(dealt, algorithm.mini_batches, learner.mesh)
     keys = jax.random.split(key, algorithm.mini_batches)
-    step = lambda carry, xs: optimize(learner, carry, *xs, version)
+
+    def step(carry, xs):
+      rows, key = xs
+      return optimize(learner, carry, rows, key, version)
+
     return jax.lax.scan(step, carry, (parts, keys))
 
   carry = (state.params, state.opt_state, jnp.array(True))
