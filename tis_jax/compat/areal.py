@@ -18,6 +18,7 @@ from tis_jax.corrections import (
   reject_second_moment,
   veto,
 )
+from tis_jax.corrections.state import Level
 
 _PEER = "AReaL"
 _DEFAULTS = {
@@ -120,7 +121,11 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   return chain(*_stages(cfg["rejection_sampling"]))
 
 
-_LEVELS = {"sum": "sequence", "mean": "geometric", "token": "token"}
+_LEVELS: dict[str, Level] = {
+  "sum": "sequence",
+  "mean": "geometric",
+  "token": "token",
+}
 
 
 def _stages(section) -> list[Stage]:

@@ -1,7 +1,7 @@
 """ROLL: `train_infer_correction`, weights and filters at four levels."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 
@@ -18,6 +18,11 @@ from tis_jax.corrections.ratios import unit_mean, unit_starts, unit_sum
 
 _PEER = "ROLL"
 _LEVELS = ("token", "segment", "geometric", "sequence")
+_REDUCTIONS: dict[str, Literal["token", "sum", "mean"]] = {
+  "token": "token",
+  "geometric": "mean",
+  "sequence": "sum",
+}
 _DEFAULTS = {"is_weight": None, "filters": None}
 _WEIGHT = {
   "enabled": False,
@@ -129,9 +134,8 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
     if rule["ratio_enabled"]:
       stages.append(reject(rule["ratio_high"], rule["ratio_low"], level=level))
     if rule["diff_enabled"]:
-      reduce = {"geometric": "mean", "sequence": "sum"}.get(level, "token")
       bounds = rule["diff_high"], rule["diff_low"]
-      stages.append(reject_probability_difference(*bounds, reduce=reduce))
+      stages.append(reject_probability_difference(*bounds, reduce=_REDUCTIONS[level]))
   return chain(*stages)
 
 

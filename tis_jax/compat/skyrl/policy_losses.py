@@ -50,11 +50,11 @@ _UNCORRECTED = ("clip_cov", "kl_cov", "cross_entropy", "importance_sampling")
 
 
 class _Arrays(NamedTuple):
-  """fp32 and clean under the mask; `sampler_logp` is None when it was not given."""
+  """fp32 and clean under the mask."""
 
   logp: Array
   old_logp: Array
-  sampler_logp: Array | None
+  sampler_logp: Any  # None when not given: `policy_loss` checks who needs it
   advantages: Array
   valid_BT: Array
   key: Array | None

@@ -26,7 +26,9 @@ from tis_jax.corrections import (
   truncate,
   zero_outside,
 )
+from tis_jax.corrections.divergences import Reduce
 from tis_jax.corrections.ratios import DIVERGENCES, clamp_log, ratio
+from tis_jax.corrections.state import Level
 
 _PEER = "verl"
 _PREFIX = "rollout_corr/"
@@ -36,7 +38,17 @@ _STATISTICS = (
   *("seq_mean_k1", "seq_mean_k2", "seq_mean_k3"),
   *("seq_max_k2", "seq_max_k3"),
 )
-_LEVELS = {"token": "token", "seq_sum": "sequence", "seq_mean": "geometric"}
+_LEVELS: dict[str, Level] = {
+  "token": "token",
+  "seq_sum": "sequence",
+  "seq_mean": "geometric",
+}
+_REDUCTIONS: dict[str, Reduce] = {
+  "token": "token",
+  "seq_sum": "sum",
+  "seq_mean": "mean",
+  "seq_max": "max",
+}
 _REMOVED = {"token": "token_k1", "sequence": "seq_sum_k1", "geometric": "seq_mean_k1"}
 DEFAULTS = {
   "rollout_is": None,
@@ -181,7 +193,7 @@ def _rejection_stage(name: str, low: float, high: float) -> Stage:
   scope, _, kind = name.rpartition("_")
   if kind == "k1":
     return reject(1 / low, 1 / high, level=_LEVELS[scope])
-  return reject_divergence(high, kind=kind, reduce=scope.removeprefix("seq_"))
+  return reject_divergence(high, kind=kind, reduce=_REDUCTIONS[scope])
 
 
 def check(peer: str, config: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """verl as of 2025-10: `rollout_is_level`, `rollout_is_mode` and the veto."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 import jax.numpy as jnp
 
@@ -37,9 +37,9 @@ _DEFAULTS = {
 }
 
 
-def recognises(config: Mapping[str, Any] | None) -> bool:
+def recognises(config: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
   """Whether the config is of this generation, by its keys."""
-  if not hasattr(config, "keys"):
+  if config is None or not hasattr(config, "keys"):
     return False
   if any(key in config for key in _OWN_KEYS):
     return True
