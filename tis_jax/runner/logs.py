@@ -52,6 +52,7 @@ class MetricsLog:
       step appears once.
     tensorboard: write TensorBoard events (needs tensorboardX).
     wandb_project: log to this Weights & Biases project (needs wandb); "" for none.
+    run: the run's id, under which Weights & Biases goes on with it.
     config: the run's settings, shown by Weights & Biases.
   """
 
@@ -62,6 +63,7 @@ class MetricsLog:
     after_step: int = -1,
     tensorboard: bool = False,
     wandb_project: str = "",
+    run: str = "",
     config: Mapping | None = None,
   ):
     path = workdir / "metrics.jsonl"
@@ -69,12 +71,12 @@ class MetricsLog:
       kept = [row for row in read_metrics(path) if row["step"] <= after_step]
       path.write_text("".join(json.dumps(row) + "\n" for row in kept))
     self._file = path.open("a")
-    self._writers: list[Callable[[int, Scalars], None]] = []
+    self._writers: list[Callable[[int, Scalars], object]] = []
     self._closers = [self._file.close]
     if tensorboard:
       self._add_tensorboard(workdir)
     if wandb_project:
-      self._add_wandb(wandb_project, workdir, config or {})
+      self._add_wandb(wandb_project, run, workdir, config or {})
 
   def write(self, step: int, scalars: Scalars) -> None:
     """Records the scalars of one step; NaN and infinities become null."""
@@ -95,10 +97,16 @@ class MetricsLog:
     )
     self._closers.append(writer.close)
 
-  def _add_wandb(self, project: str, workdir: Path, config: Mapping) -> None:
-    wandb = _require("wandb", "log.wandb_project")
-    run = wandb.init(
-      project=project, dir=workdir, config=dict(config), resume="allow", id=workdir.name
+  def _add_wandb(
+    self, project: str, run_id: str, workdir: Path, config: Mapping
+  ) -> None:
+    run = _require("wandb", "log.wandb_project").init(
+      project=project,
+      id=run_id or None,
+      name=workdir.name,
+      dir=workdir,
+      config=dict(config),
+      resume="allow",
     )
     self._writers.append(lambda step, scalars: run.log(dict(scalars), step=step))
     self._closers.append(run.finish)

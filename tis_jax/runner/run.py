@@ -20,7 +20,12 @@ from tis_jax.runner.summary import summarize
 from tis_jax.sampler import Fleet
 from tis_jax.store import RolloutReader, Store
 
-_FRESH = {"version": -1, "position": None, "seconds": 0.0, "base": None}
+_FRESH: dict[str, Any] = {
+  "version": -1,
+  "position": None,
+  "seconds": 0.0,
+  "base": None,
+}
 _SHOWN = ("reward/mean", "mismatch/k3", "weight/ess", "staleness/mean")
 
 
@@ -81,6 +86,7 @@ class Run:
       after_step=self.step,
       tensorboard=config.log.tensorboard,
       wandb_project=config.log.wandb_project,
+      run=identity.run,
       config=config.to_dict(),
     )
     self._progress = logs.Progress(self.step, config.train.steps)
@@ -256,12 +262,12 @@ class Run:
 
 
 def _add_histograms(total, new):
-  if total is None:
+  if not total:
     return dict(new)
   return {
     name: total[name] if name == "edges" else total[name] + new[name] for name in new
   }
 
 
-def _load_histogram(path: Path):
-  return dict(np.load(path)) if path.exists() else None
+def _load_histogram(path: Path) -> dict[str, Any]:
+  return dict(np.load(path)) if path.exists() else {}

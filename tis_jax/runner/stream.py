@@ -14,7 +14,7 @@ import numpy as np
 
 from tis_jax.data import shaping
 from tis_jax.learner import Batch, concatenate, from_rollouts, take_rows
-from tis_jax.store import RolloutReader, decode
+from tis_jax.store import RolloutReader, StoreError, decode
 from tis_jax.store.store import rollout_key
 
 
@@ -117,6 +117,8 @@ class BatchStream:
 
   def _reread(self, writer: str, seq: int, groups: list[int]) -> _Held:
     data = self._reader.store.kv.get(rollout_key(writer, seq)).value
+    if data is None:
+      raise StoreError(f"record {seq} of {writer!r} is gone, and a step needs it")
     rows = from_rollouts([decode(data)])
     return _Held(writer, seq, take_rows(rows, np.isin(rows.group_ids, groups)))
 
