@@ -34,6 +34,17 @@ def test_tensorboard_events_are_written_when_asked_for(tmp_path):
   assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
+def test_weights_and_biases_gets_every_metric_when_asked_for(tmp_path, monkeypatch):
+  wandb = pytest.importorskip("wandb")
+  monkeypatch.setenv("WANDB_MODE", "offline")
+  log = logs.MetricsLog(tmp_path, wandb_project="demo", run="abc", config={"seed": 3})
+  log.write(1, {"loss/total": 0.5})
+  log.close()
+  wandb.teardown()  # Its own process writes what it holds.
+  (record,) = tmp_path.glob("wandb/offline-run-*/run-abc.wandb")
+  assert b"loss/total" in record.read_bytes()
+
+
 def test_a_missing_writer_says_how_to_install_it(tmp_path, monkeypatch):
   monkeypatch.setitem(__import__("sys").modules, "wandb", None)
   with pytest.raises(SystemExit, match=r"pip install 'tis_jax\[log\]'"):
