@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsInt
 
 import tokenizers
 from tokenizers import Regex, decoders, models, pre_tokenizers
@@ -49,7 +49,7 @@ class BytePairTokenizer:
     """Ids of the text as it stands; special tokens written out in it count as such."""
     return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[SupportsInt]) -> str:
     """Text of the ids, without special tokens."""
     return self._tokenizer.decode([int(i) for i in ids], skip_special_tokens=True)
 

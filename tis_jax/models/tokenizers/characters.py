@@ -1,6 +1,7 @@
 """One token a character, for policies small enough to train on a laptop."""
 
 from collections.abc import Iterable
+from typing import SupportsInt
 
 
 class CharacterTokenizer:
@@ -39,6 +40,6 @@ class CharacterTokenizer:
       raise ValueError(f"{text!r} holds {unknown}, not in {self.alphabet!r}")
     return [self._ids[character] for character in text]
 
-  def decode(self, ids: Iterable[int]) -> str:
+  def decode(self, ids: Iterable[SupportsInt]) -> str:
     """The characters of the ids; padding and end of text give nothing."""
     return "".join(self.alphabet[int(i) - 2] for i in ids if int(i) >= 2)
