@@ -29,6 +29,7 @@ test-peers: $(VENV)/.peers  ## against transformers, verl and SmolLM2 (CPU PyTor
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyrefly check --python-interpreter-path $(PY)
 
 gsm8k: $(VENV)/.smollm2  ## a few real steps of the DAPO + TIS recipe on SmolLM2
 	$(PY) experiments/train.py --config=configs/gsm8k_dapo_tis.py:cpu \
