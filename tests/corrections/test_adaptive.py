@@ -64,6 +64,19 @@ def test_it_takes_the_best_candidate_above_the_floor(level, ess_floor):
   np.testing.assert_allclose(weight, np.where(data.mask, expected, 0), rtol=1e-4)
 
 
+def test_a_missing_log_prob_counts_as_little_as_a_masked_one():
+  data = oracles.rollouts(seed=4, batch=6, noise=0.7)
+  advantages = np.random.default_rng(0).normal(size=6).astype(np.float32)
+  missing = np.random.default_rng(1).random(data.mask.shape) < 0.3
+  sampler = np.where(missing, np.nan, data.sampler)
+  (_, found), (_, wanted) = (
+    run(stage("sequence"), (data.old, sampler, mask), advantages)
+    for mask in (data.mask, data.mask & ~missing)
+  )
+  for name in ("cap", "bias", "variance", "ess"):
+    np.testing.assert_allclose(found[name], wanted[name], rtol=1e-5)
+
+
 def test_more_samples_ask_for_a_higher_cap():
   rng = np.random.default_rng(0)
   caps = []

@@ -60,6 +60,11 @@ def test_the_empty_chain_weighs_one_and_still_measures():
       ValueError,
       "reduce='token'",
     ),
+    (
+      lambda: reject_probability_difference(0.3, 0.1),
+      ValueError,
+      "low must be at most 0",
+    ),
     (lambda: normalize("world"), ValueError, "over must be one of"),
     (
       lambda: corrections.adaptive_truncate(ess_floor=1.0),

@@ -125,7 +125,7 @@ def _items(batch: Batch, state: State, level: Level):
   if batch.advantages is None:
     size = jnp.ones_like(batch.log_ratio[:, :1])
   else:
-    size = jnp.abs(jnp.where(state.mask, batch.advantages, 0.0))
+    size = jnp.abs(jnp.where(counted, batch.advantages, 0.0))
     if level not in TOKEN_LEVELS:
       size = batch.unit_mean(size, state, level)
   if level in TOKEN_LEVELS:

@@ -119,8 +119,8 @@ class Chain:
       sampler_logp: `[B, T]` the log-probs the sampler reported, in nats.
       mask: `[B, T]` bool or 0/1, the tokens that train.
       segment_ids: `[B, T]` int, which sequence of a packed row each token belongs to.
-      present: `[B, T]` bool, False where the sampler reported no log-prob. Such a token
-        (and one whose log-prob is NaN) keeps weight 1 and is counted.
+      present: `[B, T]` bool, False where the sampler reported no log-prob. The ratio of
+        such a token (and of one whose log-prob is NaN) is 1, and it is counted.
       group_ids: `[B]` int, which rows answer the same prompt.
       advantages: `[B]` or `[B, T]`.
       versions: `[B, T]` int, the weights version that sampled each token.

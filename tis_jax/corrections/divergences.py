@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 
 from tis_jax.corrections.batch import Batch
@@ -82,8 +83,8 @@ def reject_probability_difference(
   of the total variation distance, and it does not blow up at small probabilities.
 
   Args:
-    high: the upper bound on the difference, in (0, 1]; may be traced.
-    low: the lower bound; None means `-high`.
+    high: the upper bound on the difference, above 0; may be traced.
+    low: the lower bound, at most 0; None means `-high`.
     reduce: "token" rejects tokens; "sum" or "mean" over the sequence rejects sequences.
     by_advantage: bound only the side to which the gradient pushes further: above where
       the advantage is positive, below elsewhere. For tokens only; needs `advantages=`.
@@ -92,8 +93,8 @@ def reject_probability_difference(
     A stage for `chain`.
 
   Raises:
-    ValueError: bounds out of order or of one sign, an unknown reduction, or
-      `by_advantage` for sequences.
+    ValueError: bounds of one sign, an unknown reduction, or `by_advantage` for
+      sequences.
 
   Source: DPPO-TV (arXiv 2602.04879) and prime-rl's default loss, which measure the
   current policy; ROLL's difference filter, which measures the old one as here.
@@ -108,7 +109,10 @@ def reject_probability_difference(
   check_bound(name, "high", high)
   low = -high if low is None else low
   check_bound(name, "low", low, above=-math.inf)
-  check_order(name, low, high)
+  if not isinstance(low, jax.core.Tracer) and low > 0:
+    raise ValueError(
+      f"{name}: low must be at most 0, not {low!r}: equal policies give 0"
+    )
   check_choice(name, "reduce", reduce, ("token", "sum", "mean"))
   if by_advantage and reduce != "token":
     raise ValueError(f"{name}: by_advantage goes with reduce='token'")

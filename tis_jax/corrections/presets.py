@@ -2,6 +2,19 @@
 
 A preset is a chain like any other: give it more stages with `chain(preset, ...)`. Only
 methods whose formula could be checked against a paper or its code are here.
+
+Bounds are on the ratio, inclusive, and may be traced (a divergence is in nats);
+impossible ones raise ValueError as the stages do.
+
+>>> import jax.numpy as jnp
+>>> old, sampler = jnp.log(jnp.array([[0.9, 0.1]])), jnp.log(jnp.array([[0.3, 0.2]]))
+>>> mask = jnp.ones((1, 2), bool)
+>>> tis(2.0)(old, sampler, mask).weight.tolist()
+[[2.0, 0.5]]
+>>> seq_tis(1.2)(old, sampler, mask).weight.tolist()  # the product is 1.5
+[[1.2, 1.2]]
+>>> token_mask(2.0)(old, sampler, mask).mask.tolist()
+[[False, True]]
 """
 
 from tis_jax.corrections.adaptive import adaptive_truncate

@@ -164,7 +164,11 @@ def unit_sum(x: jax.Array, starts: jax.Array | None = None) -> jax.Array:
 
 
 def unit_max(x: jax.Array, starts: jax.Array | None = None) -> jax.Array:
-  """The largest `x` of each unit, shaped as `unit_sum` shapes it."""
+  """The largest `x` of each unit, shaped as `unit_sum` shapes it.
+
+  >>> unit_max(jnp.array([[1.0, 3.0, 2.0]])).tolist()
+  [[3.0]]
+  """
   if starts is None:
     return x.max(axis=1, keepdims=True)
   return _spread_last(_segmented_scan(jnp.maximum, x, starts), starts)

@@ -64,6 +64,12 @@ def veto(low=1e-4, high=None) -> Stage:
     ValueError: no bound at all, or bounds out of order.
 
   Source: verl's `rollout_is_veto_threshold`, SkyRL's `outlier_token_is_threshold_*`.
+
+  >>> from tis_jax.corrections import chain
+  >>> old = jnp.log(jnp.array([[0.5, 1e-6], [0.5, 0.4]]))
+  >>> out = chain(veto(1e-4))(old, jnp.log(jnp.full((2, 2), 0.5)), jnp.ones((2, 2)))
+  >>> out.mask.tolist()
+  [[False, False], [True, True]]
   """
   if high is None and _is_zero(low):
     raise ValueError("veto: give low, high or both; with neither nothing is rejected")
@@ -89,6 +95,11 @@ def reject_missing(level: Level = "token") -> Stage:
 
   Raises:
     ValueError: another level.
+
+  >>> from tis_jax.corrections import chain
+  >>> old, sampler = jnp.zeros((1, 2)), jnp.array([[0.0, jnp.nan]])
+  >>> chain(reject_missing())(old, sampler, jnp.ones((1, 2))).mask.tolist()
+  [[True, False]]
   """
   check_choice("reject_missing", "level", level, ("token", "turn", "sequence"))
   return Stage(_missing, {}, "reject_missing", "mask", (("level", level),))
