@@ -50,8 +50,8 @@ product up to the token is unbiased.
 ## Corrections that look at the batch
 
 Batches of four sequences from a policy with two tokens and three steps, every batch
-enumerated, noise 0.3. Variance and errors are those of a batch's mean; N counts
-batches.
+enumerated, noise 0.3. The batch is one prompt group, so that both forms of normalising
+agree. Variance and errors are those of a batch's mean; N counts batches.
 
 {pooled}
 """

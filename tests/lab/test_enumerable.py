@@ -151,6 +151,13 @@ def test_the_table_sets_every_preset_side_by_side():
     assert row.errors[-1] >= row.bias * (1 - 1e-9)
 
 
+def test_every_preset_is_in_a_table():
+  build = vars(presets).items()
+  named = {k for k, f in build if getattr(f, "__module__", "") == presets.__name__}
+  rows = {name.partition("(")[0] for name in bias_table.SINGLE | bias_table.POOLED}
+  assert named <= rows
+
+
 def test_the_table_of_pooled_corrections():
   rows = bias_table.pooled_table(0.3, length=2, size=2, seeds=1)
   assert [row.name for row in rows] == list(bias_table.POOLED)

@@ -39,6 +39,7 @@ POOLED: dict[str, Chain] = {
   "seq_is()": presets.seq_is(),
   "seq_tis(2)": presets.seq_tis(),
   "normalized_seq_tis(2)": presets.normalized_seq_tis(),
+  "group_normalized_seq_tis(2)": presets.group_normalized_seq_tis(),
   "m2po(0.04)": presets.m2po(0.04),
   "ess_scaled(2)": presets.ess_scaled(),
   "adaptive()": presets.adaptive(),
@@ -109,6 +110,8 @@ def pooled_table(
 ) -> list[Row]:
   """What each correction of `POOLED` does, over every batch of `size` sequences.
 
+  The batch is one prompt group.
+
   Args:
     noise: the standard deviation of the sampler's logits about the learner's.
     vocab: tokens of the policy.
@@ -124,7 +127,11 @@ def pooled_table(
     random_problem(vocab, length, noise=noise, seed=seed) for seed in range(seeds)
   ]
   return [
-    _row(name, [exact_batch(p, correct, size=size) for p in problems], samples)
+    _row(
+      name,
+      [exact_batch(p, correct, size=size, groups=True) for p in problems],
+      samples,
+    )
     for name, correct in POOLED.items()
   ]
 
