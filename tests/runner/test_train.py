@@ -18,6 +18,7 @@ from tis_jax.learner import load_batch
 from tis_jax.runner import (
   BadUpdateError,
   ConfigChangedError,
+  ConfigError,
   evaluate_run,
   logs,
   train,
@@ -83,6 +84,24 @@ def test_a_run_trains_ends_with_figures_and_can_be_made_longer(tmp_path):
 
   with pytest.raises(ConfigChangedError, match="seed: 0 then, 1 now"):
     train(small(tmp_path, 3, seed=1), tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    ({"optimizer.warmup_steps": 9}, "warmup_steps 9 is not in 0..2"),
+    ({"algorithm.old_logp": "sampler"}, "bypass mode"),
+    ({"sampler.temperature": 0.5}, "is no policy's ratio"),
+    ({"sampler.precision": "float8"}, "float8"),
+  ],
+)
+def test_impossible_settings_are_said_and_leave_the_workdir_free(
+  change, message, tmp_path
+):
+  with pytest.raises(ConfigError, match=message):
+    train(small(tmp_path, 2, **change), tmp_path)
+  assert not (tmp_path / "config.json").exists()
+  assert not (tmp_path / "store").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path):

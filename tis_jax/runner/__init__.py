@@ -5,6 +5,7 @@ The only package, beside `experiments/` and `tis_jax.learner`, that reads config
 
 from tis_jax.data import MissingDatasetError
 from tis_jax.runner.config import ConfigChangedError as ConfigChangedError
+from tis_jax.runner.config import ConfigError as ConfigError
 from tis_jax.runner.evaluate import Evaluation as Evaluation
 from tis_jax.runner.restore import evaluate_run as evaluate_run
 from tis_jax.runner.run import BadUpdateError as BadUpdateError
@@ -15,7 +16,7 @@ from tis_jax.store import StoreError
 # What a person can mend: said in a sentence, without a traceback.
 ExpectedError = (
   BadUpdateError,
-  ConfigChangedError,
+  ConfigError,
   MissingDatasetError,
   SamplerFailedError,
   StoreError,

@@ -11,20 +11,23 @@ from ml_collections import ConfigDict
 _FREE = ("train.steps", "sampler.count", "eval.", "checkpoint.", "log.")
 
 
-class ConfigChangedError(ValueError):
+class ConfigError(ValueError):
+  """Settings that are impossible or contradict each other."""
+
+
+class ConfigChangedError(ConfigError):
   """A workdir holds a run with other settings."""
 
 
-def keep_config(config: ConfigDict, workdir: Path) -> None:
-  """Writes `config.json`, or checks that the one there is of the same run.
+def check_config(config: ConfigDict, workdir: Path) -> None:
+  """Holds the settings against those of the run that the workdir holds, if any.
 
   Raises:
     ConfigChangedError: the workdir's run has other settings; says which.
   """
   path = workdir / "config.json"
-  settings = json.loads(config.to_json_best_effort())
   if path.exists():
-    before, now = flat(json.loads(path.read_text())), flat(settings)
+    before, now = flat(json.loads(path.read_text())), flat(_settings(config))
     changed = [
       f"{name}: {before.get(name)!r} then, {now.get(name)!r} now"
       for name in sorted(before.keys() | now.keys())
@@ -35,7 +38,16 @@ def keep_config(config: ConfigDict, workdir: Path) -> None:
         f"{workdir} holds a run with other settings; use another --workdir, or the "
         "settings it began with:\n  " + "\n  ".join(changed)
       )
-  path.write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def keep_config(config: ConfigDict, workdir: Path) -> None:
+  """Writes `config.json`."""
+  text = json.dumps(_settings(config), indent=2)
+  (workdir / "config.json").write_text(text + "\n")
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+  return json.loads(config.to_json_best_effort())
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

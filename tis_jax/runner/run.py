@@ -14,6 +14,7 @@ from tis_jax import models
 from tis_jax.learner import Batch, save_batch
 from tis_jax.learner.checkpoint import Checkpoints
 from tis_jax.runner import logs
+from tis_jax.runner.config import ConfigError
 from tis_jax.runner.setup import build, identify, sampler_settings
 from tis_jax.runner.stream import BatchStream, needed_from
 from tis_jax.runner.summary import summarize
@@ -54,7 +55,11 @@ class Run:
     identity = identify(config, workdir)
     where = f" ({identity.where})" if identity.where else ""
     logs.say(logs.header(config_name, workdir, identity.store + where))
-    self._parts = parts = build(config)
+    try:
+      self._parts = parts = build(config)
+      settings = dataclasses.asdict(sampler_settings(config))
+    except ValueError as error:
+      raise ConfigError(str(error)) from error
     logs.say(
       f"model    {config.model.source}, {parts.decoder.num_parameters:,} weights"
     )
@@ -73,7 +78,7 @@ class Run:
       identity.store,
       identity.run,
       create=True,
-      config=dataclasses.asdict(sampler_settings(config)),
+      config=settings,
     )
     self._stream = self._open_stream(self._info["position"])
     self.version = self._store.next_version(self._info["version"] + 1) - 1

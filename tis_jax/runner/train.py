@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tis_jax.runner import figures, logs
-from tis_jax.runner.config import keep_config
+from tis_jax.runner.config import check_config, keep_config
 from tis_jax.runner.interrupts import Interrupted, Interrupts
 from tis_jax.runner.run import Run
 
@@ -24,14 +24,17 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
     The summary, as in `summary.json`; empty if the run was interrupted.
 
   Raises:
+    ConfigError: settings that are impossible or contradict each other.
     ConfigChangedError: `workdir` holds a run with other settings.
     BadUpdateError: the loss was not finite; `workdir` has the batch that did it.
     SamplerFailedError: the samplers here died again and again; says their last words.
   """
   workdir = workdir.resolve()
   workdir.mkdir(parents=True, exist_ok=True)
-  keep_config(config, workdir)
+  check_config(config, workdir)
   with Interrupts() as interrupts, Run(config, workdir, config_name) as run:
+    # Only now: settings that nothing can be made of leave the workdir free.
+    keep_config(config, workdir)
     try:
       run.evaluate_base()
       while run.step < config.train.steps:
