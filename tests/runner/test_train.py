@@ -104,9 +104,17 @@ def test_impossible_settings_are_said_and_leave_the_workdir_free(
   assert not (tmp_path / "store").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(tmp_path):
-  changes = {"optimizer.learning_rate": 1e30, "optimizer.clip_norm": 0.0}
-  with pytest.raises(BadUpdateError, match="the batch is in"):
+@pytest.mark.parametrize(
+  ("changes", "step"),
+  [
+    ({"optimizer.learning_rate": 1e30}, 1),
+    ({"algorithm.entropy_coefficient": float("inf")}, 0),
+  ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_batch(
+  changes, step, tmp_path
+):
+  with pytest.raises(BadUpdateError, match=f"step {step}: .* the batch is in"):
     train(small(tmp_path, 5, **changes), tmp_path)
   (path,) = tmp_path.glob("bad_batch_*.npz")
   assert load_batch(path)[0].mask.any()
