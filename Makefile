@@ -15,7 +15,7 @@ quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
 	$(PY) experiments/train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
 test: $(VENV)/.test lint  ## lint, then the quick tests and doctests
-	$(PY) -m pytest -n 2 --dist loadfile -m "not peers and not chaos and not learning"
+	$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not peers and not chaos and not learning"
 
 test-chaos: $(VENV)/.test  ## kill samplers, corrupt records, restart learners
 	$(PY) -m pytest -m chaos
