@@ -134,7 +134,7 @@ def _by_position(batch: Batch) -> Metrics:
 def _by_length(batch: Batch, whole: State, state: State) -> Metrics:
   length = batch.unit_count(batch.mask)
   held, known = batch.units(batch.mask), batch.units(batch.known)
-  kept = batch.any_token(state.mask)
+  kept = batch.held(state)
   product = jnp.exp(batch.level("sequence", whole))
   weight = jnp.where(known, product, 0.0)
   inside = jnp.stack(_buckets(length, LENGTHS)).astype(weight.dtype)

@@ -66,7 +66,7 @@ def reward_metrics(batch: Batch, state: State, rewards) -> Metrics:
     `rejected/other_sequences`, the share rejected of those with a reward above 0 and of
     the rest.
   """
-  held, kept = batch.units(batch.mask), batch.any_token(state.mask)
+  held, kept = batch.units(batch.mask), batch.held(state)
   rewards = jnp.where(held, rewards[:, None] if rewards.ndim == 1 else rewards, 0.0)
   rewards = as_float(rewards)
   product = jnp.exp(batch.level("sequence", batch.begin()))
@@ -112,14 +112,13 @@ def _sequence_metrics(batch: Batch, state: State) -> Metrics:
     sums = batch.sums
     count, held = sums.total["known"], sums.total["incoming"] > 0
     learner, log_product = -sums.total["old_logp"], sums.total["log_ratio"]
-    known, kept = count > 0, state.rows & (state.number > 0)
+    known = count > 0
   else:
     whole = batch.begin()
     count = batch.unit_count(batch.known)
     held, known = batch.units(batch.mask), batch.units(batch.known)
     learner = -batch.unit_sum(finite_logp(batch.old_logp, batch.known), whole)
     log_product = batch.unit_sum(batch.log_ratio, whole)
-    kept = batch.any_token(state.mask)
   learner, gap = (x / jnp.maximum(count, 1.0) for x in (learner, log_product))
   # A sampler's log-prob is taken from the other two, clamped as the ratio is.
   sampler = jnp.minimum(learner + gap, 40.0)
@@ -142,7 +141,7 @@ def _sequence_metrics(batch: Batch, state: State) -> Metrics:
     "mismatch/log_ppl_gap_min": minimum(gap, known),
     "mismatch/ppl_ratio": mean(jnp.exp(gap), known),
     "sequences/count": total(held),
-    "rejected/sequences": fraction(~kept, held),
+    "rejected/sequences": fraction(~batch.held(state), held),
   }
 
 
