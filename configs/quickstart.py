@@ -4,7 +4,7 @@
 
 The task is GSM8K's own calculator steps (`48/2=24`), the base policy the one in the
 package, the algorithm GRPO with token-level truncated importance sampling at 2.0. One
-sampler process in bfloat16, one fp32 learner, weights at most one step old.
+sampler process in bfloat16, one fp32 learner, params at most one step old.
 
 Expected, on two CPU cores in about three minutes: held-out pass@1 from 0.50 to 0.75
 (docs/quickstart.md has three seeds).

@@ -44,7 +44,7 @@ class Recipe(NamedTuple):
 
 
 # What verl rejects leaves the denominator, what SkyRL masks stays in it.
-_KEPT = {"aggregation": {"denominator": "kept"}}
+_ACCEPTED = {"aggregation": {"denominator": "accepted"}}
 _BYPASS = {"old_logp": "sampler"}
 _REINFORCE = {"old_logp": "sampler", "loss": {"name": "reinforce"}}
 
@@ -87,7 +87,7 @@ RECIPES = {
     ("importance", {"level": "geometric"}),
     ("veto", {"low": 1e-4}),
     ("reject", {"high": 1.0002, "low": 0.9998, "level": "geometric"}),
-    **_KEPT,
+    **_ACCEPTED,
   ),
   "sequence_truncate_veto": _verl(
     {
@@ -98,7 +98,7 @@ RECIPES = {
     },
     ("truncate", {"high": 5.0, "level": "sequence"}),
     ("veto", {"low": 1e-4}),
-    **_KEPT,
+    **_ACCEPTED,
   ),
   "asymmetric_mask": _verl(
     {
@@ -109,7 +109,7 @@ RECIPES = {
     },
     ("importance", {"level": "token"}),
     ("reject", {"high": 5.0, "low": 0.8, "level": "token"}),
-    **_KEPT,
+    **_ACCEPTED,
   ),
   # verl's presets.
   "decoupled_token_is": _verl({"rollout_is": "token"}, _TOKEN_TIS),
@@ -119,47 +119,47 @@ RECIPES = {
     | {"rollout_rs": "seq_sum_k1", "rollout_rs_threshold": "0.5_2.0"},
     _SEQ_TIS,
     ("reject", {"high": 2.0, "low": 0.5, "level": "sequence"}),
-    **_KEPT,
+    **_ACCEPTED,
   ),
-  "decoupled_geo_rs": _verl(_GEO_RS, _GEO_MASK, **_KEPT),
+  "decoupled_geo_rs": _verl(_GEO_RS, _GEO_MASK, **_ACCEPTED),
   "decoupled_geo_rs_seq_tis": _verl(
-    {"rollout_is": "sequence"} | _GEO_RS, _SEQ_TIS, _GEO_MASK, **_KEPT
+    {"rollout_is": "sequence"} | _GEO_RS, _SEQ_TIS, _GEO_MASK, **_ACCEPTED
   ),
   "decoupled_geo_rs_token_tis": _verl(
-    {"rollout_is": "token"} | _GEO_RS, _TOKEN_TIS, _GEO_MASK, **_KEPT
+    {"rollout_is": "token"} | _GEO_RS, _TOKEN_TIS, _GEO_MASK, **_ACCEPTED
   ),
-  "decoupled_k3_rs": _verl(_K3_RS, _K3_MASK, **_KEPT),
+  "decoupled_k3_rs": _verl(_K3_RS, _K3_MASK, **_ACCEPTED),
   "decoupled_k3_rs_seq_tis": _verl(
-    {"rollout_is": "sequence"} | _K3_RS, _SEQ_TIS, _K3_MASK, **_KEPT
+    {"rollout_is": "sequence"} | _K3_RS, _SEQ_TIS, _K3_MASK, **_ACCEPTED
   ),
   "decoupled_k3_rs_token_tis": _verl(
-    {"rollout_is": "token"} | _K3_RS, _TOKEN_TIS, _K3_MASK, **_KEPT
+    {"rollout_is": "token"} | _K3_RS, _TOKEN_TIS, _K3_MASK, **_ACCEPTED
   ),
   "decoupled_token_icepop": _verl(
     {"rollout_is": "token", "rollout_is_threshold": "0.5_5.0"}, _TOKEN_ICEPOP
   ),
   "bypass_ppo_clip": _verl({"bypass_mode": True}, **_BYPASS),
   "bypass_ppo_clip_geo_rs": _verl(
-    {"bypass_mode": True} | _GEO_RS, _GEO_MASK, **_BYPASS, **_KEPT
+    {"bypass_mode": True} | _GEO_RS, _GEO_MASK, **_BYPASS, **_ACCEPTED
   ),
   "bypass_ppo_clip_k3_rs": _verl(
-    {"bypass_mode": True} | _K3_RS, _K3_MASK, **_BYPASS, **_KEPT
+    {"bypass_mode": True} | _K3_RS, _K3_MASK, **_BYPASS, **_ACCEPTED
   ),
   "bypass_pg_is": _verl({"rollout_is": "sequence"} | _PG, _SEQ_TIS, **_REINFORCE),
-  "bypass_pg_geo_rs": _verl(_GEO_RS | _PG, _GEO_MASK, **_REINFORCE, **_KEPT),
+  "bypass_pg_geo_rs": _verl(_GEO_RS | _PG, _GEO_MASK, **_REINFORCE, **_ACCEPTED),
   "bypass_pg_geo_rs_seq_tis": _verl(
     {"rollout_is": "sequence"} | _GEO_RS | _PG,
     _SEQ_TIS,
     _GEO_MASK,
     **_REINFORCE,
-    **_KEPT,
+    **_ACCEPTED,
   ),
   "bypass_pg_geo_rs_token_tis": _verl(
     {"rollout_is": "token"} | _GEO_RS | _PG,
     _TOKEN_TIS,
     _GEO_MASK,
     **_REINFORCE,
-    **_KEPT,
+    **_ACCEPTED,
   ),
   "bypass_pg_token_icepop": _verl(
     {"rollout_is": "token", "rollout_is_threshold": "0.5_5.0"} | _PG,
@@ -185,14 +185,14 @@ RECIPES = {
     ("reject_divergence", {"high": 2.5, "kind": "k2", "reduce": "max"}),
     ("reject", {"high": 1 / 0.6, "low": 1 / 1.6, "level": "token"}),
     **_BYPASS,
-    **_KEPT,
+    **_ACCEPTED,
   ),
   "async_mis": _verl(
     {"rollout_is": "token"}
     | {"rollout_rs": "seq_mean_k1", "rollout_rs_threshold": "0.99_1.001"},
     _TOKEN_TIS,
     ("reject", {"high": 1 / 0.99, "low": 1 / 1.001, "level": "geometric"}),
-    **_KEPT,
+    **_ACCEPTED,
   ),
   # SkyRL's guide.
   "geometric_sequence_mask": _skyrl(

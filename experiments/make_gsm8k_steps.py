@@ -18,13 +18,13 @@ from pathlib import Path
 
 from absl import app, flags
 
-import tis_jax.data.gsm8k_steps
+import tis_jax.tasks.gsm8k_steps
 
 _GSM8K = flags.DEFINE_string(
   "gsm8k_dir", None, "folder with train.jsonl, test.jsonl and LICENSE", required=True
 )
 _OUT = flags.DEFINE_string(
-  "out", str(Path(tis_jax.data.gsm8k_steps.__file__).parent), "folder to write into"
+  "out", str(Path(tis_jax.tasks.gsm8k_steps.__file__).parent), "folder to write into"
 )
 
 

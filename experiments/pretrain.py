@@ -22,7 +22,7 @@ import optax
 from absl import app, flags
 from flax import nnx
 
-from tis_jax import data
+from tis_jax import tasks
 from tis_jax.models import (
   CharacterTokenizer,
   DecoderConfig,
@@ -118,7 +118,7 @@ def main(_):
     num_kv_heads=4,
     head_dim=32,
   )
-  task = data.load("gsm8k_steps")
+  task = tasks.load("gsm8k_steps")
   held_out = encode(tokenizer, [e.prompt + e.answer for e in task.test])
   unseen = {e.prompt for e in task.test}
   rng = np.random.default_rng(_SEED.value)

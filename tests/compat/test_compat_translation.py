@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from tis_jax import advantages, compat, corrections, losses
-from tis_jax.diagnostics.metrics import finalize
+from tis_jax.numerics.metrics import finalize
 
 _PAGE = (Path(__file__).parents[2] / "docs" / "translation.md").read_text()
 _PEERS = {

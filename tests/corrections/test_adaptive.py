@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tis_jax.corrections import adaptive_truncate, chain
-from tis_jax.diagnostics.metrics import finalize
+from tis_jax.numerics.metrics import finalize
 
 CANDIDATES = 12
 

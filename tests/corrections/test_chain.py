@@ -20,7 +20,7 @@ from tis_jax.corrections import (
   truncate,
   veto,
 )
-from tis_jax.diagnostics.metrics import finalize
+from tis_jax.numerics.metrics import finalize
 
 DATA = oracles.rollouts(seed=5)
 

@@ -21,7 +21,7 @@ from tis_jax.corrections import (
   veto,
   zero_outside,
 )
-from tis_jax.diagnostics.metrics import finalize, merge
+from tis_jax.numerics.metrics import finalize, merge
 
 seeds = st.integers(0, 2**31 - 1)
 many = settings(max_examples=20, deadline=None)

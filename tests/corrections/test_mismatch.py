@@ -9,7 +9,7 @@ import pytest
 
 from tis_jax.corrections import chain, reject, truncate
 from tis_jax.corrections.details import LENGTHS, LOG_EDGES, POSITIONS, PROBABILITIES
-from tis_jax.diagnostics.metrics import finalize, merge
+from tis_jax.numerics.metrics import finalize, merge
 
 BATCH, LENGTH = 8, 40
 REWARDS = np.float32([1, 0, 1, 0, 1, 1, 0, 0])

@@ -23,8 +23,8 @@ from tis_jax.corrections import (
   truncate_parts,
   veto,
 )
-from tis_jax.corrections.rows import Rows, by_row
-from tis_jax.diagnostics.metrics import finalize
+from tis_jax.numerics.metrics import finalize
+from tis_jax.numerics.rows import Rows, by_row
 
 BATCH, LENGTH = 16, 12
 ROWS = oracles.rollouts(seed=21, batch=BATCH, length=LENGTH)

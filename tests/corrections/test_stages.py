@@ -27,7 +27,7 @@ from tis_jax.corrections import (
   zero_outside,
 )
 from tis_jax.corrections.state import LEVELS
-from tis_jax.diagnostics.metrics import finalize
+from tis_jax.numerics.metrics import finalize
 
 DATA = oracles.rollouts(seed=1)
 PACKED = oracles.rollouts(seed=2, packed=True)

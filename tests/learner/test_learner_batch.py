@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tis_jax import learner
-from tis_jax.data.shaping import has_variance
+from tis_jax.advantages.shaping import has_variance
 
 
 def columns(batch):

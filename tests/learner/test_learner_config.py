@@ -11,8 +11,8 @@ from learner_oracle import VERSION, make_algorithm
 from ml_collections import ConfigDict
 
 from tis_jax import learner, losses
-from tis_jax.corrections import chain, reject, truncate, veto
-from tis_jax.learner.config import ADVANTAGES, STAGES
+from tis_jax.advantages import ESTIMATORS
+from tis_jax.corrections import STAGES, chain, reject, truncate, veto
 from tis_jax.logprobs import Sampling
 
 
@@ -37,8 +37,8 @@ def test_a_command_line_writes_stages_as_one_string():
 
 def test_defaults_are_those_of_the_functions():
   algorithm = learner.algorithm_from_config({})
-  assert algorithm.loss.func is losses.ppo_loss
-  assert algorithm.loss.keywords == losses.ppo_loss.__kwdefaults__
+  assert algorithm.loss.func is losses.ppo
+  assert algorithm.loss.keywords == losses.ppo.__kwdefaults__
   config = learner.default_config()
   assert {"truncate", "veto", "reject", "zero_outside"} <= STAGES.keys()
   for name in STAGES:
@@ -155,7 +155,7 @@ LOSSES = sorted(losses.POLICY_LOSSES)
 def test_every_loss_advantage_and_stage_traces(tiny, batch, index):
   """Each loss once, with the advantages and the stages dealt out among them."""
   loss, stages = LOSSES[index], sorted(STAGES)
-  advantage = sorted(ADVANTAGES)[index % len(ADVANTAGES)]
+  advantage = sorted(ESTIMATORS)[index % len(ESTIMATORS)]
   mine = [stages[i] for i in range(index, len(stages), len(LOSSES))]
   takes_weights = not losses.uses_sampler_ratio(losses.POLICY_LOSSES[loss])
   settings = {

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from tis_jax.losses import aggregate, denominators
-from tis_jax.losses.aggregation import MODES
+from tis_jax.losses import MODES, aggregate, denominators
 
 LOSS = np.array([[1.0, 2.0, 3.0], [5.0, np.nan, np.nan], [4.0, 6.0, np.inf]])
 MASK = np.array([[1, 1, 1], [1, 0, 0], [1, 1, 0]], bool)

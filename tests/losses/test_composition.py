@@ -39,10 +39,10 @@ def test_weights_are_refused_exactly_where_the_ratio_is_there_already(name):
 
 
 def test_the_refusal_says_what_to_do():
-  with pytest.raises(ValueError, match=r"keep the stages that reject.*ppo_loss"):
-    check_composition(losses.dppo_loss, weighted=True)
-  with pytest.raises(ValueError, match=r"recompute old_logp.*reinforce_loss"):
-    check_composition(losses.ppo_loss, weighted=True, bypass=True)
+  with pytest.raises(ValueError, match=r"keep the stages that reject.*ppo"):
+    check_composition(losses.dppo, weighted=True)
+  with pytest.raises(ValueError, match=r"recompute old_logp.*reinforce"):
+    check_composition(losses.ppo, weighted=True, bypass=True)
 
 
 def test_a_loss_of_your_own_and_a_partial_are_understood():
@@ -51,20 +51,18 @@ def test_a_loss_of_your_own_and_a_partial_are_understood():
 
   with pytest.raises(ValueError, match="mine already multiplies"):
     check_composition(functools.partial(mine, advantages=None), weighted=True)
-  check_composition(functools.partial(losses.ppo_loss, clip_low=0.1), weighted=True)
+  check_composition(functools.partial(losses.ppo, clip_low=0.1), weighted=True)
 
 
 def test_call_loss_passes_what_the_loss_names_and_misses_what_it_lacks():
   arrays = {"logp": np.zeros((1, 2), np.float32), "advantages": np.ones(1, np.float32)}
-  token_loss, _ = call_loss(losses.reinforce_loss, **arrays, old_logp=None, key=1)
+  token_loss, _ = call_loss(losses.reinforce, **arrays, old_logp=None, key=1)
   assert token_loss.shape == (1, 2)
-  with pytest.raises(ValueError, match="clip_cov_loss needs old_logp"):
-    call_loss(losses.clip_cov_loss, **arrays)
-  with pytest.raises(ValueError, match="dro_loss needs beta"):
-    call_loss(losses.dro_loss, **arrays, old_logp=arrays["logp"])
-  call_loss(
-    functools.partial(losses.dro_loss, beta=1.0), **arrays, old_logp=arrays["logp"]
-  )
+  with pytest.raises(ValueError, match="clip_cov needs old_logp"):
+    call_loss(losses.clip_cov, **arrays)
+  with pytest.raises(ValueError, match="dro needs beta"):
+    call_loss(losses.dro, **arrays, old_logp=arrays["logp"])
+  call_loss(functools.partial(losses.dro, beta=1.0), **arrays, old_logp=arrays["logp"])
 
 
 def test_the_page_on_losses_lists_each_with_the_correction_it_takes():

@@ -7,12 +7,12 @@ import pytest
 from jax.test_util import check_grads
 
 from tis_jax.losses import (
+  KL_KINDS,
   adaptive_kl_coefficient,
   kl_in_reward,
   kl_penalty,
   weighted_kl_penalty,
 )
-from tis_jax.losses.kl import KL_KINDS
 
 RNG = np.random.default_rng(0)
 LOGP = -RNG.gamma(2.0, 0.6, (3, 4)).astype(np.float32)

@@ -11,8 +11,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jax.test_util import check_grads
 
 from tis_jax import losses
-from tis_jax.diagnostics.metrics import finalize
 from tis_jax.losses import POLICY_LOSSES, call_loss
+from tis_jax.numerics.metrics import finalize
 
 OPTIONS = {
   "dro": {"beta": 0.3},
@@ -167,7 +167,7 @@ def test_only_the_selecting_losses_depend_on_the_other_rows(name):
   others["advantages"][4:] += 2.0
   got = np.asarray(compiled(name)(others)[0])[:4]
   want = np.asarray(compiled(name)(BATCH)[0])[:4]
-  assert (got != want).any() == losses.selects_over_batch(bound(name))
+  assert (got != want).any() == losses.traits(bound(name)).selects
 
 
 def test_every_loss_and_its_gradient_lower_for_tpu_and_cuda():
@@ -181,7 +181,7 @@ def test_masks_of_any_dtype_and_row_advantages():
   by_row = BATCH["advantages"][:, 0]
   repeated = np.repeat(by_row[:, None], TOKENS, 1)
   arrays = [BATCH[k] for k in ("logp", "old_logp")]
-  run = jax.jit(losses.ppo_loss)
+  run = jax.jit(losses.ppo)
   want, _ = run(*arrays, repeated, BATCH["mask"])
   for dtype in (np.int32, np.float32):
     got, _ = run(*arrays, by_row, BATCH["mask"].astype(dtype))
@@ -190,7 +190,7 @@ def test_masks_of_any_dtype_and_row_advantages():
 
 def test_half_precision_in_gives_fp32_out():
   batch = {k: BATCH[k].astype(jnp.bfloat16) for k in ("logp", "old_logp", "advantages")}
-  token_loss, _ = jax.eval_shape(lambda: losses.ppo_loss(**batch, mask=BATCH["mask"]))
+  token_loss, _ = jax.eval_shape(lambda: losses.ppo(**batch, mask=BATCH["mask"]))
   assert token_loss.dtype == jnp.float32
 
 
@@ -198,7 +198,7 @@ def test_vmap_over_batches():
   names = ("logp", "old_logp", "advantages", "mask")
   two = [make_batch(seed) for seed in (2, 3)]
   stacked = [np.stack([b[n] for b in two]) for n in names]
-  run = jax.jit(losses.gspo_loss)
+  run = jax.jit(losses.gspo)
   got, _ = jax.vmap(run)(*stacked)
   want = [run(*(b[n] for n in names))[0] for b in two]
   np.testing.assert_allclose(got, np.stack(want), rtol=1e-6)
@@ -222,7 +222,7 @@ def test_dppo_kl_cuts_outward_moves_beyond_the_divergence():
   mask = BATCH["mask"]
   names = ("logp", "sampler_logp", "advantages")
   logp, mu, a = (np.where(mask, BATCH[k], -1.0).astype(np.float32) for k in names)
-  keep = np.asarray(losses.dppo_keep(logp, mu, a, divergence="kl", low=0.01, high=0.02))
+  keep = np.asarray(losses.dppo_mask(logp, mu, a, divergence="kl", low=0.01, high=0.02))
   p, q = (np.exp(x.astype(np.float64)) for x in (logp, mu))
   rest = (1 - q) * np.log(np.maximum(1 - q, 1e-9) / np.maximum(1 - p, 1e-9))
   apart = q * (mu.astype(np.float64) - logp) + rest
@@ -234,13 +234,13 @@ def test_dppo_kl_cuts_outward_moves_beyond_the_divergence():
 
 def test_dppo_kl_takes_a_log_prob_that_rounding_lifted_above_zero():
   logp = np.array([[1e-7, -1e-9, 0.0]], np.float32)
-  keep = losses.dppo_keep(logp, np.full((1, 3), -2.0), np.ones((1, 3)), divergence="kl")
+  keep = losses.dppo_mask(logp, np.full((1, 3), -2.0), np.ones((1, 3)), divergence="kl")
   assert not keep.any()
 
 
 def test_topr_at_token_level_tapers_each_token():
   names = ("logp", "sampler_logp", "advantages", "mask")
-  got, _ = losses.topr_loss(*(BATCH[k] for k in names), level="token")
+  got, _ = losses.topr(*(BATCH[k] for k in names), level="token")
   mask = BATCH["mask"]
   logp, mu, a = (np.where(mask, BATCH[k], 0.0) for k in names[:3])
   weight = np.where(a > 0, 1.0, np.minimum(np.exp(logp - mu), 1.0))
@@ -263,7 +263,7 @@ def test_bad_input_is_named(change, message):
   names = ("logp", "old_logp", "advantages", "mask")
   arguments = {name: BATCH[name] for name in names} | change
   with pytest.raises(ValueError, match=message):
-    jax.eval_shape(lambda: losses.ppo_loss(**arguments))
+    jax.eval_shape(lambda: losses.ppo(**arguments))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from tis_jax import data, models
+from tis_jax import models, tasks
 from tis_jax.sampler.worker import Worker
 from tis_jax.store import RolloutReader, Store
 
@@ -23,7 +23,7 @@ def test_records_are_groups_of_scored_answers(open_run, serving):
   with serving(store):
     first, second = RolloutReader(store, shape=(8, 8, 5)).take(2, 0, timeout=120)
   tokenizer = models.load("builtin:arithmetic")[2]
-  task = data.load("gsm8k_steps")
+  task = tasks.load("gsm8k_steps")
   for record in (first, second):
     assert record.header.sampling.dtype == "bfloat16"
     assert (record.header.run, record.header.writer) == ("r", "a")
@@ -49,7 +49,7 @@ def test_the_writer_waits_for_the_learner_and_uses_its_newest_weights(
     wait_until(lambda: store.heartbeats()["a"]["state"] == "waiting for the learner")
     assert store.next_seq("a") == 2
     store.publish(1, weights, {"cursor": reader.cursor})
-    store.delete_weights(keep=1)
+    store.delete_params(keep=1)
     newer = reader.take(2, 1, timeout=60)
     assert [record.header.version for record in newer] == [1, 1]
     store.release(reader.cursor)

@@ -10,11 +10,11 @@ import pytest
 
 from tis_jax.store import (
   AlreadyExistsError,
+  ParamsGoneError,
   Store,
   StoreError,
   StoreReadOnlyError,
   StoreUnreachableError,
-  WeightsGoneError,
   WrongRunError,
   WrongStoreSchemaError,
   decode,
@@ -148,7 +148,7 @@ def test_weights_come_back_as_they_were(store, store_url):
   reader = Store.open(store_url)
   manifest = reader.latest()
   assert (manifest.version, manifest.cursor, manifest.info["step"]) == (3, {"a": 2}, 1)
-  arrays = reader.read_weights(manifest)
+  arrays = reader.read_params(manifest)
   assert arrays.keys() == _PARAMS.keys()
   for name, value in _PARAMS.items():
     assert arrays[name].dtype == value.dtype
@@ -160,10 +160,10 @@ def test_weights_come_back_as_they_were(store, store_url):
 
 
 def test_large_arrays_are_cut_and_joined(store, monkeypatch):
-  monkeypatch.setattr("tis_jax.store.weights._CHUNK_BYTES", 10)
+  monkeypatch.setattr("tis_jax.store.params._CHUNK_BYTES", 10)
   manifest = store.publish(0, _PARAMS, {})
   assert len(manifest.arrays["layers/mlp/up"]["checksums"]) == 10
-  arrays = store.read_weights(store.latest())
+  arrays = store.read_params(store.latest())
   np.testing.assert_array_equal(arrays["layers/mlp/up"], _PARAMS["layers/mlp/up"])
 
 
@@ -180,13 +180,13 @@ def test_versions_only_grow(store, store_url):
 
 def test_a_torn_publication_is_never_seen_and_its_number_is_skipped(store):
   store.publish(0, _PARAMS, {})
-  store.kv.put("weights/v0000000001/embedding.0000", b"torn")
+  store.kv.put("params/v0000000001/embedding.0000", b"torn")
   assert store.latest().version == 0
   assert store.next_version() == 2
-  assert store.delete_weights(keep=1) == []
+  assert store.delete_params(keep=1) == []
   store.publish(2, _PARAMS, {})
-  assert store.delete_weights(keep=1) == [0, 1]
-  assert store.kv.keys("weights/v0000000001/") == []
+  assert store.delete_params(keep=1) == [0, 1]
+  assert store.kv.keys("params/v0000000001/") == []
 
 
 def test_old_weights_go_unless_someone_is_using_them(store):
@@ -194,23 +194,23 @@ def test_old_weights_go_unless_someone_is_using_them(store):
     store.publish(version, _PARAMS, {})
   manifest = store.latest()
   store.heartbeat("slow", version=1)
-  assert store.delete_weights(keep=2) == [0, 2]
-  assert store.delete_weights(keep=2, fresh=-1.0) == [1]
+  assert store.delete_params(keep=2) == [0, 2]
+  assert store.delete_params(keep=2, fresh=-1.0) == [1]
   store.publish(5, _PARAMS, {})
-  assert store.delete_weights(keep=1) == [3, 4]
-  with pytest.raises(WeightsGoneError, match="version 4"):
-    store.read_weights(manifest)
-  assert store.read_weights(store.latest()).keys() == _PARAMS.keys()
+  assert store.delete_params(keep=1) == [3, 4]
+  with pytest.raises(ParamsGoneError, match="version 4"):
+    store.read_params(manifest)
+  assert store.read_params(store.latest()).keys() == _PARAMS.keys()
   with pytest.raises(ValueError, match="keep"):
-    store.delete_weights(keep=0)
+    store.delete_params(keep=0)
 
 
 def test_damaged_weights_are_noticed(store):
   manifest = store.publish(0, _PARAMS, {})
-  store.kv.put("weights/v0000000000/embedding.0000", b"x" * 12)
+  store.kv.put("params/v0000000000/embedding.0000", b"x" * 12)
   with pytest.raises(StoreError, match="is damaged"):
-    store.read_weights(manifest)
-  store.kv.delete("weights/v0000000000/manifest")
+    store.read_params(manifest)
+  store.kv.delete("params/v0000000000/manifest")
   with pytest.raises(StoreError, match="missing"):
     Store.open(store.url).latest()
 

@@ -6,42 +6,47 @@ token positions return `[B, T]`. All take rewards of rows that a correction reje
 they are, unless `baseline_mask` leaves them out.
 """
 
-from tis_jax.advantages.group_relative import dr_grpo, gpg, grpo, maxrl, opo, rloo
-from tis_jax.advantages.groups import (
-  group_count,
-  group_mean,
-  group_sum,
-  max_of_others,
-)
-from tis_jax.advantages.pass_at_k import best_of_group, pass_at_k
-from tis_jax.advantages.returns import gae, rewards_to_go, whiten
-from tis_jax.advantages.token_level import (
-  gdpo,
-  optimal_token_baseline,
-  reinforce_plus_plus,
-  reinforce_plus_plus_baseline,
-  remax,
-)
+from collections.abc import Callable
 
-__all__ = [
-  "best_of_group",
-  "dr_grpo",
-  "gae",
-  "gdpo",
-  "gpg",
-  "group_count",
-  "group_mean",
-  "group_sum",
-  "grpo",
-  "max_of_others",
-  "maxrl",
-  "opo",
-  "optimal_token_baseline",
-  "pass_at_k",
-  "reinforce_plus_plus",
-  "reinforce_plus_plus_baseline",
-  "remax",
-  "rewards_to_go",
-  "rloo",
-  "whiten",
-]
+from tis_jax.advantages.best_of_k import best_of_group as best_of_group
+from tis_jax.advantages.best_of_k import pass_at_k as pass_at_k
+from tis_jax.advantages.group_relative import dr_grpo as dr_grpo
+from tis_jax.advantages.group_relative import gpg as gpg
+from tis_jax.advantages.group_relative import grpo as grpo
+from tis_jax.advantages.group_relative import maxrl as maxrl
+from tis_jax.advantages.group_relative import opo as opo
+from tis_jax.advantages.group_relative import rloo as rloo
+from tis_jax.advantages.returns import gae as gae
+from tis_jax.advantages.returns import rewards_to_go as rewards_to_go
+from tis_jax.advantages.returns import whiten as whiten
+from tis_jax.advantages.shaping import groups_of_rows as groups_of_rows
+from tis_jax.advantages.shaping import has_variance as has_variance
+from tis_jax.advantages.shaping import overlong_filter as overlong_filter
+from tis_jax.advantages.shaping import soft_overlong_penalty as soft_overlong_penalty
+from tis_jax.advantages.token_level import gdpo as gdpo
+from tis_jax.advantages.token_level import (
+  optimal_token_baseline as optimal_token_baseline,
+)
+from tis_jax.advantages.token_level import reinforce_plus_plus as reinforce_plus_plus
+from tis_jax.advantages.token_level import (
+  reinforce_plus_plus_baseline as reinforce_plus_plus_baseline,
+)
+from tis_jax.advantages.token_level import remax as remax
+
+ARGUMENTS = ("rewards", "group_ids", "mask", "lengths", "baseline_mask")
+"""The arrays that a training step can hand to an estimator; the rest are settings."""
+
+ESTIMATORS: dict[str, Callable] = {
+  "best_of_group": best_of_group,
+  "dr_grpo": dr_grpo,
+  "gpg": gpg,
+  "grpo": grpo,
+  "maxrl": maxrl,
+  "opo": opo,
+  "pass_at_k": pass_at_k,
+  "reinforce_plus_plus": reinforce_plus_plus,
+  "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
+  "rloo": rloo,
+}
+"""By name, the estimators that need rewards and groups alone: no critic, no second
+generation."""

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.advantages._inputs import alone, centre, prepare, require_at_least
-from tis_jax.advantages.groups import group_count, group_mean, group_sum
+from tis_jax.advantages._baselines import alone, centre, group_inputs
+from tis_jax.numerics.checks import check_number
+from tis_jax.numerics.groups import group_count, group_mean, group_sum
 
 
 def grpo(
@@ -28,11 +29,11 @@ def grpo(
     normalize: divide by the standard deviation. It up-weights prompts that are nearly
       solved or nearly hopeless; without it this is Dr. GRPO.
     epsilon: added to the standard deviation.
-    baseline_mask: `[B]` bool, the rows that mean and std are taken over. None keeps
+    baseline_mask: `[B]` bool, the rows that mean and std are taken over. None counts
       every row, rejected sequences included; pass `mask.any(-1)` of what a correction
-      left to keep them from moving their siblings' baseline, and leave padding rows out
+      left to stop them from moving their siblings' baseline, and leave padding rows out
       likewise. A row left out may hold NaN; its own advantage is still measured
-      against the rows kept (0 if it is NaN).
+      against the rows counted (0 if it is NaN).
     singleton: a row with no sibling gets "zero" (nothing to compare with, nothing to
       learn) or its "raw" reward (verl and SkyRL).
 
@@ -49,13 +50,15 @@ def grpo(
 
   References: Shao et al. 2024, arXiv:2402.03300.
   """
-  rewards, kept = prepare(rewards, group_ids, baseline_mask, singleton)
-  count = group_count(group_ids, kept)
-  advantage = centre(rewards, group_mean(rewards, group_ids, kept), kept)
+  rewards, counted = group_inputs(rewards, group_ids, baseline_mask, singleton)
+  count = group_count(group_ids, counted)
+  advantage = centre(rewards, group_mean(rewards, group_ids, counted), counted)
   if normalize:
-    variance = group_sum(advantage**2, group_ids, kept) / jnp.maximum(count - 1.0, 1.0)
+    variance = group_sum(advantage**2, group_ids, counted) / jnp.maximum(
+      count - 1.0, 1.0
+    )
     advantage = advantage / (jnp.sqrt(variance) + epsilon)
-  return alone(advantage, rewards, count, kept, singleton)
+  return alone(advantage, rewards, count, counted, singleton)
 
 
 def dr_grpo(
@@ -104,12 +107,12 @@ def rloo(
 
   References: Ahmadian et al. 2024, arXiv:2402.14740.
   """
-  rewards, kept = prepare(rewards, group_ids, baseline_mask, singleton)
-  # A row that the baseline leaves out has all the kept rows as its others.
-  others = group_count(group_ids, kept) - kept
-  total = group_sum(rewards, group_ids, kept) - jnp.where(kept, rewards, 0.0)
-  advantage = centre(rewards, total / jnp.maximum(others, 1.0), kept)
-  return alone(advantage, rewards, others + 1.0, kept, singleton)
+  rewards, counted = group_inputs(rewards, group_ids, baseline_mask, singleton)
+  # A row that the baseline leaves out has all the counted rows as its others.
+  others = group_count(group_ids, counted) - counted
+  total = group_sum(rewards, group_ids, counted) - jnp.where(counted, rewards, 0.0)
+  advantage = centre(rewards, total / jnp.maximum(others, 1.0), counted)
+  return alone(advantage, rewards, others + 1.0, counted, singleton)
 
 
 def opo(
@@ -146,15 +149,15 @@ def opo(
 
   References: Hao et al. 2025, arXiv:2505.23585.
   """
-  rewards, kept = prepare(rewards, group_ids, baseline_mask, singleton)
+  rewards, counted = group_inputs(rewards, group_ids, baseline_mask, singleton)
   if jnp.shape(lengths) != rewards.shape:
     raise ValueError(f"lengths must be [B] = {rewards.shape}, got {jnp.shape(lengths)}")
   lengths = jnp.asarray(lengths).astype(jnp.float32)
-  weighted = jnp.where(kept, lengths * rewards, 0.0)
-  total = group_sum(lengths, group_ids, kept)
-  baseline = group_sum(weighted, group_ids, kept) / jnp.maximum(total, 1.0)
-  advantage = centre(rewards, baseline, kept)
-  return alone(advantage, rewards, group_count(group_ids, kept), kept, singleton)
+  weighted = jnp.where(counted, lengths * rewards, 0.0)
+  total = group_sum(lengths, group_ids, counted)
+  baseline = group_sum(weighted, group_ids, counted) / jnp.maximum(total, 1.0)
+  advantage = centre(rewards, baseline, counted)
+  return alone(advantage, rewards, group_count(group_ids, counted), counted, singleton)
 
 
 def gpg(
@@ -189,14 +192,14 @@ def gpg(
 
   References: Chu et al. 2025, arXiv:2504.02546.
   """
-  require_at_least("scale", scale, 0.0, strict=True)
-  rewards, kept = prepare(rewards, group_ids, baseline_mask, singleton)
-  advantage = centre(rewards, group_mean(rewards, group_ids, kept), kept)
-  spread = group_sum(jnp.abs(advantage), group_ids, kept)
-  learns = (kept & (spread > 0)).sum(dtype=jnp.float32)
-  alpha = kept.sum(dtype=jnp.float32) / jnp.maximum(learns, 1.0)
-  count = group_count(group_ids, kept)
-  return alone(advantage * alpha / scale, rewards, count, kept, singleton)
+  check_number("scale", scale, above=0)
+  rewards, counted = group_inputs(rewards, group_ids, baseline_mask, singleton)
+  advantage = centre(rewards, group_mean(rewards, group_ids, counted), counted)
+  spread = group_sum(jnp.abs(advantage), group_ids, counted)
+  learns = (counted & (spread > 0)).sum(dtype=jnp.float32)
+  alpha = counted.sum(dtype=jnp.float32) / jnp.maximum(learns, 1.0)
+  count = group_count(group_ids, counted)
+  return alone(advantage * alpha / scale, rewards, count, counted, singleton)
 
 
 def maxrl(
@@ -232,7 +235,7 @@ def maxrl(
 
   References: Tajwar et al. 2026, arXiv:2602.02710; SkyRL's `maxrl`.
   """
-  rewards, kept = prepare(rewards, group_ids, baseline_mask, singleton)
-  mean = group_mean(rewards, group_ids, kept)
-  advantage = centre(rewards, mean, kept) / (mean + epsilon)
-  return alone(advantage, rewards, group_count(group_ids, kept), kept, singleton)
+  rewards, counted = group_inputs(rewards, group_ids, baseline_mask, singleton)
+  mean = group_mean(rewards, group_ids, counted)
+  advantage = centre(rewards, mean, counted) / (mean + epsilon)
+  return alone(advantage, rewards, group_count(group_ids, counted), counted, singleton)

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.advantages._inputs import as_mask, per_token
+from tis_jax.numerics.checks import as_mask, per_token
 
 
 def rewards_to_go(

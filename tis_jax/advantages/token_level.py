@@ -4,10 +4,17 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.advantages._inputs import SINGLETONS, as_floats, as_mask, per_token
+from tis_jax.advantages._baselines import SINGLETONS
 from tis_jax.advantages.group_relative import dr_grpo, grpo
-from tis_jax.advantages.groups import group_sum
 from tis_jax.advantages.returns import outcome_on_last_token, rewards_to_go, whiten
+from tis_jax.numerics.checks import (
+  as_floats,
+  as_mask,
+  check_choice,
+  check_rank,
+  per_token,
+)
+from tis_jax.numerics.groups import group_sum
 
 
 def reinforce_plus_plus(
@@ -142,8 +149,7 @@ def gdpo(
   References: Liu et al. 2026, arXiv:2601.05242.
   """
   rewards = jnp.asarray(rewards)
-  if rewards.ndim != 2:
-    raise ValueError(f"rewards must be [B, K], got shape {rewards.shape}")
+  check_rank("rewards", rewards, "BK")
   kinds = rewards.shape[1]
   weights = jnp.ones(kinds) if weights is None else jnp.asarray(weights, jnp.float32)
   if weights.shape != (kinds,):
@@ -217,12 +223,10 @@ def optimal_token_baseline(
   References: Li et al. 2026, arXiv:2602.07078; verl's `optimal_token_baseline` and, by
   ordinal, `tir_optimal_token_baseline`.
   """
-  if singleton not in SINGLETONS:
-    raise ValueError(f"singleton must be one of {SINGLETONS}, got {singleton!r}")
+  check_choice("singleton", singleton, SINGLETONS)
   if align not in ("column", "ordinal"):
     raise ValueError(f"align must be 'column' or 'ordinal', got {align!r}")
-  if jnp.ndim(mask) != 2:
-    raise ValueError(f"mask must be [B, T], got shape {jnp.shape(mask)}")
+  check_rank("mask", mask, "BT")
   shape = jnp.shape(mask)
   mask = as_mask(mask, shape)
   returns = rewards_to_go(outcome_on_last_token(rewards, mask), mask)

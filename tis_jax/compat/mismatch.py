@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from tis_jax.compat.arrays import Array, masked_mean, masked_sum
-from tis_jax.corrections.ratios import ratio
+from tis_jax.numerics.ratios import ratio
 
 
 def mismatch(old_logp: Array, sampler_logp: Array, valid_BT: Array) -> dict[str, Array]:

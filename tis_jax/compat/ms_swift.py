@@ -17,7 +17,7 @@ from tis_jax.corrections import (
   truncate,
   zero_outside,
 )
-from tis_jax.corrections.ratios import ratio
+from tis_jax.numerics.ratios import ratio
 
 _PEER = "ms-swift"
 _PREFIX = "rollout_correction/"

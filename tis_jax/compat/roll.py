@@ -14,7 +14,7 @@ from tis_jax.corrections import (
   reject_probability_difference,
   truncate,
 )
-from tis_jax.corrections.ratios import unit_mean, unit_starts, unit_sum
+from tis_jax.numerics.units import unit_mean, unit_starts, unit_sum
 
 _PEER = "ROLL"
 _LEVELS = ("token", "segment", "geometric", "sequence")

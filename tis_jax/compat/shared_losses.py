@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.compat.arrays import masked_mean
-from tis_jax.losses.ppo import clipped_surrogate
+from tis_jax.losses import clipped_surrogate
 
 
 def gspo(logp, old_logp, advantages, valid_BT, clip_low, clip_high):

@@ -29,7 +29,7 @@ from tis_jax.corrections import (
   truncate,
   veto,
 )
-from tis_jax.corrections.ratios import ratio
+from tis_jax.numerics.ratios import ratio
 
 _PEER = "slime"
 _LEVELS = ("token", "sequence", "geometric")

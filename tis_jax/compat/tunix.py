@@ -22,7 +22,7 @@ from tis_jax.corrections import (
   reject_missing,
   truncate,
 )
-from tis_jax.corrections.ratios import ratio
+from tis_jax.numerics.ratios import ratio
 
 _PEER = "Tunix"
 _DEFAULTS = {

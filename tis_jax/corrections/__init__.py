@@ -1,10 +1,11 @@
 """The heart: log-probs of two policies in, a weight and a mask for every token out."""
 
+from collections.abc import Callable
+
 from tis_jax.corrections import presets as presets
-from tis_jax.corrections import ratios as ratios
 from tis_jax.corrections.adaptive import adaptive_truncate as adaptive_truncate
-from tis_jax.corrections.chain import Chain as Chain
-from tis_jax.corrections.chain import chain as chain
+from tis_jax.corrections.corrector import Chain as Chain
+from tis_jax.corrections.corrector import chain as chain
 from tis_jax.corrections.divergences import reject_divergence as reject_divergence
 from tis_jax.corrections.divergences import (
   reject_negative_divergence as reject_negative_divergence,
@@ -12,6 +13,8 @@ from tis_jax.corrections.divergences import (
 from tis_jax.corrections.divergences import (
   reject_probability_difference as reject_probability_difference,
 )
+from tis_jax.corrections.incoming import Incoming as Incoming
+from tis_jax.corrections.inputs import Inputs as Inputs
 from tis_jax.corrections.normalization import normalize as normalize
 from tis_jax.corrections.normalization import scale_by_ess as scale_by_ess
 from tis_jax.corrections.rejections import check_present as check_present
@@ -22,11 +25,33 @@ from tis_jax.corrections.second_moment import (
   reject_second_moment as reject_second_moment,
 )
 from tis_jax.corrections.stage import Stage as Stage
+from tis_jax.corrections.stage import make_stage as make_stage
 from tis_jax.corrections.staleness import interpolate_old_logp as interpolate_old_logp
 from tis_jax.corrections.staleness import reject_stale as reject_stale
 from tis_jax.corrections.staleness import truncate_parts as truncate_parts
+from tis_jax.corrections.state import State as State
 from tis_jax.corrections.types import Correction as Correction
 from tis_jax.corrections.weights import clip as clip
 from tis_jax.corrections.weights import importance as importance
 from tis_jax.corrections.weights import truncate as truncate
 from tis_jax.corrections.weights import zero_outside as zero_outside
+
+STAGES: dict[str, Callable[..., Stage]] = {
+  "adaptive_truncate": adaptive_truncate,
+  "clip": clip,
+  "importance": importance,
+  "normalize": normalize,
+  "reject": reject,
+  "reject_divergence": reject_divergence,
+  "reject_missing": reject_missing,
+  "reject_negative_divergence": reject_negative_divergence,
+  "reject_probability_difference": reject_probability_difference,
+  "reject_second_moment": reject_second_moment,
+  "reject_stale": reject_stale,
+  "scale_by_ess": scale_by_ess,
+  "truncate": truncate,
+  "truncate_parts": truncate_parts,
+  "veto": veto,
+  "zero_outside": zero_outside,
+}
+"""Every stage, by the name that a config calls it."""

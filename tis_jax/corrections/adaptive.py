@@ -3,12 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.corrections.batch import Batch
-from tis_jax.corrections.bounds import check_bound, check_choice, check_order
-from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.incoming import Incoming
+from tis_jax.corrections.stage import Stage, make_stage
 from tis_jax.corrections.state import LEVELS, TOKEN_LEVELS, Level, State
 from tis_jax.corrections.weights import raw_ratio, set_weight
-from tis_jax.diagnostics.metrics import Metrics, mean, quotient
+from tis_jax.numerics.checks import check_choice, check_number, check_order
+from tis_jax.numerics.metrics import Metrics, mean, quotient
 
 
 def adaptive_truncate(
@@ -54,7 +54,7 @@ def adaptive_truncate(
   Source: the bias of truncation is that of Ionides (2008); choosing the cap so is ours.
 
   >>> from tis_jax.corrections import chain
-  >>> from tis_jax.diagnostics.metrics import finalize
+  >>> from tis_jax.numerics.metrics import finalize
   >>> old, sampler = jnp.log(jnp.array([[8.0], [1.0], [1.0]])), jnp.zeros((3, 1))
   >>> stage = adaptive_truncate(high=4.0, ess_floor=0.8, candidates=3)
   >>> out = chain(stage)(old, sampler, jnp.ones((3, 1)))
@@ -64,22 +64,25 @@ def adaptive_truncate(
   Array(1., ...)
   """
   name = "adaptive_truncate"
-  check_choice(name, "level", level, LEVELS)
-  check_bound(name, "low", low)
-  check_bound(name, "high", high)
+  check_choice(f"{name}: level", level, LEVELS)
+  check_number(f"{name}: low", low, above=0)
+  check_number(f"{name}: high", high, above=0)
   check_order(name, low, high)
-  check_bound(name, "ess_floor", ess_floor, above=-5e-324)
-  if not isinstance(ess_floor, jax.core.Tracer) and not float(ess_floor) < 1:
-    raise ValueError(f"{name}: ess_floor is a share below 1, not {ess_floor!r}")
-  if candidates < 2:
-    raise ValueError(f"{name}: candidates must be at least 2, not {candidates!r}")
+  check_number(f"{name}: ess_floor", ess_floor, at_least=0, below=1)
+  check_number(f"{name}: candidates", candidates, at_least=2)
   thresholds = {"low": low, "high": high, "ess_floor": ess_floor}
-  options = (("level", level), ("candidates", candidates))
-  return Stage(_adaptive, thresholds, name, "weight", options, pools=True)
+  return make_stage(
+    _adaptive_truncate,
+    makes="weight",
+    thresholds=thresholds,
+    pools=True,
+    level=level,
+    candidates=candidates,
+  )
 
 
-def _adaptive(
-  batch: Batch, state: State, *, low, high, ess_floor, level, candidates
+def _adaptive_truncate(
+  batch: Incoming, state: State, *, low, high, ess_floor, level, candidates
 ) -> tuple[State, Metrics]:
   raw = raw_ratio(batch, state, level)
   counted, size = _items(batch, state, level)
@@ -119,7 +122,7 @@ def _adaptive(
   return set_weight(batch, state, raw, jnp.minimum(raw, cap), level), metrics
 
 
-def _items(batch: Batch, state: State, level: Level):
+def _items(batch: Incoming, state: State, level: Level):
   """What is sampled, once each, and the size of its advantage."""
   counted = batch.known & state.mask
   if batch.advantages is None:

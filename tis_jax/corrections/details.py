@@ -6,11 +6,10 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from tis_jax.corrections.batch import Batch
-from tis_jax.corrections.ratios import as_float, log_ratio, prefix_sum
-from tis_jax.corrections.rows import Rows, by_row, walk
+from tis_jax.corrections.incoming import Incoming
 from tis_jax.corrections.state import State
-from tis_jax.diagnostics.metrics import (
+from tis_jax.numerics.arrays import as_float
+from tis_jax.numerics.metrics import (
   EffectiveSampleSize,
   Histogram,
   Metrics,
@@ -18,6 +17,9 @@ from tis_jax.diagnostics.metrics import (
   mean,
   mean_of_sums,
 )
+from tis_jax.numerics.ratios import log_ratio
+from tis_jax.numerics.rows import Rows, by_row, walk
+from tis_jax.numerics.units import prefix_sum
 
 _LEAST, _SIDE_BINS = 1e-4, 24
 _BIN = math.log(20.0 / _LEAST) / _SIDE_BINS
@@ -38,7 +40,7 @@ LENGTHS = tuple(64 * 2**i for i in range(8))
 """Length buckets start at 0 and at these many tokens."""
 
 
-def detail_metrics(batch: Batch, state: State) -> Metrics:
+def detail_metrics(batch: Incoming, state: State) -> Metrics:
   """Percentiles and breakdowns. A few times the cost of the core metrics.
 
   Returns:
@@ -48,9 +50,9 @@ def detail_metrics(batch: Batch, state: State) -> Metrics:
     `log_ratio_by_position/K` (tokens from the start of the row, or from the first of a
     packed sequence), `_by_probability/K`, `_by_staleness/K` (with versions):
     the mean log-ratio, and as its `std` the spread, of the bucket that starts at K.
-    `by_length/K/kept` and `by_length/K/ess`: for sequences of K tokens and more, the
-    share that is kept and the effective sample size of their products. A band on the
-    mean ratio keeps more of the longer ones while their sample size vanishes.
+    `by_length/K/accepted` and `by_length/K/ess`: for sequences of K tokens and more,
+    the share that is accepted and the effective sample size of their products. A band
+    on the mean ratio accepts more of the longer ones while their sample size vanishes.
     `mismatch/numeric`, `mismatch/stale` (with `version_logp`): the two parts of the
     log-ratio.
   """
@@ -66,14 +68,15 @@ def detail_metrics(batch: Batch, state: State) -> Metrics:
   metrics |= _by_position(batch)
   metrics |= _by(
     "probability",
-    jnp.exp(jnp.where(batch.known, as_float(batch.sampler_logp), 0.0)),
+    jnp.exp(jnp.where(batch.known, as_float(batch.inputs.sampler_logp), 0.0)),
     PROBABILITIES,
     batch,
   )
-  if batch.versions is not None and batch.learner_version is not None:
+  if {"versions", "learner_version"} <= batch.inputs.given:
     metrics |= _by("staleness", batch.staleness, STALENESS, batch)
-  if batch.version_logp is not None:
-    numeric = log_ratio(batch.version_logp, batch.sampler_logp, batch.known)
+  inputs = batch.inputs
+  if inputs.version_logp is not None:
+    numeric = log_ratio(inputs.version_logp, inputs.sampler_logp, batch.known)
     apart = batch.known & ~jnp.isnan(numeric)
     metrics["mismatch/numeric"] = mean(numeric, apart)
     metrics["mismatch/stale"] = mean(batch.log_ratio - numeric, apart)
@@ -98,7 +101,7 @@ def _bin(log_ratio):
   return _SIDE_BINS + jnp.where(log_ratio < 0, -steps, steps)
 
 
-def _by(name: str, values, starts, batch: Batch) -> Metrics:
+def _by(name: str, values, starts, batch: Incoming) -> Metrics:
   """The log-ratio in buckets of `values`."""
 
   def features(values, d, known) -> Rows:
@@ -118,8 +121,8 @@ def _by(name: str, values, starts, batch: Batch) -> Metrics:
   return _named(f"log_ratio_by_{name}", starts, mean_of_sums(*columns))
 
 
-def _by_position(batch: Batch) -> Metrics:
-  if batch.segment_ids is not None:
+def _by_position(batch: Incoming) -> Metrics:
+  if batch.inputs.segment_ids is not None:
     ones = jnp.ones_like(batch.log_ratio)
     position = prefix_sum(ones, batch.starts("sequence")) - 1.0
     return _by("position", position, POSITIONS, batch)
@@ -131,10 +134,10 @@ def _by_position(batch: Batch) -> Metrics:
   return _named("log_ratio_by_position", POSITIONS, mean_of_sums(*sums))
 
 
-def _by_length(batch: Batch, whole: State, state: State) -> Metrics:
+def _by_length(batch: Incoming, whole: State, state: State) -> Metrics:
   length = batch.unit_count(batch.mask)
   held, known = batch.units(batch.mask), batch.units(batch.known)
-  kept = batch.held(state)
+  accepted = batch.held(state)
   product = jnp.exp(batch.level("sequence", whole))
   weight = jnp.where(known, product, 0.0)
   inside = jnp.stack(_buckets(length, LENGTHS)).astype(weight.dtype)
@@ -143,10 +146,10 @@ def _by_length(batch: Batch, whole: State, state: State) -> Metrics:
   def total(x):
     return (inside * x[None]).sum(axis=(1, 2))
 
-  hits, number = total(held * kept), total(held)
+  hits, number = total(held * accepted), total(held)
   ess = EffectiveSampleSize(total(weight), total(weight * weight), total(known))
   share = mean_of_sums(hits, hits, number)
-  by_length = _named("by_length", LENGTHS, share, "/kept")
+  by_length = _named("by_length", LENGTHS, share, "/accepted")
   return by_length | _named("by_length", LENGTHS, ess, "/ess")
 
 

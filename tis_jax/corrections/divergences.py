@@ -3,20 +3,17 @@
 import math
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 
-from tis_jax.corrections.batch import Batch
-from tis_jax.corrections.bounds import check_bound, check_choice, check_order
-from tis_jax.corrections.ratios import clamp_log, k1, k2, k3
+from tis_jax.corrections.incoming import Incoming
 from tis_jax.corrections.rejections import drop
-from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.stage import Stage, make_stage
 from tis_jax.corrections.state import State, reject_tokens
-from tis_jax.diagnostics.metrics import Metrics
+from tis_jax.numerics.checks import check_choice, check_number, check_order
+from tis_jax.numerics.metrics import Metrics
+from tis_jax.numerics.ratios import DIVERGENCES, clamp_log
 
 Reduce = Literal["token", "sum", "mean", "max"]
-
-_KINDS = {"k1": k1, "k2": k2, "k3": k3, "exp_abs": lambda x: jnp.exp(jnp.abs(x))}
 
 
 def reject_divergence(
@@ -53,9 +50,9 @@ def reject_divergence(
   [[False, False], [True, True]]
   """
   name = "reject_divergence"
-  check_choice(name, "kind", kind, _KINDS)
-  check_choice(name, "reduce", reduce, ("token", "sum", "mean", "max"))
-  check_bound(name, "high", high)
+  check_choice(f"{name}: kind", kind, DIVERGENCES)
+  check_choice(f"{name}: reduce", reduce, ("token", "sum", "mean", "max"))
+  check_number(f"{name}: high", high, above=0)
   if kind != "k1" and low is not None:
     raise ValueError(f"{name}: {kind} is never negative, so low has no meaning")
   if kind == "k1" and reduce == "max":
@@ -63,11 +60,27 @@ def reject_divergence(
   thresholds = {"high": high}
   if kind == "k1":
     thresholds["low"] = -high if low is None else low
-    check_bound(name, "low", thresholds["low"], above=-math.inf)
+    check_number(f"{name}: low", thresholds["low"])
     check_order(name, thresholds["low"], high)
-  return Stage(
-    _divergence, thresholds, name, "mask", (("kind", kind), ("reduce", reduce))
+  return make_stage(
+    _reject_divergence, makes="mask", thresholds=thresholds, kind=kind, reduce=reduce
   )
+
+
+def _reject_divergence(
+  batch: Incoming, state: State, *, high, low=-math.inf, kind, reduce
+):
+  values = jnp.where(batch.known, DIVERGENCES[kind](batch.log_ratio), 0.0)
+  level = "token" if reduce == "token" else "sequence"
+  # Sums of k3 are taken for the metrics as well.
+  summed = "k3" if kind == "k3" else values
+  if reduce == "sum":
+    values = batch.unit_sum(summed, state)
+  elif reduce == "mean":
+    values = batch.unit_mean(summed, state)
+  elif reduce == "max":
+    values = batch.unit_max(values, state)
+  return drop(batch, state, values > high, values < low, level)
 
 
 def reject_probability_difference(
@@ -106,24 +119,40 @@ def reject_probability_difference(
   [[False, True]]
   """
   name = "reject_probability_difference"
-  check_bound(name, "high", high)
+  check_number(f"{name}: high", high, above=0)
   low = -high if low is None else low
-  check_bound(name, "low", low, above=-math.inf)
-  if not isinstance(low, jax.core.Tracer) and low > 0:
-    raise ValueError(
-      f"{name}: low must be at most 0, not {low!r}: equal policies give 0"
-    )
-  check_choice(name, "reduce", reduce, ("token", "sum", "mean"))
+  # Equal policies give 0, which must pass.
+  check_number(f"{name}: low", low, at_most=0)
+  check_choice(f"{name}: reduce", reduce, ("token", "sum", "mean"))
   if by_advantage and reduce != "token":
     raise ValueError(f"{name}: by_advantage goes with reduce='token'")
-  return Stage(
-    _difference,
-    {"high": high, "low": low},
-    name,
-    "mask",
-    (("reduce", reduce), ("by_advantage", by_advantage)),
+  return make_stage(
+    _reject_probability_difference,
+    makes="mask",
+    thresholds={"high": high, "low": low},
     needs=("advantages",) if by_advantage else (),
+    reduce=reduce,
+    by_advantage=by_advantage,
   )
+
+
+def _reject_probability_difference(
+  batch: Incoming, state: State, *, high, low, reduce, by_advantage
+):
+  old, sampler = (
+    jnp.exp(clamp_log(jnp.where(batch.known, logp, 0.0)))
+    for logp in (batch.inputs.old_logp, batch.inputs.sampler_logp)
+  )
+  values = old - sampler
+  if reduce == "sum":
+    values = batch.unit_sum(values, state)
+  elif reduce == "mean":
+    values = batch.unit_mean(values, state)
+  above, below = values > high, values < low
+  if by_advantage:
+    above, below = above & (batch.advantages > 0), below & ~(batch.advantages > 0)
+  level = "token" if reduce == "token" else "sequence"
+  return drop(batch, state, above, below, level)
 
 
 def reject_negative_divergence(high) -> Stage:
@@ -153,43 +182,17 @@ def reject_negative_divergence(high) -> Stage:
   >>> out.mask.tolist()
   [[True], [False]]
   """
-  name = "reject_negative_divergence"
-  check_bound(name, "high", high)
-  return Stage(_negative, {"high": high}, name, "mask", needs=("advantages",))
-
-
-def _divergence(batch: Batch, state: State, *, high, low=-math.inf, kind, reduce):
-  values = jnp.where(batch.known, _KINDS[kind](batch.log_ratio), 0.0)
-  level = "token" if reduce == "token" else "sequence"
-  feature = "k3" if kind == "k3" else ""
-  if reduce == "sum":
-    values = batch.unit_sum(values, state, feature=feature)
-  elif reduce == "mean":
-    values = batch.unit_mean(values, state, feature=feature)
-  elif reduce == "max":
-    values = batch.unit_max(values, state)
-  return drop(batch, state, values > high, values < low, level)
-
-
-def _difference(batch: Batch, state: State, *, high, low, reduce, by_advantage):
-  old, sampler = (
-    jnp.exp(clamp_log(jnp.where(batch.known, logp, 0.0)))
-    for logp in (batch.old_logp, batch.sampler_logp)
+  check_number("reject_negative_divergence: high", high, above=0)
+  return make_stage(
+    _reject_negative_divergence,
+    makes="mask",
+    thresholds={"high": high},
+    needs=("advantages",),
   )
-  values = old - sampler
-  if reduce == "sum":
-    values = batch.unit_sum(values, state)
-  elif reduce == "mean":
-    values = batch.unit_mean(values, state)
-  above, below = values > high, values < low
-  if by_advantage:
-    above, below = above & (batch.advantages > 0), below & ~(batch.advantages > 0)
-  level = "token" if reduce == "token" else "sequence"
-  return drop(batch, state, above, below, level)
 
 
-def _negative(batch: Batch, state: State, *, high):
-  mean_k1 = -batch.unit_mean(batch.log_ratio, state, feature="log_ratio")
+def _reject_negative_divergence(batch: Incoming, state: State, *, high):
+  mean_k1 = -batch.unit_mean("log_ratio", state)
   out = (mean_k1 > high) & (batch.advantages < 0)
   never = jnp.zeros_like(out)
   if out.shape[1] == 1:

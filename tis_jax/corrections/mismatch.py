@@ -8,11 +8,10 @@ KL(sampler || learner), `E[rho d]` and `E[rho d - rho + 1]` KL(learner || sample
 
 import jax.numpy as jnp
 
-from tis_jax.corrections.batch import Batch, finite_logp
-from tis_jax.corrections.ratios import as_float, clamp_log
-from tis_jax.corrections.rows import Rows
+from tis_jax.corrections.incoming import Incoming, finite_logp
 from tis_jax.corrections.state import State
-from tis_jax.diagnostics.metrics import (
+from tis_jax.numerics.arrays import as_float
+from tis_jax.numerics.metrics import (
   UNIT,
   EffectiveSampleSize,
   HeavyMean,
@@ -22,6 +21,7 @@ from tis_jax.diagnostics.metrics import (
   Min,
   Sum,
   fraction,
+  fraction_of,
   maximum,
   mean,
   mean_of_sums,
@@ -29,9 +29,11 @@ from tis_jax.diagnostics.metrics import (
   ratio,
   total,
 )
+from tis_jax.numerics.ratios import clamp_log
+from tis_jax.numerics.rows import Rows
 
 
-def core_metrics(batch: Batch, state: State) -> Metrics:
+def core_metrics(batch: Incoming, state: State) -> Metrics:
   """What a run is watched by, in few passes over the batch: all sums are by row first.
 
   Returns:
@@ -51,7 +53,7 @@ def core_metrics(batch: Batch, state: State) -> Metrics:
   )
 
 
-def reward_metrics(batch: Batch, state: State, rewards) -> Metrics:
+def reward_metrics(batch: Incoming, state: State, rewards) -> Metrics:
   """Rewards against rejections, and the reward that the learner would have had.
 
   Args:
@@ -66,7 +68,7 @@ def reward_metrics(batch: Batch, state: State, rewards) -> Metrics:
     `rejected/other_sequences`, the share rejected of those with a reward above 0 and of
     the rest.
   """
-  held, kept = batch.units(batch.mask), batch.held(state)
+  held, accepted = batch.units(batch.mask), batch.held(state)
   rewards = jnp.where(held, rewards[:, None] if rewards.ndim == 1 else rewards, 0.0)
   rewards = as_float(rewards)
   product = jnp.exp(batch.level("sequence", batch.begin()))
@@ -76,8 +78,8 @@ def reward_metrics(batch: Batch, state: State, rewards) -> Metrics:
     "reward/sampler": mean(rewards, held),
     "reward/learner_weighted": mean(product * rewards, held),
     "reward/learner_normalized": ratio((product * rewards).sum(), product.sum()),
-    "rejected/positive_sequences": fraction(~kept, held & good),
-    "rejected/other_sequences": fraction(~kept, held & ~good),
+    "rejected/positive_sequences": fraction(~accepted, held & good),
+    "rejected/other_sequences": fraction(~accepted, held & ~good),
   }
 
 
@@ -100,14 +102,14 @@ def _token_metrics(sums: Rows, state: State) -> Metrics:
     "mismatch/abs_log_ratio": token_mean("abs", squares="log_ratio"),
     "mismatch/log_ratio_max": Max(_fp32(sums.largest["log_ratio"].max())),
     "mismatch/log_ratio_min": Min(_fp32(sums.smallest["log_ratio"].min())),
-    "mismatch/catastrophic_tokens": _share(total["catastrophic"], known),
+    "mismatch/catastrophic_tokens": fraction_of(total["catastrophic"], known),
     "tokens/count": Sum(_fp32(incoming)),
-    "tokens/missing": _share(incoming - known, incoming),
-    "rejected/tokens": _share(incoming - state.token_count(), incoming),
+    "tokens/missing": fraction_of(incoming - known, incoming),
+    "rejected/tokens": fraction_of(incoming - state.token_count(), incoming),
   }
 
 
-def _sequence_metrics(batch: Batch, state: State) -> Metrics:
+def _sequence_metrics(batch: Incoming, state: State) -> Metrics:
   if not state.packed:
     sums = batch.sums
     count, held = sums.total["known"], sums.total["incoming"] > 0
@@ -117,8 +119,8 @@ def _sequence_metrics(batch: Batch, state: State) -> Metrics:
     whole = batch.begin()
     count = batch.unit_count(batch.known)
     held, known = batch.units(batch.mask), batch.units(batch.known)
-    learner = -batch.unit_sum(finite_logp(batch.old_logp, batch.known), whole)
-    log_product = batch.unit_sum(batch.log_ratio, whole)
+    learner = -batch.unit_sum(finite_logp(batch.inputs.old_logp, batch.known), whole)
+    log_product = batch.unit_sum("log_ratio", whole)
   learner, gap = (x / jnp.maximum(count, 1.0) for x in (learner, log_product))
   # A sampler's log-prob is taken from the other two, clamped as the ratio is.
   sampler = jnp.minimum(learner + gap, 40.0)
@@ -145,7 +147,7 @@ def _sequence_metrics(batch: Batch, state: State) -> Metrics:
   }
 
 
-def _weight_metrics(batch: Batch, state: State) -> Metrics:
+def _weight_metrics(batch: Incoming, state: State) -> Metrics:
   if state.raw is None:
     raw, raw_max, raw_min = _token_ratio(batch.sums)
   else:
@@ -180,11 +182,6 @@ def _ess(weights: Mean) -> EffectiveSampleSize:
   """From the sums of a mean: `sum w^2 = sum (w - mean)^2 + (sum w)^2 / n`."""
   squares = weights.squares + weights.total**2 / jnp.maximum(weights.count, 1.0)
   return EffectiveSampleSize(weights.total, squares, weights.count)
-
-
-def _share(part, whole) -> Mean:
-  """A share of counted items, with the standard error of a share."""
-  return mean_of_sums(part, part, whole)
 
 
 def _fp32(x):

@@ -4,13 +4,13 @@ from typing import Literal
 
 import jax.numpy as jnp
 
-from tis_jax.advantages.groups import group_sum
-from tis_jax.corrections import ratios
-from tis_jax.corrections.batch import Batch
-from tis_jax.corrections.bounds import check_choice
-from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.incoming import Incoming
+from tis_jax.corrections.stage import Stage, make_stage
 from tis_jax.corrections.state import State
-from tis_jax.diagnostics.metrics import Metrics, mean_of_sums
+from tis_jax.numerics.checks import check_choice
+from tis_jax.numerics.groups import group_sum
+from tis_jax.numerics.metrics import Metrics, mean_of_sums
+from tis_jax.numerics.units import unit_sum
 
 
 def normalize(
@@ -45,17 +45,33 @@ def normalize(
   >>> out.weight.round(3).tolist()
   [[1.5, 0.5]]
   """
-  check_choice("normalize", "over", over, ("batch", "group"))
-  check_choice("normalize", "by", by, ("token", "sequence"))
-  return Stage(
+  check_choice("normalize: over", over, ("batch", "group"))
+  check_choice("normalize: by", by, ("token", "sequence"))
+  return make_stage(
     _normalize,
-    {},
-    "normalize",
-    "scale",
-    (("over", over), ("by", by)),
+    makes="scale",
     needs=("group_ids",) if over == "group" else (),
     pools=True,
+    over=over,
+    by=by,
   )
+
+
+def _normalize(batch: Incoming, state: State, *, over, by) -> tuple[State, Metrics]:
+  total, number = _sums(batch, state, by)
+  if over == "batch":
+    total, number = total.sum(), number.sum()
+  elif state.packed:
+    raise ValueError(
+      "normalize: over='group' needs one sequence a row, not packed rows"
+    )
+  else:
+    ids = batch.inputs.group_ids
+    total, number = (group_sum(x[:, 0], ids)[:, None] for x in (total, number))
+  mean = total / jnp.maximum(number, 1.0)
+  mean = jnp.where(mean > 1e-8, mean, 1.0)
+  factor = mean_of_sums(mean.sum(), (mean * mean).sum(), jnp.ones_like(mean).sum())
+  return state._replace(weight=state.weight / mean), {"factor": factor}
 
 
 def scale_by_ess() -> Stage:
@@ -76,27 +92,10 @@ def scale_by_ess() -> Stage:
   >>> (out.weight**2).round(3).tolist()
   [[7.2], [0.8]]
   """
-  return Stage(_scale_by_ess, {}, "scale_by_ess", "scale", pools=True)
+  return make_stage(_scale_by_ess, makes="scale", pools=True)
 
 
-def _normalize(batch: Batch, state: State, *, over, by) -> tuple[State, Metrics]:
-  total, number = _sums(batch, state, by)
-  if over == "batch":
-    total, number = total.sum(), number.sum()
-  elif state.packed:
-    raise ValueError(
-      "normalize: over='group' needs one sequence a row, not packed rows"
-    )
-  else:
-    ids = batch.group_ids
-    total, number = (group_sum(x[:, 0], ids)[:, None] for x in (total, number))
-  mean = total / jnp.maximum(number, 1.0)
-  mean = jnp.where(mean > 1e-8, mean, 1.0)
-  factor = mean_of_sums(mean.sum(), (mean * mean).sum(), jnp.ones_like(mean).sum())
-  return state._replace(weight=state.weight / mean), {"factor": factor}
-
-
-def _scale_by_ess(batch: Batch, state: State) -> tuple[State, Metrics]:
+def _scale_by_ess(batch: Incoming, state: State) -> tuple[State, Metrics]:
   weights, held = _sequence_means(batch, state)
   total, squares = weights.sum(), (weights * weights).sum()
   number = jnp.maximum(held.sum(dtype=weights.dtype), 1.0)
@@ -106,7 +105,7 @@ def _scale_by_ess(batch: Batch, state: State) -> tuple[State, Metrics]:
   return state._replace(weight=state.weight * factor), metrics
 
 
-def _sums(batch: Batch, state: State, by):
+def _sums(batch: Incoming, state: State, by):
   """Sums of weight and of what is counted: `[B, 1]`, or `[B, T]` for packed rows."""
   if by == "sequence":
     weights, held = _sequence_means(batch, state)
@@ -116,11 +115,9 @@ def _sums(batch: Batch, state: State, by):
   return (x.sum(axis=1, keepdims=True) for x in (weights, number))
 
 
-def _sequence_means(batch: Batch, state: State):
+def _sequence_means(batch: Incoming, state: State):
   """Each sequence's mean weight, at the place that stands for it, and 0 elsewhere."""
   number = batch.unit_count(state.mask)
-  total = ratios.unit_sum(
-    jnp.where(state.mask, state.weight, 0.0), batch.starts("sequence")
-  )
+  total = unit_sum(jnp.where(state.mask, state.weight, 0.0), batch.starts("sequence"))
   held = batch.units(state.mask)
   return jnp.where(held, total / jnp.maximum(number, 1.0), 0.0), held

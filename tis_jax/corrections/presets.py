@@ -18,7 +18,7 @@ impossible ones raise ValueError as the stages do.
 """
 
 from tis_jax.corrections.adaptive import adaptive_truncate
-from tis_jax.corrections.chain import Chain, chain
+from tis_jax.corrections.corrector import Chain, chain
 from tis_jax.corrections.divergences import (
   reject_divergence,
   reject_negative_divergence,
@@ -54,7 +54,7 @@ def seq_is() -> Chain:
 
 
 def seq_mis(high=3.0) -> Chain:
-  """Sequence-level masked importance sampling: `w = prod rho_t`, kept while `<= high`.
+  """Sequence-level masked importance sampling: `w = prod rho_t`, while `<= high`.
 
   Source: Liu, Li et al., "When speed kills stability" (2025); with the sequence left in
   the denominator, TRL's default (`sequence_mask`, 3.0).
@@ -111,14 +111,14 @@ def length_aware_mask(high=1.5, low=None) -> Chain:
   """Keeps a sequence while `(prod rho_t)^(1 / sqrt(n))` is in band.
 
   Token noise spreads the log of a product as sqrt(n). A band on the product therefore
-  drops the long sequences and one on the mean ratio the short ones; this one keeps the
-  same share of every length.
+  drops the long sequences and one on the mean ratio the short ones; this one accepts
+  the same share of every length.
   """
   return chain(reject(high, low, level="root"))
 
 
 def geometric_mask_tis(high=2.0, mask_high=1.001, mask_low=0.999) -> Chain:
-  """A geometric mask, and truncated token weights on what it keeps.
+  """A geometric mask, and truncated token weights on what it accepts.
 
   Source: verl's `decoupled_geo_rs_token_tis`.
   """
@@ -128,7 +128,7 @@ def geometric_mask_tis(high=2.0, mask_high=1.001, mask_low=0.999) -> Chain:
 
 
 def seq_mask_tis(high=1.002, low=0.999) -> Chain:
-  """A geometric mask, and plain token weights on what it keeps.
+  """A geometric mask, and plain token weights on what it accepts.
 
   Source: `seq-mask-tis` of NeMo-RL, with its recommended band, and of OpenRLHF.
   """

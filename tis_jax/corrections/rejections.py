@@ -3,15 +3,16 @@
 import jax.numpy as jnp
 import numpy as np
 
-from tis_jax.corrections.batch import Batch
-from tis_jax.corrections.bounds import check_band, check_choice, log_bound
-from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.incoming import Incoming
+from tis_jax.corrections.stage import Stage, make_stage
 from tis_jax.corrections.state import LEVELS, TOKEN_LEVELS, Level, State, reject_where
-from tis_jax.diagnostics.metrics import Metrics, fraction
+from tis_jax.numerics.checks import check_band, check_choice
+from tis_jax.numerics.metrics import Metrics, fraction
+from tis_jax.numerics.ratios import log_bound
 
 
 def reject(high=None, low=None, *, level: Level = "sequence") -> Stage:
-  """Drops what has a ratio outside `[low, high]`, bounds included in what is kept.
+  """Drops what has a ratio outside `[low, high]`, bounds included in what is accepted.
 
   At level "token" and "prefix" a token goes, at "turn" a turn, otherwise the sequence.
   The weight is left as it is: the mask says what trains.
@@ -20,8 +21,8 @@ def reject(high=None, low=None, *, level: Level = "sequence") -> Stage:
     high: the upper bound on the ratio; None means no upper bound. May be traced.
     low: the lower bound on the ratio; None means `1 / high`, 0 means none.
     level: what the ratio is taken over. "geometric" is the mean token ratio, which
-      keeps ever more of the longer sequences; "root" (the product to the power
-      1/sqrt(n)) keeps an equal share of every length when the mismatch is token noise.
+      accepts ever more of the longer sequences; "root" (the product to the power
+      1/sqrt(n)) accepts an equal share of every length under token noise.
 
   Returns:
     A stage for `chain`.
@@ -39,14 +40,19 @@ def reject(high=None, low=None, *, level: Level = "sequence") -> Stage:
   >>> correct(old, sampler, jnp.ones((1, 3))).mask.tolist()
   [[False, True, True]]
   """
-  check_choice("reject", "level", level, LEVELS)
+  check_choice("reject: level", level, LEVELS)
   if high is None and low is None:
     raise ValueError("reject: give high, low or both; with neither nothing is rejected")
   high = jnp.inf if high is None else high
   low = 1.0 / high if low is None else low
   check_band("reject", low, high)
   thresholds = {"log_high": log_bound(high), "log_low": log_bound(low)}
-  return Stage(_reject, thresholds, "reject", "mask", (("level", level),))
+  return make_stage(_reject, makes="mask", thresholds=thresholds, level=level)
+
+
+def _reject(batch: Incoming, state: State, *, log_high, log_low, level: Level):
+  log_raw = batch.level(level, state)
+  return drop(batch, state, log_raw > log_high, log_raw < log_low, level)
 
 
 def veto(low=1e-4, high=None) -> Stage:
@@ -76,9 +82,15 @@ def veto(low=1e-4, high=None) -> Stage:
   low = 0.0 if low is None else low
   high = jnp.inf if high is None else high
   check_band("veto", low, high)
-  return Stage(
-    _veto, {"log_high": log_bound(high), "log_low": log_bound(low)}, "veto", "mask"
-  )
+  thresholds = {"log_high": log_bound(high), "log_low": log_bound(low)}
+  return make_stage(_veto, makes="mask", thresholds=thresholds)
+
+
+def _veto(batch: Incoming, state: State, *, log_high, log_low):
+  counted = batch.known & state.tokens
+  high = batch.any_token(counted & (batch.log_ratio > log_high))
+  low = batch.any_token(counted & (batch.log_ratio < log_low))
+  return drop(batch, state, high, low, "sequence")
 
 
 def reject_missing(level: Level = "token") -> Stage:
@@ -101,11 +113,20 @@ def reject_missing(level: Level = "token") -> Stage:
   >>> chain(reject_missing())(old, sampler, jnp.ones((1, 2))).mask.tolist()
   [[True, False]]
   """
-  check_choice("reject_missing", "level", level, ("token", "turn", "sequence"))
-  return Stage(_missing, {}, "reject_missing", "mask", (("level", level),))
+  check_choice("reject_missing: level", level, ("token", "turn", "sequence"))
+  return make_stage(_reject_missing, makes="mask", level=level)
 
 
-def drop(batch: Batch, state: State, high, low, level: Level) -> tuple[State, Metrics]:
+def _reject_missing(batch: Incoming, state: State, *, level: Level):
+  missing = state.tokens & ~batch.known
+  if level != "token":
+    missing = batch.any_token(missing, level)
+  return reject_where(state, missing, level), {}
+
+
+def drop(
+  batch: Incoming, state: State, high, low, level: Level
+) -> tuple[State, Metrics]:
   """Rejects what is too high or too low; a token of unknown ratio is never either."""
   if level == "token":
     high, low = high & batch.known, low & batch.known
@@ -148,25 +169,6 @@ def check_present(sampler_logp, mask, present=None) -> None:
       f"{missing.sum()} of {mask.sum()} tokens that train have no sampler log-prob,"
       f" in rows {shown}"
     )
-
-
-def _reject(batch: Batch, state: State, *, log_high, log_low, level: Level):
-  log_raw = batch.level(level, state)
-  return drop(batch, state, log_raw > log_high, log_raw < log_low, level)
-
-
-def _veto(batch: Batch, state: State, *, log_high, log_low):
-  counted = batch.known & state.tokens
-  high = batch.any_token(counted & (batch.log_ratio > log_high))
-  low = batch.any_token(counted & (batch.log_ratio < log_low))
-  return drop(batch, state, high, low, "sequence")
-
-
-def _missing(batch: Batch, state: State, *, level: Level):
-  missing = state.tokens & ~batch.known
-  if level != "token":
-    missing = batch.any_token(missing, level)
-  return reject_where(state, missing, level), {}
 
 
 def _is_zero(bound) -> bool:

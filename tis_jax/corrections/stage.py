@@ -7,13 +7,15 @@ from typing import Any, Literal
 import jax
 
 from tis_jax.corrections.state import State
-from tis_jax.diagnostics.metrics import Metrics
+from tis_jax.numerics.metrics import Metrics
+
+Makes = Literal["weight", "mask", "scale"]
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One step of a chain: a pure function with its thresholds bound.
+  """One step of a chain: a pure function with its thresholds bound; see `make_stage`.
 
   Attributes:
     run: `run(batch, state, **thresholds, **options) -> (state, metrics)`.
@@ -32,11 +34,42 @@ class Stage:
   )
   thresholds: Mapping[str, Any]
   name: str = dataclasses.field(metadata={"static": True})
-  makes: Literal["weight", "mask", "scale"] = dataclasses.field(
-    metadata={"static": True}
+  makes: Makes = dataclasses.field(metadata={"static": True})
+  options: tuple[tuple[str, Any], ...] = dataclasses.field(metadata={"static": True})
+  needs: tuple[str, ...] = dataclasses.field(metadata={"static": True})
+  pools: bool = dataclasses.field(metadata={"static": True})
+
+
+def make_stage(
+  run: Callable[..., tuple[State, Metrics]],
+  *,
+  makes: Makes,
+  thresholds: Mapping[str, Any] | None = None,
+  needs: tuple[str, ...] = (),
+  pools: bool = False,
+  **options: Any,
+) -> Stage:
+  """A stage that is called what `run` is called, with `options` bound.
+
+  Args:
+    run: `run(batch, state, **thresholds, **options) -> (state, metrics)`.
+    makes: see `Stage`.
+    thresholds: what may be traced.
+    needs: see `Stage`.
+    pools: see `Stage`.
+    **options: what may not: levels, kinds, switches.
+
+  >>> def _halve(batch, state, *, share):
+  ...   return state._replace(weight=share * state.weight), {}
+  >>> make_stage(_halve, makes="weight", thresholds={"share": 0.5}).name
+  'halve'
+  """
+  return Stage(
+    run=run,
+    thresholds=dict(thresholds or {}),
+    name=run.__name__.lstrip("_"),
+    makes=makes,
+    options=tuple(options.items()),
+    needs=needs,
+    pools=pools,
   )
-  options: tuple[tuple[str, Any], ...] = dataclasses.field(
-    default=(), metadata={"static": True}
-  )
-  needs: tuple[str, ...] = dataclasses.field(default=(), metadata={"static": True})
-  pools: bool = dataclasses.field(default=False, metadata={"static": True})

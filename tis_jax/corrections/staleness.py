@@ -8,25 +8,30 @@ large numeric ratio is a defect, a large stale one is the price of asynchrony.
 import jax
 import jax.numpy as jnp
 
-from tis_jax.corrections import ratios
-from tis_jax.corrections.batch import Batch
-from tis_jax.corrections.bounds import check_bound, check_choice
-from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.incoming import Incoming
+from tis_jax.corrections.stage import Stage, make_stage
 from tis_jax.corrections.state import State, reject_where
-from tis_jax.diagnostics.metrics import Metrics, fraction, mean
+from tis_jax.numerics.arrays import as_float
+from tis_jax.numerics.checks import check_choice, check_number
+from tis_jax.numerics.metrics import Metrics, fraction, mean
+from tis_jax.numerics.ratios import log_ratio
 
 
-def truncate_parts(numeric=2.0, stale=5.0) -> Stage:
+def truncate_parts(numeric_high=2.0, stale_high=5.0) -> Stage:
   """Token weights with a cap of its own for each part of the ratio.
 
   With `version_logp=`, the learner's own log-prob at the version that sampled a token,
-  the parts are known: `w = min(pi_v / mu, numeric) min(pi_old / pi_v, stale)`. Without
-  it, `versions=` tells the tokens of the current version, whose ratio is all numeric,
-  from older ones, whose ratio holds both parts and gets both caps: `numeric * stale`.
+  the parts are known:
+
+    w = min(pi_v / mu, numeric_high) min(pi_old / pi_v, stale_high)
+
+  Without it, `versions=` tells the tokens of the current version, whose ratio is all
+  numeric, from older ones, whose ratio holds both parts and gets both caps:
+  `numeric_high stale_high`.
 
   Args:
-    numeric: the cap on the numeric part, above 0; may be traced.
-    stale: the cap on the stale part, above 0; may be traced.
+    numeric_high: the cap on the numeric part, above 0; may be traced.
+    stale_high: the cap on the stale part, above 0; may be traced.
 
   Returns:
     A stage for `chain`; needs `version_logp=`, or `versions=` and `learner_version=`.
@@ -41,17 +46,47 @@ def truncate_parts(numeric=2.0, stale=5.0) -> Stage:
   >>> out.weight.tolist()
   [[2.0, 6.0]]
   """
-  check_bound("truncate_parts", "numeric", numeric)
-  check_bound("truncate_parts", "stale", stale)
-  thresholds = {"numeric": numeric, "stale": stale}
-  return Stage(_truncate_parts, thresholds, "truncate_parts", "weight")
+  thresholds = {"numeric_high": numeric_high, "stale_high": stale_high}
+  for name, value in thresholds.items():
+    check_number(f"truncate_parts: {name}", value, above=0)
+  return make_stage(_truncate_parts, makes="weight", thresholds=thresholds)
 
 
-def reject_stale(limit, *, level: str = "token") -> Stage:
-  """Drops what was sampled by weights more than `limit` versions old.
+def _truncate_parts(
+  batch: Incoming, state: State, *, numeric_high, stale_high
+) -> tuple[State, Metrics]:
+  rho = jnp.exp(batch.log_ratio)
+  both_high = numeric_high * stale_high
+  inputs = batch.inputs
+  if inputs.version_logp is not None:
+    numeric = jnp.exp(log_ratio(inputs.version_logp, inputs.sampler_logp, batch.known))
+    stale = jnp.exp(log_ratio(inputs.old_logp, inputs.version_logp, batch.known))
+    # A NaN in version_logp alone tells no parts apart: the whole ratio gets both caps.
+    apart = ~jnp.isnan(numeric * stale)
+    cut = jnp.minimum(numeric, numeric_high) * jnp.minimum(stale, stale_high)
+    weight = jnp.where(apart, cut, jnp.minimum(rho, both_high))
+    high = (numeric > numeric_high) & apart, (stale > stale_high) & apart
+  elif {"versions", "learner_version"} <= inputs.given:
+    old = batch.staleness > 0
+    weight = jnp.minimum(rho, jnp.where(old, both_high, numeric_high))
+    high = (rho > numeric_high) & ~old, (rho > both_high) & old
+  else:
+    raise ValueError(
+      "truncate_parts needs version_logp=, or versions= and learner_version=, to tell"
+      " the numeric part of a ratio from the stale one"
+    )
+  metrics: Metrics = {
+    "numeric": state.fraction(high[0]),
+    "stale": state.fraction(high[1]),
+  }
+  return state._replace(weight=jnp.where(batch.known, weight, 1.0)), metrics
+
+
+def reject_stale(high, *, level: str = "token") -> Stage:
+  """Drops what was sampled by weights more than `high` versions old.
 
   Args:
-    limit: the largest staleness kept, in versions, at least 0; may be traced.
+    high: the largest staleness accepted, in versions, at least 0; may be traced.
     level: "token" drops tokens (a rollout interrupted by a weight update keeps its
       fresh tail), "sequence" drops a sequence by its oldest token.
 
@@ -59,7 +94,7 @@ def reject_stale(limit, *, level: str = "token") -> Stage:
     A stage for `chain`; needs `versions=` and `learner_version=`.
 
   Raises:
-    ValueError: a negative limit, or another level.
+    ValueError: a negative bound, or another level.
 
   Source: `max_head_offpolicyness` of AReaL, `max_off_policy_steps` of prime-rl, here by
   token.
@@ -70,16 +105,30 @@ def reject_stale(limit, *, level: str = "token") -> Stage:
   ...   versions=jnp.array([[5, 6, 7]])).mask.tolist()
   [[False, True, True]]
   """
-  check_bound("reject_stale", "limit", limit, above=-5e-324)
-  check_choice("reject_stale", "level", level, ("token", "sequence"))
-  return Stage(
+  check_number("reject_stale: high", high, at_least=0)
+  check_choice("reject_stale: level", level, ("token", "sequence"))
+  return make_stage(
     _reject_stale,
-    {"limit": limit},
-    "reject_stale",
-    "mask",
-    (("level", level),),
+    makes="mask",
+    thresholds={"high": high},
     needs=("versions", "learner_version"),
+    level=level,
   )
+
+
+def _reject_stale(
+  batch: Incoming, state: State, *, high, level
+) -> tuple[State, Metrics]:
+  out = (batch.staleness > high) & state.tokens
+  if level == "sequence":
+    out = batch.any_token(out)
+  metrics: Metrics = {
+    "high": state.fraction(out),
+    "staleness": mean(batch.staleness, state.mask),
+  }
+  if level == "sequence":
+    metrics["sequences_high"] = fraction(out, batch.units(state.mask))
+  return reject_where(state, out, level), metrics
 
 
 def interpolate_old_logp(logp, sampler_logp, versions, learner_version, *, lag=1):
@@ -114,54 +163,8 @@ def interpolate_old_logp(logp, sampler_logp, versions, learner_version, *, lag=1
       raise ValueError(
         f"{name} has shape {jnp.shape(x)}, but must be {jnp.shape(logp)}"
       )
-  logp, sampler_logp = jax.lax.stop_gradient(
-    (ratios.as_float(logp), ratios.as_float(sampler_logp))
-  )
+  logp, sampler_logp = jax.lax.stop_gradient((as_float(logp), as_float(sampler_logp)))
   age = jnp.asarray(learner_version - versions, logp.dtype)
   share = jnp.clip((age - lag) / jnp.maximum(age, 1.0), 0.0, 1.0)
   between = sampler_logp + share * (logp - sampler_logp)
   return jnp.where(jnp.isnan(sampler_logp), logp, between)
-
-
-def _truncate_parts(batch: Batch, state: State, *, numeric, stale):
-  rho = jnp.exp(batch.log_ratio)
-  if batch.version_logp is not None:
-    numeric_rho, stale_rho = (
-      jnp.exp(ratios.log_ratio(logp, other, batch.known))
-      for logp, other in (
-        (batch.version_logp, batch.sampler_logp),
-        (batch.old_logp, batch.version_logp),
-      )
-    )
-    # A NaN in version_logp alone tells no parts apart: the whole ratio gets both caps.
-    apart = ~jnp.isnan(numeric_rho * stale_rho)
-    cut = jnp.minimum(numeric_rho, numeric) * jnp.minimum(stale_rho, stale)
-    weight = jnp.where(apart, cut, jnp.minimum(rho, numeric * stale))
-    high = (numeric_rho > numeric) & apart, (stale_rho > stale) & apart
-  elif batch.versions is not None and batch.learner_version is not None:
-    old = batch.staleness > 0
-    weight = jnp.minimum(rho, jnp.where(old, numeric * stale, numeric))
-    high = (rho > numeric) & ~old, (rho > numeric * stale) & old
-  else:
-    raise ValueError(
-      "truncate_parts needs version_logp=, or versions= and learner_version=, to tell"
-      " the numeric part of a ratio from the stale one"
-    )
-  metrics: Metrics = {
-    "numeric": state.fraction(high[0]),
-    "stale": state.fraction(high[1]),
-  }
-  return state._replace(weight=jnp.where(batch.known, weight, 1.0)), metrics
-
-
-def _reject_stale(batch: Batch, state: State, *, limit, level) -> tuple[State, Metrics]:
-  out = (batch.staleness > limit) & state.tokens
-  if level == "sequence":
-    out = batch.any_token(out)
-  metrics: Metrics = {
-    "high": state.fraction(out),
-    "staleness": mean(batch.staleness, state.mask),
-  }
-  if level == "sequence":
-    metrics["sequences_high"] = fraction(out, batch.units(state.mask))
-  return reject_where(state, out, level), metrics

@@ -5,15 +5,16 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tis_jax.corrections.rows import Rows, by_row
-from tis_jax.diagnostics.metrics import (
+from tis_jax.numerics.metrics import (
   Max,
   Mean,
   Min,
+  fraction_of,
   maximum,
   mean_of_sums,
   minimum,
 )
+from tis_jax.numerics.rows import Rows, by_row
 
 Level = Literal["token", "prefix", "turn", "sequence", "geometric", "root"]
 LEVELS = ("token", "prefix", "turn", "sequence", "geometric", "root")
@@ -23,9 +24,16 @@ TOKEN_LEVELS = ("token", "prefix")
 class State(NamedTuple):
   """What the stages hand on. Arrays of `[B, 1]` stand for whole rows.
 
-  The mask is kept in two factors. A level multiplies over `tokens`, which a sequence
-  rejected whole does not change: its product, and every other row sum, is then taken
-  once for the chain, and no metric needs a second pass over the batch.
+  The mask is held in two factors:
+
+    mask [B, T]      =   tokens [B, T]              &   rows [B, 1]
+                         what token and turn levels     what sequence levels
+                         rejected is False              rejected is False
+
+  A level multiplies over `tokens`, which a sequence rejected whole does not change: its
+  product, and every other row sum, is then taken once for the chain, and no metric
+  needs a second pass over the batch. Packed rows hold several sequences, so there
+  `rows` has a column for each token: its width tells the two layouts apart.
 
   Attributes:
     tokens: `[B, T]` bool, the incoming mask less what was rejected inside a sequence.
@@ -69,7 +77,7 @@ class State(NamedTuple):
   def fraction(self, hit: jax.Array) -> Mean:
     """The share of the tokens that still train for which `hit` holds."""
     hits = self.total(hit)
-    return mean_of_sums(hits, hits, self.token_count())
+    return fraction_of(hits, self.token_count())
 
   def summary(self, x: jax.Array) -> tuple[Mean, Max, Min]:
     """The mean of `x` over the tokens that still train, about 1, and its extremes."""

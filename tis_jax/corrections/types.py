@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import jax
 
-from tis_jax.diagnostics.metrics import Metrics
+from tis_jax.numerics.metrics import Metrics
 
 
 class Correction(NamedTuple):
@@ -15,7 +15,7 @@ class Correction(NamedTuple):
       False. Carries no gradient.
     mask: `[B, T]` bool, the tokens that still train: the incoming mask less what was
       rejected.
-    metrics: poolable metrics (`tis_jax.diagnostics.metrics`) of this batch.
+    metrics: poolable metrics (`tis_jax.numerics.metrics`) of this batch.
   """
 
   weight: jax.Array

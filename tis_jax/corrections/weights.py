@@ -3,16 +3,12 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.corrections.batch import Batch
-from tis_jax.corrections.bounds import (
-  check_band,
-  check_bound,
-  check_choice,
-  log_bound,
-)
-from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.incoming import Incoming
+from tis_jax.corrections.stage import Stage, make_stage
 from tis_jax.corrections.state import LEVELS, Level, State
-from tis_jax.diagnostics.metrics import Metrics
+from tis_jax.numerics.checks import check_band, check_choice, check_number
+from tis_jax.numerics.metrics import Metrics
+from tis_jax.numerics.ratios import log_bound
 
 
 def importance(level: Level = "sequence") -> Stage:
@@ -34,8 +30,15 @@ def importance(level: Level = "sequence") -> Stage:
   >>> chain(importance("sequence"))(old, sampler, jnp.ones((1, 2))).weight.tolist()
   [[1.5, 1.5]]
   """
-  check_choice("importance", "level", level, LEVELS)
-  return Stage(_importance, {}, "importance", "weight", (("level", level),))
+  check_choice("importance: level", level, LEVELS)
+  return make_stage(_importance, makes="weight", level=level)
+
+
+def _importance(
+  batch: Incoming, state: State, *, level: Level
+) -> tuple[State, Metrics]:
+  raw = raw_ratio(batch, state, level)
+  return set_weight(batch, state, raw, raw, level), {}
 
 
 def truncate(high=2.0, *, level: Level = "token") -> Stage:
@@ -59,9 +62,17 @@ def truncate(high=2.0, *, level: Level = "token") -> Stage:
   >>> chain(truncate(2.0))(old, sampler, jnp.ones((1, 2))).weight.tolist()
   [[2.0, 0.5]]
   """
-  check_bound("truncate", "high", high)
-  check_choice("truncate", "level", level, LEVELS)
-  return Stage(_truncate, {"high": high}, "truncate", "weight", (("level", level),))
+  check_number("truncate: high", high, above=0)
+  check_choice("truncate: level", level, LEVELS)
+  return make_stage(_truncate, makes="weight", thresholds={"high": high}, level=level)
+
+
+def _truncate(
+  batch: Incoming, state: State, *, high, level: Level
+) -> tuple[State, Metrics]:
+  raw = raw_ratio(batch, state, level)
+  metrics = {"high": state.fraction(raw > high)}
+  return set_weight(batch, state, raw, jnp.minimum(raw, high), level), metrics
 
 
 def clip(high=2.0, low=None, *, level: Level = "token") -> Stage:
@@ -85,11 +96,21 @@ def clip(high=2.0, low=None, *, level: Level = "token") -> Stage:
   >>> chain(clip(2.0))(old, sampler, jnp.ones((1, 2))).weight.tolist()
   [[2.0, 0.5]]
   """
-  check_bound("clip", "high", high)
+  check_number("clip: high", high, above=0)
   low = 1.0 / high if low is None else low
   check_band("clip", low, high)
-  check_choice("clip", "level", level, LEVELS)
-  return Stage(_clip, {"high": high, "low": low}, "clip", "weight", (("level", level),))
+  check_choice("clip: level", level, LEVELS)
+  return make_stage(
+    _clip, makes="weight", thresholds={"high": high, "low": low}, level=level
+  )
+
+
+def _clip(
+  batch: Incoming, state: State, *, high, low, level: Level
+) -> tuple[State, Metrics]:
+  raw = raw_ratio(batch, state, level)
+  metrics = {"high": state.fraction(raw > high), "low": state.fraction(raw < low)}
+  return set_weight(batch, state, raw, jnp.clip(raw, low, high), level), metrics
 
 
 def zero_outside(high=5.0, low=None, *, level: Level = "token") -> Stage:
@@ -118,47 +139,32 @@ def zero_outside(high=5.0, low=None, *, level: Level = "token") -> Stage:
   >>> out.weight.tolist(), out.mask.tolist()
   ([[0.0, 0.5]], [[True, True]])
   """
-  check_bound("zero_outside", "high", high)
+  check_number("zero_outside: high", high, above=0)
   low = 1.0 / high if low is None else low
   check_band("zero_outside", low, high)
-  check_choice("zero_outside", "level", level, LEVELS)
+  check_choice("zero_outside: level", level, LEVELS)
   thresholds = {"log_high": log_bound(high), "log_low": log_bound(low)}
-  return Stage(_zero_outside, thresholds, "zero_outside", "weight", (("level", level),))
+  return make_stage(_zero_outside, makes="weight", thresholds=thresholds, level=level)
 
 
-def raw_ratio(batch: Batch, state: State, level: Level) -> jax.Array:
-  """The ratio at `level`: `[B, T]`, or `[B, 1]` where rows are units."""
-  return jnp.exp(batch.level(level, state))
-
-
-def set_weight(batch: Batch, state: State, raw, weight, level: Level) -> State:
-  """Sets the weight of every token, and 1 where a token's own ratio is not known."""
-  if level == "token":
-    return state._replace(weight=jnp.where(batch.known, weight, 1.0))
-  return state._replace(weight=weight, raw=raw)
-
-
-def _importance(batch: Batch, state: State, *, level: Level) -> tuple[State, Metrics]:
-  raw = raw_ratio(batch, state, level)
-  return set_weight(batch, state, raw, raw, level), {}
-
-
-def _truncate(batch, state, *, high, level):
-  raw = raw_ratio(batch, state, level)
-  metrics = {"high": state.fraction(raw > high)}
-  return set_weight(batch, state, raw, jnp.minimum(raw, high), level), metrics
-
-
-def _clip(batch, state, *, high, low, level):
-  raw = raw_ratio(batch, state, level)
-  metrics = {"high": state.fraction(raw > high), "low": state.fraction(raw < low)}
-  return set_weight(batch, state, raw, jnp.clip(raw, low, high), level), metrics
-
-
-def _zero_outside(batch, state, *, log_high, log_low, level):
+def _zero_outside(
+  batch: Incoming, state: State, *, log_high, log_low, level: Level
+) -> tuple[State, Metrics]:
   log_raw = batch.level(level, state)
   raw = raw_ratio(batch, state, level)
   high, low = log_raw > log_high, log_raw < log_low
   metrics = {"high": state.fraction(high), "low": state.fraction(low)}
   weight = jnp.where(high | low, 0.0, raw)
   return set_weight(batch, state, raw, weight, level), metrics
+
+
+def raw_ratio(batch: Incoming, state: State, level: Level) -> jax.Array:
+  """The ratio at `level`: `[B, T]`, or `[B, 1]` where rows are units."""
+  return jnp.exp(batch.level(level, state))
+
+
+def set_weight(batch: Incoming, state: State, raw, weight, level: Level) -> State:
+  """Sets the weight of every token, and 1 where a token's own ratio is not known."""
+  if level == "token":
+    return state._replace(weight=jnp.where(batch.known, weight, 1.0))
+  return state._replace(weight=weight, raw=raw)

@@ -55,7 +55,7 @@ class Row(NamedTuple):
     bias: `|bias| / |gradient|`.
     cosine: between the expected estimate and the gradient.
     variance: of one sequence's (or one batch's) estimate, over `|gradient|^2`.
-    kept: the share of tokens that train.
+    accepted: the share of tokens that train.
     errors: the root mean squared error, over `|gradient|`, of a mean over
       `samples` sequences (or batches), one for each of `samples`.
   """
@@ -64,7 +64,7 @@ class Row(NamedTuple):
   bias: float
   cosine: float
   variance: float
-  kept: float
+  accepted: float
   errors: tuple[float, ...]
 
 
@@ -145,6 +145,6 @@ def _row(name: str, found: list[Exact], samples) -> Row:
     mean(one.relative_bias for one in found),
     mean(one.cosine for one in found),
     mean(one.relative_variance for one in found),
-    mean(one.kept for one in found),
+    mean(one.accepted for one in found),
     tuple(mean(one.relative_mse(n) ** 0.5 for one in found) for n in samples),
   )

@@ -7,7 +7,7 @@ the last digit of fp64 rather than estimated:
 
   g = sum_t w_t A_t score_t,   bias = E_mu[g] - grad J,   variance = E_mu |g - E_mu g|^2
 
-with `w_t` the weight on the tokens that the correction keeps, and 0 elsewhere.
+with `w_t` the weight on the tokens that the correction accepts, and 0 elsewhere.
 """
 
 import dataclasses
@@ -80,13 +80,13 @@ class Exact(NamedTuple):
     bias: `[S, V]` the expected estimate less the true gradient.
     variance: the total variance of the estimate from one sequence (or, from
       `exact_batch`, from one batch).
-    kept: the expected share of tokens kept.
+    accepted: the expected share of tokens accepted.
   """
 
   gradient: np.ndarray
   bias: np.ndarray
   variance: float
-  kept: float
+  accepted: float
 
   @property
   def relative_bias(self) -> float:
@@ -258,13 +258,13 @@ def exact_batch(
   mean = chance @ estimates
   variance = chance @ ((estimates - mean) ** 2).sum(axis=1)
   gradient = true_gradient(problem)
-  kept = chance @ np.asarray(mask).sum(axis=(1, 2))
+  accepted = chance @ np.asarray(mask).sum(axis=(1, 2))
   tokens = chance @ problem.mask[rows].sum(axis=(1, 2))
   return Exact(
     gradient,
     mean.reshape(gradient.shape) - gradient,
     float(variance),
-    float(kept / tokens),
+    float(accepted / tokens),
   )
 
 

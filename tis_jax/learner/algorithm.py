@@ -6,8 +6,7 @@ from typing import Literal
 
 from tis_jax import losses
 from tis_jax.corrections import Chain
-from tis_jax.losses.aggregation import MODES
-from tis_jax.losses.kl import KL_KINDS
+from tis_jax.losses import KL_KINDS, MODES
 
 # What an update hands to the corrector beside the log-probs.
 _GIVEN = ("group_ids", "advantages", "versions", "learner_version", "rewards")
@@ -21,11 +20,11 @@ class Algorithm:
     correct: the corrector.
     loss: a policy loss of `tis_jax.losses`, its options bound by `functools.partial`.
     advantage: `advantage(rewards_B, group_ids_B, baseline_mask=...) -> [B]`, likewise.
-    baseline: "all" rows make the group's baseline, or only those the correction "kept".
+    baseline: "all" rows make the group's baseline, or only those the correction "accepted".
     aggregation: how token losses become one number, see `losses.denominators`.
     length: the constant of the aggregation "sequence_sum_constant", in tokens.
     denominator: what it counts: the "sampled" tokens (a rejected one counts as zero) or
-      those "kept" (the step is renormalised to what is left).
+      those "accepted" (the step is renormalised to what is left).
     old_logp: the policy that the loss is anchored on. "recompute" takes a forward pass
       before the update (decoupled: three policies); "current" takes the log-probs of
       the gradient's own pass, the same number without the extra pass, as long as a
@@ -36,7 +35,7 @@ class Algorithm:
     kl_placement: a term of the "loss", or taken off the "reward" of each response
       before the advantages.
     overlong_buffer: tokens below the length limit T in which the reward falls, see
-      `data.shaping.soft_overlong_penalty`; 0 takes nothing off.
+      `advantages.soft_overlong_penalty`; 0 takes nothing off.
     overlong_factor: what is taken off at the limit.
     overlong_filter: leave responses that ran into the limit out of the loss.
     entropy_coefficient: of the entropy bonus.
@@ -53,10 +52,10 @@ class Algorithm:
   correct: Chain
   loss: Callable
   advantage: Callable
-  baseline: Literal["all", "kept"] = "all"
+  baseline: Literal["all", "accepted"] = "all"
   aggregation: str = "token_mean"
   length: float | None = None
-  denominator: Literal["sampled", "kept"] = "sampled"
+  denominator: Literal["sampled", "accepted"] = "sampled"
   old_logp: Literal["recompute", "current", "sampler"] = "recompute"
   kl_coefficient: float = 0.0
   kl_kind: str = "k2"
@@ -73,9 +72,9 @@ class Algorithm:
   shuffle: bool = False
 
   def __post_init__(self):
-    _one_of("baseline", self.baseline, ("all", "kept"))
+    _one_of("baseline", self.baseline, ("all", "accepted"))
     _one_of("aggregation", self.aggregation, MODES)
-    _one_of("denominator", self.denominator, ("sampled", "kept"))
+    _one_of("denominator", self.denominator, ("sampled", "accepted"))
     _one_of("old_logp", self.old_logp, ("recompute", "current", "sampler"))
     _one_of("kl_kind", self.kl_kind, KL_KINDS)
     _one_of("kl_placement", self.kl_placement, ("loss", "reward"))
@@ -100,7 +99,7 @@ class Algorithm:
         f"old_logp='current' is exact for one update a batch, but epochs={self.epochs} "
         f"and mini_batches={self.mini_batches} make {self.updates}; take 'recompute'"
       )
-    if self.micro_batches > 1 and losses.selects_over_batch(self.loss):
+    if self.micro_batches > 1 and losses.traits(self.loss).selects:
       raise ValueError(
         "this loss ranks a token among the others of its mini-batch, so "
         f"micro_batches={self.micro_batches} would change what it selects; take "
@@ -141,9 +140,9 @@ class Algorithm:
           raise ValueError(
             f"{stage.name} needs {need}, which a learner's batch does not hold"
           )
-        if need == "advantages" and self.baseline == "kept":
+        if need == "advantages" and self.baseline == "accepted":
           raise ValueError(
-            f"{stage.name} needs the advantages and baseline='kept' makes them after "
+            f"{stage.name} needs the advantages and baseline='accepted' makes them after "
             "the correction; take baseline='all'"
           )
 
@@ -151,15 +150,15 @@ class Algorithm:
     why = (
       f"with old_logp={self.old_logp!r} the correction is made in the gradient's pass, "
     )
-    if self.baseline == "kept":
+    if self.baseline == "accepted":
       raise ValueError(
-        f"{why}after the advantages, so baseline='kept' has no rejections to leave out;"
+        f"{why}after the advantages, so baseline='accepted' has no rejections to leave out;"
         " take old_logp='recompute' or baseline='all'"
       )
-    if self.denominator == "kept" and self.micro_batches > 1:
+    if self.denominator == "accepted" and self.micro_batches > 1:
       raise ValueError(
-        f"{why}one micro-batch at a time, so denominator='kept' cannot count what the "
-        "others keep; take old_logp='recompute', micro_batches=1 or "
+        f"{why}one micro-batch at a time, so denominator='accepted' cannot count what the "
+        "others accept; take old_logp='recompute', micro_batches=1 or "
         "denominator='sampled'"
       )
     pooling = [stage.name for stage in self.correct.stages if stage.pools]

@@ -3,7 +3,7 @@
 Everything here is numpy and pure; the arrays of a batch are JAX's only inside an
 update. A batch in the making is a `Batch` of any number of
 rows: `from_rollouts` makes it, `concatenate` adds what the last step left, `take_rows`
-filters it (dynamic sampling: by `data.shaping.has_variance`), `take_groups` cuts off
+filters it (dynamic sampling: by `advantages.has_variance`), `take_groups` cuts off
 what one update needs and leaves the rest, `pad` gives it the shapes the update was
 compiled for.
 """
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tis_jax.typing import Array
+from tis_jax.numerics.arrays import Array
 
 
 class Batch(NamedTuple):

@@ -13,48 +13,14 @@ from collections.abc import Callable, Mapping
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from tis_jax import advantages, corrections
-from tis_jax.corrections.stage import Stage
+from tis_jax import advantages, corrections, losses
+from tis_jax.advantages import ESTIMATORS
+from tis_jax.corrections import STAGES
 from tis_jax.learner.algorithm import Algorithm
 from tis_jax.losses import POLICY_LOSSES
 
-# Every function of `tis_jax.corrections` that returns a stage.
-STAGES = {
-  name: function
-  for name, function in vars(corrections).items()
-  if inspect.isfunction(function)
-  and inspect.signature(function).return_annotation is Stage
-}
-# Those that need rewards and groups, and no critic or second generation.
-ADVANTAGES = {
-  name: getattr(advantages, name)
-  for name in (
-    "best_of_group",
-    "dr_grpo",
-    "gpg",
-    "grpo",
-    "maxrl",
-    "opo",
-    "pass_at_k",
-    "reinforce_plus_plus",
-    "reinforce_plus_plus_baseline",
-    "rloo",
-  )
-}
 # Arguments that the update fills in, and that are no settings.
-_ARRAYS = (
-  "advantages",
-  "baseline_mask",
-  "group_ids",
-  "key",
-  "lengths",
-  "logp",
-  "mask",
-  "old_logp",
-  "rewards",
-  "sampler_logp",
-  "segment_ids",
-)
+_ARRAYS = {*advantages.ARGUMENTS, *losses.ARGUMENTS}
 
 
 def default_config() -> ConfigDict:
@@ -93,14 +59,14 @@ def default_config() -> ConfigDict:
   config.loss = _groups(POLICY_LOSSES)
   config.loss.name = "ppo"
 
-  config.advantage = _groups(ADVANTAGES)
+  config.advantage = _groups(ESTIMATORS)
   config.advantage.name = "grpo"
-  # all rows make the group's baseline, or only those that the correction kept.
+  # all rows make the group's baseline, or only those that the correction accepted.
   config.advantage.baseline = "all"
 
   config.aggregation = ConfigDict()
   config.aggregation.mode = "token_mean"
-  # Count the tokens sampled (a rejected one counts as zero) or those kept.
+  # Count the tokens sampled (a rejected one counts as zero) or those accepted.
   config.aggregation.denominator = "sampled"
   # Tokens, for the mode sequence_sum_constant.
   config.aggregation.length = 0
@@ -161,7 +127,7 @@ def algorithm_from_config(config: Mapping) -> Algorithm:
     correct=_correction(correction),
     loss=_named("algorithm.loss", POLICY_LOSSES, loss, ("name",)),
     advantage=_named(
-      "algorithm.advantage", ADVANTAGES, advantage, ("name", "baseline")
+      "algorithm.advantage", ESTIMATORS, advantage, ("name", "baseline")
     ),
     baseline=advantage["baseline"],
     aggregation=aggregation["mode"],

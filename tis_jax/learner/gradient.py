@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import optax
 
 from tis_jax import losses
-from tis_jax.diagnostics.metrics import maximum, mean, merge_stacked, ratio, total
 from tis_jax.learner.algorithm import Algorithm
 from tis_jax.learner.microbatch import split
 from tis_jax.learner.rows import Learner, Rows, correct
+from tis_jax.numerics.metrics import maximum, mean, merge_stacked, ratio, total
 
 
 def optimize(learner: Learner, carry, rows: Rows, key, version):
@@ -100,7 +100,7 @@ def _loss(params, learner: Learner, rows: Rows, key, version):
   summed = lambda x: losses.aggregate(x, trains, denominator=denominator)
   policy = summed(token_loss * weight)
   assert out.entropy is not None, "`score` asks for it"
-  entropy_loss, entropy = losses.entropy_loss(out.entropy, batch.mask)
+  entropy_loss, entropy = losses.entropy(out.entropy, batch.mask)
   terms = {"policy": policy, "total": policy}
   if algorithm.entropy_coefficient:
     terms["entropy"] = algorithm.entropy_coefficient * summed(entropy_loss)

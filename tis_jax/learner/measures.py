@@ -6,10 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tis_jax.advantages import group_count
-from tis_jax.corrections import Correction, ratios
-from tis_jax.data.shaping import has_variance
-from tis_jax.diagnostics.metrics import (
+from tis_jax.advantages.shaping import has_variance
+from tis_jax.corrections import Correction
+from tis_jax.learner.batch import Batch
+from tis_jax.numerics import ratios, units
+from tis_jax.numerics.groups import group_count
+from tis_jax.numerics.metrics import (
   Metrics,
   finalize,
   fraction,
@@ -19,7 +21,6 @@ from tis_jax.diagnostics.metrics import (
   ratio,
   total,
 )
-from tis_jax.learner.batch import Batch
 
 # Ratios from 1/100 to 100, symmetric about 1 on a log axis, one bin centred on it.
 WEIGHT_EDGES = np.exp(np.linspace(-np.log(100), np.log(100), 62))
@@ -57,7 +58,7 @@ def correction_metrics(correction: Correction, batch: Batch, old_logp) -> Metric
   log_ratio = ratios.log_ratio(old_logp, batch.sampler_logp, batch.mask)
   known = batch.mask & ~jnp.isnan(log_ratio)
   log_ratio = jnp.where(known, log_ratio, 0.0)
-  sequence = jnp.exp(ratios.clamp_log(ratios.unit_sum(log_ratio)[:, 0]))
+  sequence = jnp.exp(ratios.clamp_log(units.unit_sum(log_ratio)[:, 0]))
   sequence = jnp.where(batch.mask.any(axis=1), sequence, 0.0)
   rewards = jnp.where(sequence > 0, batch.rewards, 0.0)
   applied = correction.mask & known

@@ -8,15 +8,15 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tis_jax import losses
+from tis_jax.advantages.shaping import overlong_filter, soft_overlong_penalty
 from tis_jax.corrections import Correction
-from tis_jax.data.shaping import overlong_filter, soft_overlong_penalty
-from tis_jax.diagnostics.metrics import Metrics
 from tis_jax.learner.algorithm import Algorithm
 from tis_jax.learner.batch import Batch
 from tis_jax.learner.forward import score
 from tis_jax.learner.measures import batch_metrics, correction_metrics
 from tis_jax.learner.microbatch import map_parts
 from tis_jax.logprobs import Sampling, TokenLogprobs, agree, comparable
+from tis_jax.numerics.metrics import Metrics
 
 
 class Learner(NamedTuple):
@@ -81,7 +81,7 @@ def prepare(
   if not algorithm.late_correction:
     correction, metrics = correct(algorithm, rows, rows.old_logp, version)
     rows = rows._replace(weight=correction.weight, trains=correction.mask)
-  if algorithm.baseline == "kept":
+  if algorithm.baseline == "accepted":
     rows = rows._replace(advantages=_advantages(algorithm, rewards, batch, rows.trains))
   return rows, metrics | batch_metrics(batch, rewards, rows.advantages, version)
 

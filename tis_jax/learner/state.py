@@ -17,7 +17,7 @@ class TrainState(NamedTuple):
   """The learner's state; a pytree, donated to every update.
 
   Attributes:
-    params: `nnx.State`, the fp32 master weights. The decoder casts them to the dtype of
+    params: `nnx.State`, the fp32 master copy. The decoder casts them to the dtype of
       its activations where it uses them.
     opt_state: of the optax optimizer.
     step: int32 scalar, batches trained on.
@@ -33,7 +33,7 @@ class TrainState(NamedTuple):
 def init_state(
   params: nnx.State, optimizer: optax.GradientTransformation, key: jax.Array, mesh: Mesh
 ) -> TrainState:
-  """A fresh state on the mesh: step 0, an empty optimizer, fp32 master weights.
+  """A fresh state on the mesh: step 0, an empty optimizer, fp32 master params.
 
   Args:
     params: of a `Decoder`, any float dtype, on any device; left untouched.

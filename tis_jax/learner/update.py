@@ -8,7 +8,6 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from tis_jax.diagnostics.metrics import merge_stacked
 from tis_jax.learner.algorithm import Algorithm
 from tis_jax.learner.batch import Batch
 from tis_jax.learner.gradient import optimize
@@ -18,6 +17,7 @@ from tis_jax.learner.microbatch import split
 from tis_jax.learner.rows import Learner, Rows, prepare
 from tis_jax.learner.state import TrainState, abstract_state
 from tis_jax.logprobs import Sampling, agree
+from tis_jax.numerics.metrics import merge_stacked
 
 
 def make_update(

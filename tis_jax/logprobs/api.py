@@ -13,7 +13,7 @@ from tis_jax.logprobs.reference import (
   materialized_logits,
 )
 from tis_jax.logprobs.types import TokenLogprobs
-from tis_jax.typing import Array
+from tis_jax.numerics.arrays import Array
 
 IMPLEMENTATIONS = ("xla", "pallas", "reference")
 

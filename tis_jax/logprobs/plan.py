@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import jax
 
-from tis_jax.typing import Array
+from tis_jax.numerics.arrays import Array
 
 # The largest block of logits held at once, in elements. On a CPU 4 MiB of fp32 stays
 # near the cache; an accelerator wants matrices large enough to fill it.

@@ -14,7 +14,7 @@ from tis_jax.logprobs.product import (
   product_precision,
 )
 from tis_jax.logprobs.types import TokenLogprobs, TopK
-from tis_jax.typing import Array
+from tis_jax.numerics.arrays import Array
 
 
 def logprobs_from_logits(

@@ -28,7 +28,7 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.logprobs.kept import check_rules
-from tis_jax.typing import Array
+from tis_jax.numerics.arrays import Array
 
 _LOGPROBS = ("raw", "processed", "untempered")
 

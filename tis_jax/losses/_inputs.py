@@ -4,14 +4,15 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.advantages._inputs import (
+from tis_jax.numerics.checks import (
   as_floats,
   as_mask,
+  check_number,
+  check_rank,
+  check_shape,
   per_token,
-  require_at_least,
-  require_shape,
 )
-from tis_jax.corrections.ratios import clamp_log
+from tis_jax.numerics.ratios import clamp_log
 
 
 def clean(mask: ArrayLike | None, /, **arrays: ArrayLike) -> tuple[jax.Array, ...]:
@@ -25,18 +26,17 @@ def clean(mask: ArrayLike | None, /, **arrays: ArrayLike) -> tuple[jax.Array, ..
     is False.
   """
   (first_name, first), *_ = arrays.items()
-  if jnp.ndim(first) != 2:
-    raise ValueError(f"{first_name} must be [B, T], got shape {jnp.shape(first)}")
+  check_rank(first_name, first, "BT")
   shape = jnp.shape(first)
   mask = as_mask(mask, shape)
   for name, value in arrays.items():
-    require_shape(name, value, shape)
+    check_shape(name, value, shape)
   return mask, *(
     jnp.where(mask, as_floats(name, value), 0.0) for name, value in arrays.items()
   )
 
 
-def prepare(
+def policy_inputs(
   mask: ArrayLike | None, advantages: ArrayLike, /, **log_probs: ArrayLike
 ) -> tuple[jax.Array, ...]:
   """`clean`, with advantages of one number a token or a sequence.
@@ -54,7 +54,7 @@ def clamped_log_ratio(logp: jax.Array, anchor_logp: jax.Array) -> jax.Array:
   return clamp_log(logp - anchor_logp)
 
 
-def require_clip(clip_low, clip_high):
+def check_clip(clip_low, clip_high):
   """Refuses a clip range that holds no ratio."""
-  require_at_least("clip_low", clip_low, 0.0)
-  require_at_least("clip_high", clip_high, 0.0)
+  check_number("clip_low", clip_low, at_least=0)
+  check_number("clip_high", clip_high, at_least=0)

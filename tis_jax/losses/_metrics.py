@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
-from tis_jax.corrections.ratios import k1, k3
-from tis_jax.diagnostics.metrics import Metrics, maximum, mean, minimum
+from tis_jax.numerics.metrics import Metrics, maximum, mean, minimum
+from tis_jax.numerics.ratios import k1, k3
 
 
 def ratio_metrics(log_ratio, mask) -> Metrics:
@@ -22,8 +22,3 @@ def ratio_metrics(log_ratio, mask) -> Metrics:
     "policy/drift_k1": mean(k1(log_ratio), mask),
     "policy/drift_k3": mean(k3(log_ratio), mask),
   }
-
-
-def fraction(condition, mask):
-  """The share of masked tokens where `condition` holds."""
-  return mean(condition.astype(jnp.float32), mask)

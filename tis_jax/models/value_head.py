@@ -10,7 +10,7 @@ class ValueHead(nnx.Module):
 
   It starts at zero, so that the first advantages are the returns themselves rather than
   noise, and the first update moves the head and not the decoder under it. Train it with
-  `tis_jax.losses.value_loss` on the returns of `tis_jax.advantages.gae`.
+  `tis_jax.losses.value` on the returns of `tis_jax.advantages.gae`.
 
   Args:
     hidden_size: width D of the decoder's hidden states.

@@ -3,7 +3,6 @@
 The only package, beside `experiments/` and `tis_jax.learner`, that reads configs.
 """
 
-from tis_jax.data import MissingDatasetError
 from tis_jax.runner.config import ConfigChangedError as ConfigChangedError
 from tis_jax.runner.config import ConfigError as ConfigError
 from tis_jax.runner.evaluate import Evaluation as Evaluation
@@ -12,6 +11,7 @@ from tis_jax.runner.run import BadUpdateError as BadUpdateError
 from tis_jax.runner.train import train as train
 from tis_jax.sampler import SamplerFailedError
 from tis_jax.store import StoreError
+from tis_jax.tasks import MissingDatasetError
 
 # What a person can mend: said in a sentence, without a traceback.
 ExpectedError = (

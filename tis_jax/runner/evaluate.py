@@ -6,8 +6,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from tis_jax.data import Task
-from tis_jax.sampler import encode_prompts, generate
+from tis_jax.engines import generate
+from tis_jax.sampler import encode_prompts
+from tis_jax.tasks import Task
 
 
 class Accuracy(NamedTuple):

@@ -41,7 +41,7 @@ class Run:
 
   Attributes:
     step: learner steps made.
-    version: number of the weights published last.
+    version: number of the params published last.
 
   Args:
     config: of the layout of `configs/default.py`.
@@ -60,9 +60,7 @@ class Run:
       settings = dataclasses.asdict(sampler_settings(config))
     except ValueError as error:
       raise ConfigError(str(error)) from error
-    logs.say(
-      f"model    {config.model.source}, {parts.decoder.num_parameters:,} weights"
-    )
+    logs.say(f"model    {config.model.source}, {parts.decoder.num_parameters:,} params")
     logs.say(f"task     {config.data.task}, {parts.prompts:,} prompts")
 
     self._checkpoints = Checkpoints(
@@ -188,7 +186,7 @@ class Run:
     self.save()
     self._checkpoints.wait()
     self._delete_what_is_done()
-    self._store.delete_weights(keep=1)
+    self._store.delete_params(keep=1)
     rows = self._stream.rows
     counts = {
       "rollouts/trained": rows["trained"],
@@ -233,7 +231,7 @@ class Run:
     )
 
   def _publish(self) -> None:
-    """Gives the samplers the weights, and says which rollouts have been taken."""
+    """Gives the samplers the params, and says which rollouts have been taken."""
     params = self._state.params
     if self._config.sampler.precision == "bfloat16":
       params = models.cast(params, "bfloat16")
@@ -241,7 +239,7 @@ class Run:
     self.version += 1
     info = {"step": self.step, "cursor": self._reader.cursor}
     self._store.publish(self.version, flat, info)
-    self._store.delete_weights(keep=self._config.store.weights_kept)
+    self._store.delete_params(keep=self._config.store.keep)
 
   def _delete_what_is_done(self) -> None:
     committed = self._checkpoints.committed

@@ -14,7 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from tis_jax import data, learner, models
+from tis_jax import learner, models, tasks
 from tis_jax.learner import Algorithm, TrainState
 from tis_jax.logprobs import Sampling
 from tis_jax.models import DecoderConfig
@@ -75,7 +75,7 @@ def build(config: ConfigDict) -> Parts:
   """
   decoder, params, tokenizer = models.load(config.model.source)
   graph = models.decoder_graph(decoder, remat=config.model.remat)
-  task = data.load(config.data.task, **task_options(config))
+  task = tasks.load(config.data.task, **task_options(config))
   algorithm = learner.algorithm_from_config(config.algorithm)
   updates = config.train.steps * algorithm.updates
   optimizer = learner.optimizer_from_config(config.optimizer, updates)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tis_jax.data import shaping
+from tis_jax.advantages import shaping
 from tis_jax.learner import Batch, concatenate, from_rollouts, take_rows
 from tis_jax.store import RolloutReader, StoreError, decode
 from tis_jax.store.store import rollout_key
@@ -108,7 +108,7 @@ class BatchStream:
     self.rows["taken"] += before
     if self._filter_groups:
       varied = shaping.has_variance(rows.rewards, rows.group_ids)
-      rows = take_rows(rows, shaping.keep_groups(varied, rows.group_ids))
+      rows = take_rows(rows, shaping.groups_of_rows(varied, rows.group_ids))
       self.rows["filtered"] += before - len(rows.rewards)
       # Writers wait for the learner; a step that needs more records must say so.
       self._reader.store.release(self._reader.cursor)

@@ -1,7 +1,5 @@
 """The low-precision engine that generates, and the processes that run it."""
 
-from tis_jax.sampler.engine import Generation as Generation
-from tis_jax.sampler.engine import generate as generate
 from tis_jax.sampler.fleet import Fleet as Fleet
 from tis_jax.sampler.fleet import SamplerFailedError as SamplerFailedError
 from tis_jax.sampler.process import run_sampler as run_sampler

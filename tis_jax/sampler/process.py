@@ -1,4 +1,4 @@
-"""The sampler process: newest weights in, rollout records out."""
+"""The sampler process: newest params in, rollout records out."""
 
 import time
 from urllib.parse import urlsplit
@@ -9,7 +9,7 @@ from tis_jax.sampler.allowance import Allowance
 from tis_jax.sampler.settings import Settings
 from tis_jax.sampler.watch import RECONFIGURED, Watch
 from tis_jax.sampler.worker import Worker
-from tis_jax.store import Store, WeightsGoneError
+from tis_jax.store import ParamsGoneError, Store
 
 # A look at a local store takes microseconds, at an object store money.
 _POLL_SECONDS = {"file": 0.01, "memory": 0.01}
@@ -53,21 +53,21 @@ def _serve(store: Store, name: str, parent: int | None) -> str:
     params = None
     heard = time.monotonic()
     while (reason := watch.reason or store.stopped()) is None:
-      # Asked before the weights are looked for, so that a record which the learner's
-      # progress permits is made by weights that are at least as new as that progress.
+      # Asked before the params are looked for, so that a record which the learner's
+      # progress permits is made by params that are at least as new as that progress.
       permitted = allowance.permits(seq)
       manifest = store.latest(if_newer_than=watch.version)
       if manifest is not None:
         heard = time.monotonic()
         try:
-          params = worker.params(store.read_weights(manifest))
-        except WeightsGoneError:
+          params = worker.params(store.read_params(manifest))
+        except ParamsGoneError:
           continue
         watch.version = manifest.version
       if params is None or watch.version is None or not permitted:
         watch.state = "waiting for the learner"
         if time.monotonic() - heard > _PATIENCE_SECONDS:
-          return f"no new weights for {_PATIENCE_SECONDS:.0f} s"
+          return f"no new params for {_PATIENCE_SECONDS:.0f} s"
         time.sleep(poll_seconds)
         continue
       watch.state = "generating"

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tis_jax.data import Example
+from tis_jax.tasks import Example
 
 
 class Prompts(NamedTuple):

@@ -23,9 +23,9 @@ class Settings:
 
   Attributes:
     model: source of the architecture and the tokenizer, see `tis_jax.models.load`.
-    task: name of the task, see `tis_jax.data.load`.
+    task: name of the task, see `tis_jax.tasks.load`.
     task_options: its options.
-    precision: "bfloat16" or "float32" for weights and activations, "int8" for weights
+    precision: "bfloat16" or "float32" for params and activations, "int8" for params
       in int8 under bfloat16 activations.
     temperature, top_k, top_p, min_p: see `tis_jax.sampler.generate`.
     prompts_per_record: prompts a rollout record.

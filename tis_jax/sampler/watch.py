@@ -22,7 +22,7 @@ class Watch:
   Attributes:
     reason: why the sampler should end; None while it should not.
     seq: next record, to be kept current by the loop.
-    version: of the weights in use, likewise.
+    version: of the params in use, likewise.
     state: what the loop is doing, likewise.
 
   Args:

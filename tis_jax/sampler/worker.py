@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tis_jax import data, models
-from tis_jax.data import prompt_order
+from tis_jax import models, tasks
+from tis_jax.engines.native import Generation, generate
 from tis_jax.logprobs import Sampling
-from tis_jax.sampler.engine import Generation, generate
 from tis_jax.sampler.prompts import encode_prompts
 from tis_jax.sampler.settings import Settings
 from tis_jax.store import Header, Rollout
+from tis_jax.tasks import prompt_order
 
-_DTYPES = {"int8": "int8 weights, bfloat16 activations"}
+_DTYPES = {"int8": "int8 params, bfloat16 activations"}
 
 
 class Worker:
@@ -36,7 +36,7 @@ class Worker:
     config, _, self._tokenizer = models.load(settings.model)
     dtype = jnp.float32 if settings.precision == "float32" else jnp.bfloat16
     self.graph = models.decoder_graph(config, dtype=dtype)
-    self._task = data.load(settings.task, **settings.task_options)
+    self._task = tasks.load(settings.task, **settings.task_options)
     self._prompts = encode_prompts(
       self._tokenizer,
       self._task.train,
@@ -55,14 +55,14 @@ class Worker:
     )
 
   def params(self, flat: dict[str, np.ndarray]) -> nnx.State:
-    """Published weights in this sampler's precision."""
+    """Published params in this sampler's precision."""
     params = models.unflatten(self.graph, jax.tree.map(jnp.asarray, flat))
     if self._settings.precision == "int8":
       return models.quantize_int8(params)
     return models.cast(params, self._settings.precision)
 
   def rollout(self, params: nnx.State, version: int, seq: int) -> Rollout:
-    """The record number `seq`, by the weights of `version`."""
+    """The record number `seq`, by the params of `version`."""
     settings, size = self._settings, self._settings.prompts_per_record
     count = len(self._prompts.examples)
     index = prompt_order(count, self._order_seed, seq * size, size)

@@ -1,20 +1,20 @@
-"""The shared array store: rollouts one way, weights the other."""
+"""The shared array store: rollouts one way, params the other."""
 
 from tis_jax.logprobs import Sampling as Sampling
 from tis_jax.store.errors import AlreadyExistsError as AlreadyExistsError
 from tis_jax.store.errors import BadRolloutError as BadRolloutError
 from tis_jax.store.errors import NoRolloutsError as NoRolloutsError
+from tis_jax.store.errors import ParamsGoneError as ParamsGoneError
 from tis_jax.store.errors import StoreError as StoreError
 from tis_jax.store.errors import StoreReadOnlyError as StoreReadOnlyError
 from tis_jax.store.errors import StoreUnreachableError as StoreUnreachableError
-from tis_jax.store.errors import WeightsGoneError as WeightsGoneError
 from tis_jax.store.errors import WrongRunError as WrongRunError
 from tis_jax.store.errors import WrongStoreSchemaError as WrongStoreSchemaError
 from tis_jax.store.location import default_url as default_url
+from tis_jax.store.params import Manifest as Manifest
 from tis_jax.store.reader import RolloutReader as RolloutReader
 from tis_jax.store.rollout import Header as Header
 from tis_jax.store.rollout import Rollout as Rollout
 from tis_jax.store.rollout import decode as decode
 from tis_jax.store.rollout import encode as encode
 from tis_jax.store.store import Store as Store
-from tis_jax.store.weights import Manifest as Manifest

@@ -1,11 +1,11 @@
-"""The shared array store: rollouts one way, weights the other, under one URL.
+"""The shared array store: rollouts one way, params the other, under one URL.
 
 ```
 run                              JSON: run id, schema, incarnation, sampler config
 stop                             JSON: the learner wants no more rollouts, and why
 cursor                           JSON: what the learner has taken since it published
 rollouts/<writer>/<seq:010d>     a record (rollout.py); never changes
-weights/...                      weights.py
+params/...                      params.py
 heartbeats/<writer>              JSON: who is alive and what it is doing
 claims/<writer>                  JSON: which incarnation of a writer may write
 quarantine/<writer>/<seq:010d>   a record that must not be trained on
@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from tis_jax.store import weights
+from tis_jax.store import params
 from tis_jax.store.errors import (
   AlreadyExistsError,
   StoreError,
@@ -35,10 +35,10 @@ from tis_jax.store.errors import (
   WrongStoreSchemaError,
 )
 from tis_jax.store.keyvalue import KeyValue
+from tis_jax.store.params import Manifest
 from tis_jax.store.rollout import Rollout, encode
-from tis_jax.store.weights import Manifest
 
-STORE_SCHEMA = 1
+STORE_SCHEMA = 2
 
 _WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -57,7 +57,7 @@ class Store:
     >>> store = Store.open("memory://doctest-store", run="demo", create=True)
     >>> manifest = store.publish(0, {"w": np.ones(2, np.float32)}, {"cursor": {}})
     >>> reader = Store.open("memory://doctest-store")
-    >>> reader.read_weights(reader.latest())
+    >>> reader.read_params(reader.latest())
     {'w': array([1., 1.], dtype=float32)}
     >>> reader.latest(if_newer_than=0) is None
     True
@@ -111,7 +111,7 @@ class Store:
   def publish(
     self, version: int, arrays: Mapping[str, np.ndarray], info: Mapping[str, Any]
   ) -> Manifest:
-    """Publishes weights; afterwards `latest` gives them.
+    """Publishes params; afterwards `latest` gives them.
 
     Args:
       version: above every earlier one; `next_version` finds it.
@@ -121,16 +121,16 @@ class Store:
     Raises:
       AlreadyExistsError: the version, or a newer one, is published already.
     """
-    manifest = weights.write(self.kv, version, arrays, info)
-    weights.move_latest(self.kv, version)
+    manifest = params.write(self.kv, version, arrays, info)
+    params.move_latest(self.kv, version)
     return manifest
 
   def next_version(self, at_least: int = 0) -> int:
     """The smallest version number from `at_least` on that was never used."""
-    used = list(weights.versions(self.kv))
-    latest = self.kv.get(weights.LATEST).value
+    used = list(params.versions(self.kv))
+    latest = self.kv.get(params.LATEST).value
     if latest is not None:
-      used.append(weights.latest_version(latest))
+      used.append(params.latest_version(latest))
     return max([at_least - 1, *used]) + 1
 
   def latest(self, if_newer_than: int | None = None) -> Manifest | None:
@@ -138,17 +138,17 @@ class Store:
     missing = None
     while True:
       generation, manifest = self._latest
-      found = self.kv.get(weights.LATEST, unless=generation)
+      found = self.kv.get(params.LATEST, unless=generation)
       if not found.unchanged:
         manifest = None
         if found.value is not None:
-          version = weights.latest_version(found.value)
-          manifest = weights.read_manifest(self.kv, version)
+          version = params.latest_version(found.value)
+          manifest = params.read_manifest(self.kv, version)
           if manifest is None:
             # Deleted between the two reads, if LATEST has moved on.
             if version == missing:
               raise StoreError(
-                f"store {self.url}: weights of version {version} are missing"
+                f"store {self.url}: params of version {version} are missing"
               )
             missing = version
             continue
@@ -159,23 +159,23 @@ class Store:
         return None
       return manifest
 
-  def read_weights(self, manifest: Manifest) -> dict[str, np.ndarray]:
+  def read_params(self, manifest: Manifest) -> dict[str, np.ndarray]:
     """The parameters of a published version, by name.
 
     Raises:
-      WeightsGoneError: deleted meanwhile; take `latest` again.
+      ParamsGoneError: deleted meanwhile; take `latest` again.
     """
-    return weights.read(self.kv, manifest)
+    return params.read(self.kv, manifest)
 
-  def delete_weights(self, keep: int, fresh: float = 60.0) -> list[int]:
+  def delete_params(self, keep: int, fresh: float = 60.0) -> list[int]:
     """Deletes old versions; returns which.
 
     Kept are the newest `keep`, and those that a heartbeat of the last `fresh` seconds
     names.
     """
     if keep < 1:
-      raise ValueError(f"keep={keep}: the newest weights cannot be deleted")
-    found = weights.versions(self.kv)
+      raise ValueError(f"keep={keep}: the newest params cannot be deleted")
+    found = params.versions(self.kv)
     complete = [version for version, whole in found.items() if whole]
     used = {beat.get("version") for beat in self.heartbeats(fresh).values()}
     used.update(complete[-keep:])
@@ -185,7 +185,7 @@ class Store:
     newest = max(complete, default=-1)
     old = [version for version in found if version not in used and version < newest]
     for version in old:
-      weights.delete(self.kv, version)
+      params.delete(self.kv, version)
     return old
 
   def put_rollout(self, writer: str, seq: int, rollout: Rollout) -> int:

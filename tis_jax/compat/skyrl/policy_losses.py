@@ -10,9 +10,9 @@ from tis_jax import losses
 from tis_jax.compat import options, shared_losses
 from tis_jax.compat.arrays import Array, masked_max, masked_mean, masked_min, masked_sum
 from tis_jax.compat.skyrl import off_policy_correction
-from tis_jax.corrections.ratios import ratio
-from tis_jax.diagnostics.metrics import finalize
-from tis_jax.losses.ppo import clipped_surrogate
+from tis_jax.losses import clipped_surrogate
+from tis_jax.numerics.metrics import finalize
+from tis_jax.numerics.ratios import ratio
 
 _PEER = "SkyRL"
 _DEFAULTS = {
@@ -236,7 +236,7 @@ def _cispo(cfg, x):
 
 
 def _sapo(cfg, x):
-  token_loss_BT, _ = losses.sapo_loss(
+  token_loss_BT, _ = losses.sapo(
     x.logp,
     x.old_logp,
     x.advantages,
@@ -270,7 +270,7 @@ def _dppo(cfg, x):
 
 def _clip_cov(cfg, x):
   section = cfg["clip_cov"]
-  token_loss_BT, native = losses.clip_cov_loss(
+  token_loss_BT, native = losses.clip_cov(
     x.logp,
     x.old_logp,
     x.advantages,
@@ -286,7 +286,7 @@ def _clip_cov(cfg, x):
 
 
 def _kl_cov(cfg, x):
-  token_loss_BT, _ = losses.kl_cov_loss(
+  token_loss_BT, _ = losses.kl_cov(
     x.logp,
     x.old_logp,
     x.advantages,

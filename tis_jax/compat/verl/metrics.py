@@ -11,7 +11,7 @@ from tis_jax.compat.arrays import (
   masked_sum,
   row_std,
 )
-from tis_jax.corrections.ratios import LOG_LIMIT
+from tis_jax.numerics.ratios import LOG_LIMIT
 
 
 def weights(

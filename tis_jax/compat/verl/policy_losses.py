@@ -10,8 +10,8 @@ from tis_jax import losses
 from tis_jax.compat import options, shared_losses
 from tis_jax.compat.arrays import masked_mean
 from tis_jax.compat.verl.rollout_correction import check, correction
-from tis_jax.corrections.ratios import ratio
-from tis_jax.diagnostics.metrics import finalize
+from tis_jax.numerics.metrics import finalize
+from tis_jax.numerics.ratios import ratio
 
 _PEER = "verl"
 _AGGREGATION = {
@@ -156,7 +156,7 @@ def _found(native, names):
 
 
 def _vanilla(cfg):
-  return lambda *arrays: losses.ppo_loss(
+  return lambda *arrays: losses.ppo(
     *arrays,
     clip_low=cfg["clip_ratio_low"],
     clip_high=cfg["clip_ratio_high"],
@@ -165,7 +165,7 @@ def _vanilla(cfg):
 
 
 def _sapo(cfg):
-  return lambda *arrays: losses.sapo_loss(
+  return lambda *arrays: losses.sapo(
     *arrays,
     temperature_positive=cfg["tau_pos"],
     temperature_negative=cfg["tau_neg"],
@@ -173,17 +173,17 @@ def _sapo(cfg):
 
 
 def _cispo(cfg):
-  return lambda *arrays: losses.cispo_loss(
+  return lambda *arrays: losses.cispo(
     *arrays, clip_low=cfg["clip_ratio_low"], clip_high=cfg["clip_ratio_high"]
   )
 
 
 def _gpg(cfg):
-  return lambda logp, _, *arrays: losses.reinforce_loss(logp, *arrays)
+  return lambda logp, _, *arrays: losses.reinforce(logp, *arrays)
 
 
 def _dro(cfg):
-  return lambda *arrays: losses.dro_loss(*arrays, beta=cfg["dro_beta"])
+  return lambda *arrays: losses.dro(*arrays, beta=cfg["dro_beta"])
 
 
 def _clean(valid_BT, *arrays):
@@ -224,7 +224,7 @@ def _geo_mean(cfg):
   low, high = cfg["clip_ratio_low"], cfg["clip_ratio_high"]
 
   def fn(logp, old_logp, advantages, valid_BT, weight_BT):
-    token_loss_BT, native = losses.gmpo_loss(
+    token_loss_BT, native = losses.gmpo(
       logp, old_logp, advantages, valid_BT, clip_low=low, clip_high=high
     )
     row_B = masked_mean(token_loss_BT, valid_BT, 1)
@@ -269,7 +269,7 @@ def _dppo(kind):
 
 def _kl_cov(cfg):
   def fn(logp, old_logp, advantages, valid_BT, weight_BT):
-    token_loss_BT, _ = losses.kl_cov_loss(
+    token_loss_BT, _ = losses.kl_cov(
       logp,
       old_logp,
       advantages,
@@ -286,7 +286,7 @@ def _kl_cov(cfg):
 
 def _clip_cov(cfg):
   def fn(logp, old_logp, advantages, valid_BT, weight_BT, key):
-    token_loss_BT, native = losses.clip_cov_loss(
+    token_loss_BT, native = losses.clip_cov(
       logp,
       old_logp,
       advantages,
@@ -317,7 +317,7 @@ def _bypass(cfg):
     if not reinforce:
       loss, loss_metrics = vanilla(logp, old_logp, advantages, kept_BT, None)
       return loss, metrics | loss_metrics
-    token_loss_BT, _ = losses.reinforce_loss(logp, advantages, kept_BT)
+    token_loss_BT, _ = losses.reinforce(logp, advantages, kept_BT)
     gap_BT = old_logp - jax.lax.stop_gradient(logp)
     metrics["actor/ppo_kl"] = masked_mean(gap_BT, kept_BT)
     return _reduce(cfg, token_loss_BT, kept_BT, weight_BT), metrics

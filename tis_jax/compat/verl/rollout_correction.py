@@ -27,8 +27,8 @@ from tis_jax.corrections import (
   zero_outside,
 )
 from tis_jax.corrections.divergences import Reduce
-from tis_jax.corrections.ratios import DIVERGENCES, clamp_log, ratio
 from tis_jax.corrections.state import Level
+from tis_jax.numerics.ratios import DIVERGENCES, clamp_log, ratio
 
 _PEER = "verl"
 _PREFIX = "rollout_corr/"

@@ -18,7 +18,7 @@ from tis_jax.corrections import (
   truncate,
   veto,
 )
-from tis_jax.corrections.ratios import ratio
+from tis_jax.numerics.ratios import ratio
 
 _PEER = "verl (2025-10)"
 _OWN_KEYS = (

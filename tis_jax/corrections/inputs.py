@@ -1,0 +1,81 @@
+"""The one table of what a chain is called with: names, shapes, meanings."""
+
+import difflib
+from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+
+import jax.numpy as jnp
+
+from tis_jax.numerics.arrays import Array
+from tis_jax.numerics.checks import check_rank, check_shape
+
+
+class Inputs(NamedTuple):
+  """The arrays of one batch; what is not given is None.
+
+  Attributes:
+    old_logp: the learner's log-probs at the start of the update, in nats.
+    sampler_logp: the log-probs that the sampler reported, in nats.
+    mask: bool or 0/1, the tokens that train.
+    segment_ids: int, which sequence of a packed row each token belongs to.
+    present: bool, False where the sampler reported no log-prob. The ratio of such a
+      token (and of one whose log-prob is NaN) is 1, and it is counted.
+    group_ids: int, which rows answer the same prompt.
+    advantages: by sequence or by token.
+    versions: int, the version of the params that sampled each token.
+    learner_version: int, the version of `old_logp`.
+    version_logp: the learner's log-prob under the version that sampled the token, where
+      it still holds those params.
+    rewards: by sequence (by token when rows are packed, each sequence's at its tokens),
+      for the metrics that set rewards against rejections.
+  """
+
+  old_logp: Annotated[Array, "BT"]
+  sampler_logp: Annotated[Array, "BT"]
+  mask: Annotated[Array, "BT"]
+  segment_ids: Annotated[Array, "BT"] | None = None
+  present: Annotated[Array, "BT"] | None = None
+  group_ids: Annotated[Array, "B"] | None = None
+  advantages: Annotated[Array, "B", "BT"] | None = None
+  versions: Annotated[Array, "BT"] | None = None
+  learner_version: Annotated[Any, ""] | None = None
+  version_logp: Annotated[Array, "BT"] | None = None
+  rewards: Annotated[Array, "B", "BT"] | None = None
+
+  @property
+  def given(self) -> frozenset[str]:
+    """The names of what is there."""
+    return frozenset(name for name, x in self._asdict().items() if x is not None)
+
+
+def _axes(hint: Any) -> tuple[str, ...]:
+  """`("B", "BT")` of `Annotated[Array, "B", "BT"] | None`."""
+  (annotated,) = (x for x in (hint, *get_args(hint)) if get_origin(x) is Annotated)
+  return annotated.__metadata__
+
+
+SHAPES: dict[str, tuple[str, ...]] = {
+  name: _axes(hint)
+  for name, hint in get_type_hints(Inputs, include_extras=True).items()
+}
+"""Name -> the shapes that it may have, a letter an axis."""
+
+
+def check_inputs(old_logp, sampler_logp, mask, given: dict[str, Any]) -> Inputs:
+  """The inputs of a call, if their names and shapes can be right.
+
+  Raises:
+    TypeError: an argument that no chain takes, with the nearest that one does.
+    ValueError: shapes that do not fit each other.
+  """
+  for name in given:
+    if name not in SHAPES:
+      near = difflib.get_close_matches(name, SHAPES, 1, 0.0)[0]
+      raise TypeError(f"a chain takes no {name}=; did you mean {near}=?")
+  inputs = Inputs(old_logp, sampler_logp, mask, **given)
+  check_rank("old_logp", old_logp, "BT")
+  size = dict(zip("BT", jnp.shape(old_logp), strict=True))
+  for name, shapes in SHAPES.items():
+    x = getattr(inputs, name)
+    if x is not None:
+      check_shape(name, x, *(tuple(size[axis] for axis in axes) for axes in shapes))
+  return inputs

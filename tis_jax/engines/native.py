@@ -1,0 +1,217 @@
+"""Generation: prefill once a prompt, then decode token by token with a cache."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tis_jax.logprobs import kept_mass, kept_tokens, logprobs_from_logits, support
+from tis_jax.logprobs.reference import materialized_logits
+from tis_jax.models.cache import init_cache
+from tis_jax.models.params import config_of
+
+STOP, LENGTH = 0, 1
+
+
+class Generation(NamedTuple):
+  """Responses, right-padded.
+
+  Attributes:
+    tokens_BT: int32; the stop token is part of the response.
+    mask_BT: bool, the tokens that were sampled.
+    logp_BT: fp32 log-probs of the sampled tokens, in nats: softmax of all logits at the
+      temperature (at 1 for greedy decoding), whatever top-k, top-p and min-p removed.
+      0 elsewhere.
+    finish_B: int8, `STOP` or `LENGTH`.
+    kept_mass_BT: fp32 probability of the tokens that were kept, 1 elsewhere; None when
+      all of them always were. The log-prob under the truncated distribution is
+      `logp - log(kept_mass)`.
+    kept_tokens_BTK: int32 ids of the tokens that were kept, most probable first, padded
+      with -1 and all -1 where they are more than K; None when not asked for.
+  """
+
+  tokens_BT: jax.Array
+  mask_BT: jax.Array
+  logp_BT: jax.Array
+  finish_B: jax.Array
+  kept_mass_BT: jax.Array | None = None
+  kept_tokens_BTK: jax.Array | None = None
+
+
+class _Drawn(NamedTuple):
+  token_B: jax.Array
+  logp_B: jax.Array
+  kept_mass_B: jax.Array | None
+  kept_tokens_BK: jax.Array | None
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=(
+    "graph",
+    "max_new_tokens",
+    "samples_per_prompt",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "kept_width",
+    "eos_ids",
+    "pad_id",
+  ),
+)
+def generate(
+  graph: nnx.GraphDef,
+  params: nnx.State,
+  prompts_NP: jax.Array,
+  prompt_mask_NP: jax.Array,
+  key: jax.Array,
+  *,
+  max_new_tokens: int,
+  eos_ids: tuple[int, ...],
+  pad_id: int,
+  samples_per_prompt: int = 1,
+  temperature: float = 1.0,
+  top_k: int = 0,
+  top_p: float = 1.0,
+  min_p: float = 0.0,
+  kept_width: int = 0,
+) -> Generation:
+  """Samples responses from a decoder; ends early when every row has stopped.
+
+  Shapes are static: one compilation for all batches of a run. The rows are the prompts
+  in order, each `samples_per_prompt` times in a row; a prompt is prefilled once. A row
+  without a prompt is padding, and gets no response. Params and activations are as
+  narrow as `params` and `graph` say; logits and log-probs are fp32, by the definition
+  that the learner uses (`tis_jax.logprobs`).
+
+  Args:
+    graph: from `decoder_graph`; its dtype is that of activations and cache.
+    params: of any precision that the decoder takes.
+    prompts_NP: int32, left-padded.
+    prompt_mask_NP: bool.
+    key: PRNG key; token t is drawn with `fold_in(key, t)`.
+    max_new_tokens: T.
+    eos_ids: a row stops after any of these.
+    pad_id: fills tokens_BT after the end.
+    samples_per_prompt: B = N * samples_per_prompt.
+    temperature: divides the logits in fp32; 0 decodes greedily (for evaluation: its
+      own law is a point, and gives no ratio).
+    top_k, top_p, min_p: see `tis_jax.logprobs.support`.
+    kept_width: K, room for the ids of the tokens kept; 0 does not record them.
+
+  Returns:
+    Generation.
+
+  Raises:
+    ValueError: a sampling number outside its range.
+
+  Example:
+    >>> from tis_jax.models import DecoderConfig, decoder_graph, init_params
+    >>> config = DecoderConfig(vocab_size=5, hidden_size=8, intermediate_size=8,
+    ...                        num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4)
+    >>> params = init_params(config, jax.random.key(0))
+    >>> out = generate(decoder_graph(config), params, jnp.array([[0, 3, 4]]),
+    ...                jnp.array([[False, True, True]]), jax.random.key(1),
+    ...                max_new_tokens=4, samples_per_prompt=2, eos_ids=(1,), pad_id=0)
+    >>> out.tokens_BT.shape, bool((out.logp_BT <= 0).all())
+    ((2, 4), True)
+  """
+  if temperature < 0:
+    raise ValueError(f"temperature={temperature} is negative; 0 is greedy")
+  model = nnx.merge(graph, params)
+  head_DV = model.head()
+  rows = prompts_NP.shape[0] * samples_per_prompt
+  capacity = prompts_NP.shape[1] + max_new_tokens
+
+  def draw(hidden_BD, step) -> _Drawn:
+    logits_BV = materialized_logits(hidden_BD, head_DV)
+    scaled_BV = logits_BV / (temperature or 1.0)
+    kept_BV = support(scaled_BV, top_k=top_k, top_p=top_p, min_p=min_p)
+    allowed_BV = scaled_BV
+    mass_B = tokens_BK = None
+    if kept_BV is not None:
+      allowed_BV = jnp.where(kept_BV, scaled_BV, -jnp.inf)
+      mass_B = kept_mass(scaled_BV, kept_BV)
+      if kept_width:
+        tokens_BK = kept_tokens(scaled_BV, kept_BV, kept_width)
+    if temperature:
+      token_B = jax.random.categorical(jax.random.fold_in(key, step), allowed_BV)
+    else:
+      token_B = jnp.argmax(allowed_BV, axis=-1)
+    logp_B = logprobs_from_logits(
+      logits_BV, token_B, temperature=temperature or 1.0, entropy=False
+    ).logp
+    return _Drawn(token_B.astype(jnp.int32), logp_B, mass_B, tokens_BK)
+
+  cache = init_cache(config_of(graph), prompts_NP.shape[0], capacity, model.dtype)
+  hidden_NPD, cache = model(
+    prompts_NP, segment_ids_BS=prompt_mask_NP.astype(jnp.int32), cache=cache
+  )
+  cache = cache._replace(
+    keys_LBCNK=jnp.repeat(cache.keys_LBCNK, samples_per_prompt, axis=1),
+    values_LBCNK=jnp.repeat(cache.values_LBCNK, samples_per_prompt, axis=1),
+    segment_ids_BC=jnp.repeat(cache.segment_ids_BC, samples_per_prompt, axis=0),
+  )
+  hidden_BD = jnp.repeat(hidden_NPD[:, -1], samples_per_prompt, axis=0)
+  absent_B = jnp.repeat(~prompt_mask_NP.any(axis=1), samples_per_prompt)
+
+  def filled(fill, like_B):
+    shape = (rows, max_new_tokens, *like_B.shape[1:])
+    return jnp.full(shape, fill, like_B.dtype)
+
+  drawn = draw(hidden_BD, 0)
+  blank = Generation(
+    tokens_BT=filled(pad_id, drawn.token_B),
+    mask_BT=filled(False, absent_B),
+    logp_BT=filled(0, drawn.logp_B),
+    finish_B=jnp.full((rows,), LENGTH, jnp.int8),
+  )
+  if drawn.kept_mass_B is not None:
+    blank = blank._replace(kept_mass_BT=filled(1, drawn.kept_mass_B))
+  if drawn.kept_tokens_BK is not None:
+    blank = blank._replace(kept_tokens_BTK=filled(-1, drawn.kept_tokens_BK))
+  done_B, out = _record(blank, absent_B, drawn, 0, eos_ids)
+
+  def unfinished(carry):
+    step, done_B, *_ = carry
+    return (step < max_new_tokens) & ~done_B.all()
+
+  def decode(carry):
+    step, done_B, token_B, cache, out = carry
+    hidden_B1D, cache = model(
+      token_B[:, None],
+      segment_ids_BS=(~done_B)[:, None].astype(jnp.int32),
+      cache=cache,
+    )
+    drawn = draw(hidden_B1D[:, 0], step)
+    done_B, out = _record(out, done_B, drawn, step, eos_ids)
+    return step + 1, done_B, drawn.token_B, cache, out
+
+  start = (jnp.int32(1), done_B, drawn.token_B, cache, out)
+  return jax.lax.while_loop(unfinished, decode, start)[-1]
+
+
+def _record(out: Generation, done_B, drawn: _Drawn, step, eos_ids):
+  """Writes column `step` for the rows that go on; returns who is done after it."""
+
+  def column(all_BT, new_B) -> Any:
+    if all_BT is None:
+      return None
+    old_B = jax.lax.dynamic_index_in_dim(all_BT, step, 1, keepdims=False)
+    over_B = done_B.reshape(-1, *[1] * (new_B.ndim - 1))
+    new_B = jnp.where(over_B, old_B, new_B)
+    return jax.lax.dynamic_update_index_in_dim(all_BT, new_B, step, 1)
+
+  stops_B = jnp.isin(drawn.token_B, jnp.array(eos_ids, jnp.int32)) & ~done_B
+  out = Generation(
+    tokens_BT=column(out.tokens_BT, drawn.token_B),
+    mask_BT=column(out.mask_BT, ~done_B),
+    logp_BT=column(out.logp_BT, drawn.logp_B),
+    finish_B=jnp.where(stops_B, jnp.int8(STOP), out.finish_B),
+    kept_mass_BT=column(out.kept_mass_BT, drawn.kept_mass_B),
+    kept_tokens_BTK=column(out.kept_tokens_BTK, drawn.kept_tokens_BK),
+  )
+  return done_B | stops_B, out

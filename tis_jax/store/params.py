@@ -1,0 +1,162 @@
+"""Policy params in the store: arrays first, then a manifest, then LATEST moves.
+
+```
+params/v0000000007/<parameter>.0000   raw little-endian bytes, 32 MB at most
+params/v0000000007/manifest           JSON: shapes, dtypes, checksums, info
+params/LATEST                         JSON: {"version": 7}; moves by conditional write
+```
+
+A version is a publication's number: it only grows, and is never used twice, also when
+the learner restarts from an older step.
+"""
+
+import dataclasses
+import json
+import time
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from tis_jax.store.errors import AlreadyExistsError, ParamsGoneError, StoreError
+from tis_jax.store.keyvalue import KeyValue
+
+LATEST = "params/LATEST"
+_CHUNK_BYTES = 32 << 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+  """A published version of the params.
+
+  Attributes:
+    version: its publication number.
+    info: what the learner says with it: `cursor` (next sequence number per writer that
+      the learner has not taken), `step`, ...
+    arrays: per parameter `dtype`, `shape` and the `checksums` of its chunks.
+    created: seconds since 1970, by the learner's clock.
+  """
+
+  version: int
+  info: dict[str, Any]
+  arrays: dict[str, dict[str, Any]]
+  created: float
+
+  @property
+  def cursor(self) -> dict[str, int]:
+    """Next sequence number per writer that the learner had not taken; may be empty."""
+    return self.info.get("cursor", {})
+
+
+def folder(version: int) -> str:
+  return f"params/v{version:010d}/"
+
+
+def write(
+  kv: KeyValue, version: int, arrays: Mapping[str, np.ndarray], info: Mapping
+) -> Manifest:
+  """Writes a version's arrays and manifest; `move_latest` makes it known.
+
+  Raises:
+    AlreadyExistsError: the version has a manifest.
+  """
+  described, chunks = {}, {}
+  for name, array in arrays.items():
+    array = np.asarray(array)
+    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    pieces = [data[i : i + _CHUNK_BYTES] for i in range(0, len(data), _CHUNK_BYTES)]
+    described[name] = {
+      "dtype": array.dtype.name,
+      "shape": list(array.shape),
+      "checksums": [zlib.crc32(piece) for piece in pieces],
+    }
+    for index, piece in enumerate(pieces):
+      chunks[f"{folder(version)}{name}.{index:04d}"] = bytes(piece)
+  manifest = Manifest(version, dict(info), described, time.time())
+  text = json.dumps(dataclasses.asdict(manifest)).encode()
+  kv.put_many(chunks)
+  if not kv.create(f"{folder(version)}manifest", text):
+    raise AlreadyExistsError(
+      f"store {kv.url}: version {version} is published already; is another learner "
+      "writing to this store?"
+    )
+  return manifest
+
+
+def move_latest(kv: KeyValue, version: int) -> None:
+  """Points LATEST at `version`.
+
+  Raises:
+    AlreadyExistsError: it points there already, or at a newer one.
+  """
+  value = json.dumps({"version": version}).encode()
+  while True:
+    found = kv.get(LATEST)
+    if found.value is not None and latest_version(found.value) >= version:
+      raise AlreadyExistsError(
+        f"store {kv.url}: cannot publish version {version}, the latest is "
+        f"{latest_version(found.value)}; is another learner writing to this store?"
+      )
+    if kv.swap(LATEST, value, found.generation):
+      return
+
+
+def latest_version(value: bytes) -> int:
+  return json.loads(value)["version"]
+
+
+def read_manifest(kv: KeyValue, version: int) -> Manifest | None:
+  value = kv.get(f"{folder(version)}manifest").value
+  return None if value is None else Manifest(**json.loads(value))
+
+
+def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
+  """The arrays of a version, read-only where they came in one chunk.
+
+  Raises:
+    ParamsGoneError: deleted meanwhile; take the latest again.
+    StoreError: the bytes are not those that were written.
+  """
+  names = [
+    (name, index)
+    for name, array in manifest.arrays.items()
+    for index in range(len(array["checksums"]))
+  ]
+  prefix = folder(manifest.version)
+  reads = kv.get_many(f"{prefix}{name}.{index:04d}" for name, index in names)
+  chunks: dict[str, list[bytes]] = {name: [] for name in manifest.arrays}
+  for (name, index), found in zip(names, reads, strict=True):
+    if found.value is None:
+      raise ParamsGoneError(
+        f"store {kv.url}: params of version {manifest.version} were deleted"
+      )
+    if zlib.crc32(found.value) != manifest.arrays[name]["checksums"][index]:
+      raise StoreError(f"store {kv.url}: {prefix}{name}.{index:04d} is damaged")
+    chunks[name].append(found.value)
+  return {name: _array(manifest.arrays[name], chunks[name]) for name in chunks}
+
+
+def _array(described, chunks):
+  data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
+  # ml_dtypes gives names such as bfloat16 to NumPy; a plain np.dtype may not know them.
+  name = described["dtype"]
+  dtype = np.dtype(getattr(ml_dtypes, name, name))
+  return np.frombuffer(data, dtype).reshape(described["shape"])
+
+
+def versions(kv: KeyValue) -> dict[int, bool]:
+  """Versions with any key in the store, oldest first, and whether each is complete."""
+  found: dict[int, bool] = {}
+  for key in kv.keys("params/"):
+    if key != LATEST:
+      version, _, name = key.removeprefix("params/v").partition("/")
+      found[int(version)] = found.get(int(version), False) or name == "manifest"
+  return dict(sorted(found.items()))
+
+
+def delete(kv: KeyValue, version: int) -> None:
+  """Deletes a version, its manifest first, so that no reader starts on a torn one."""
+  kv.delete(f"{folder(version)}manifest")
+  kv.delete_span(folder(version))

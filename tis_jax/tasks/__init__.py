@@ -1,0 +1,48 @@
+"""Tasks: prompts with answers that a program can check."""
+
+from collections.abc import Callable
+
+from tis_jax.tasks import gsm8k, gsm8k_steps
+from tis_jax.tasks.gsm8k import MissingDatasetError
+from tis_jax.tasks.numbers import final_number, parse_number
+from tis_jax.tasks.order import prompt_order
+from tis_jax.tasks.task import Example, Task
+
+__all__ = [
+  "Example",
+  "MissingDatasetError",
+  "Task",
+  "final_number",
+  "load",
+  "parse_number",
+  "prompt_order",
+]
+
+_TASKS: dict[str, Callable[..., Task]] = {
+  "gsm8k": gsm8k.load,
+  "gsm8k_steps": gsm8k_steps.load,
+}
+
+
+def load(name: str, **options) -> Task:
+  """A task by name.
+
+  Args:
+    name: "gsm8k_steps" (arithmetic in the package, nothing to download) or "gsm8k".
+    **options: of `tis_jax.tasks.gsm8k_steps.load` or `tis_jax.tasks.gsm8k.load`.
+
+  Returns:
+    The task.
+
+  Raises:
+    ValueError: an unknown name.
+    TypeError: an option that the task does not have.
+    MissingDatasetError: a dataset that is not on this machine.
+
+  >>> task = load("gsm8k_steps", max_length=5)
+  >>> task.train[0].prompt, task.train[0].answer
+  ('48/2=', '24')
+  """
+  if name not in _TASKS:
+    raise ValueError(f"no task {name!r}; there are: {', '.join(sorted(_TASKS))}")
+  return _TASKS[name](**options)

@@ -1,0 +1,36 @@
+"""What a training run needs of a task: prompts, answers, and a reward it can check."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Example(NamedTuple):
+  """One prompt and the answer its completions are checked against.
+
+  `id` is the example's place in its split.
+  """
+
+  id: int
+  prompt: str
+  answer: str
+
+
+@dataclass(frozen=True)
+class Task:
+  """Prompts to train and to test on, and the reward of a completion.
+
+  Attributes:
+    name: what `tis_jax.tasks.load` calls it.
+    train: examples to generate rollouts for.
+    test: held-out examples; `train` shows none of their prompts.
+    reward: `reward(completion, example)`, a float in [0, 1].
+    chat: whether a prompt is a user's message, to be wrapped in the tokenizer's chat
+      template, rather than text to continue as it stands.
+  """
+
+  name: str
+  train: Sequence[Example]
+  test: Sequence[Example]
+  reward: Callable[[str, Example], float]
+  chat: bool = False
