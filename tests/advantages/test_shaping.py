@@ -25,15 +25,6 @@ def test_overlong_filter_drops_whole_rows():
     shaping.overlong_filter(mask, np.array([0, 1]))
 
 
-def test_shape_rewards_scales_shifts_and_clips():
-  rewards = np.array([-1.0, 0.0, 2.0])
-  got = shaping.shape_rewards(rewards, scale=2.0, shift=1.0, low=0.0, high=4.0)
-  np.testing.assert_allclose(got, [0.0, 1.0, 4.0])
-  np.testing.assert_allclose(shaping.shape_rewards(rewards), rewards)
-  with pytest.raises(ValueError, match="low must not exceed high"):
-    shaping.shape_rewards(rewards, low=1.0, high=0.0)
-
-
 IDS = np.array([3, -1, 3, 8, -1, 8, 5, 3], np.int32)
 REWARDS = np.array([1.0, 0.1, 1.0, 0.0, 0.1, 1.0, 1.0, 1.0], np.float32)
 
@@ -69,18 +60,3 @@ def test_keep_groups_takes_whole_groups_in_order():
   assert shaping.groups_of_rows(np.zeros(8), IDS).size == 0
   with pytest.raises(ValueError, match="must both be"):
     shaping.groups_of_rows(keep[:3], IDS)
-
-
-def test_replace_groups_fills_bad_groups_with_good_ones():
-  keep = np.isin(IDS, [3, 5])
-  rows, ids = shaping.replace_groups(keep, IDS, 0)
-  assert keep[rows].all()
-  for group in (3, 5):
-    np.testing.assert_array_equal(rows[ids == group], np.flatnonzero(group == IDS))
-  replaced = [tuple(IDS[rows[ids == group]]) for group in (-1, 8)]
-  # Two bad groups, two good ones: each is used once before either is used twice.
-  assert sorted(replaced) == [(3, 3, 3), (5,)]
-  again = shaping.replace_groups(keep, IDS, np.random.default_rng(0))
-  np.testing.assert_array_equal(again[0], rows)
-  with pytest.raises(ValueError, match="sample another batch"):
-    shaping.replace_groups(np.zeros(8), IDS, 0)

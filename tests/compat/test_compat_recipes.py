@@ -8,9 +8,9 @@ import pytest
 pytest.importorskip("ml_collections")
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from configs import default, rollout_correction
+from configs import rollout_correction
 from tis_jax import compat
-from tis_jax.learner import algorithm_from_config
+from tis_jax.runner import algorithm_of, default_config
 
 _NAMES = sorted(rollout_correction.RECIPES)
 
@@ -18,7 +18,7 @@ _NAMES = sorted(rollout_correction.RECIPES)
 @pytest.mark.parametrize("name", _NAMES)
 def test_the_chain_is_the_one_that_the_peers_options_stand_for(name):
   recipe = rollout_correction.RECIPES[name]
-  algorithm = algorithm_from_config(rollout_correction.get_config(name).algorithm)
+  algorithm = algorithm_of(rollout_correction.get_config(name).algorithm)
   native = getattr(compat, recipe.peer).native(recipe.options)
   assert algorithm.correct.stages == native.stages
 
@@ -26,19 +26,19 @@ def test_the_chain_is_the_one_that_the_peers_options_stand_for(name):
 @pytest.mark.parametrize("name", _NAMES)
 def test_bypass_and_denominator_are_the_peers(name):
   recipe = rollout_correction.RECIPES[name]
-  algorithm = algorithm_from_config(rollout_correction.get_config(name).algorithm)
+  algorithm = algorithm_of(rollout_correction.get_config(name).algorithm)
   bypass = recipe.options.get("bypass_mode", False)
   assert algorithm.old_logp == ("sampler" if bypass else "recompute")
   reinforce = recipe.options.get("loss_type") == "reinforce"
-  assert (algorithm.loss.func.__name__ == "reinforce_loss") == reinforce
+  assert (algorithm.loss.func.__name__ == "reinforce") == reinforce
   rejects = any(stage.makes == "mask" for stage in algorithm.correct.stages)
-  kept = recipe.peer == "verl" and rejects
-  assert algorithm.denominator == ("kept" if kept else "sampled")
+  leaves = recipe.peer == "verl" and rejects
+  assert algorithm.aggregation.denominator == ("accepted" if leaves else "sampled")
 
 
 def test_nothing_else_differs_from_the_default():
   config = rollout_correction.get_config("outlier_tokens").to_dict()
-  plain = default.get_config().to_dict()
+  plain = default_config().to_dict()
   assert config.pop("algorithm") != plain.pop("algorithm")
   assert config == plain
 

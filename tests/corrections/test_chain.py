@@ -36,11 +36,11 @@ def test_the_empty_chain_weighs_one_and_still_measures():
 @pytest.mark.parametrize(
   ("build", "error", "says"),
   [
-    (lambda: truncate(0.0), ValueError, "truncate: high must be a number above 0"),
+    (lambda: truncate(0.0), ValueError, "truncate: high must be above 0, got 0.0"),
     (lambda: truncate(-1), ValueError, "truncate: high"),
     (lambda: truncate(float("nan")), ValueError, "truncate: high"),
-    (lambda: truncate("2.0"), TypeError, "must be a number, not '2.0'"),
-    (lambda: truncate(True), TypeError, "must be a number, not True"),
+    (lambda: truncate("2.0"), TypeError, "must be a number, got '2.0'"),
+    (lambda: truncate(True), TypeError, "must be a number, got True"),
     (lambda: truncate(np.ones(3)), ValueError, "use vmap for a sweep"),
     (lambda: truncate(2.0, level="sentence"), ValueError, "level must be one of"),
     (lambda: clip(2.0, 3.0), ValueError, "nothing passes"),
@@ -63,17 +63,17 @@ def test_the_empty_chain_weighs_one_and_still_measures():
     (
       lambda: reject_probability_difference(0.3, 0.1),
       ValueError,
-      "low must be at most 0",
+      "low must be at most 0, got 0.1",
     ),
     (lambda: normalize("world"), ValueError, "over must be one of"),
     (
       lambda: corrections.adaptive_truncate(ess_floor=1.0),
       ValueError,
-      "ess_floor is a share below 1",
+      "ess_floor must be at least 0 and below 1",
     ),
-    (lambda: reject_stale(-1), ValueError, "reject_stale: limit"),
+    (lambda: reject_stale(-1), ValueError, "reject_stale: high"),
     (lambda: chain(truncate), TypeError, "is not a stage"),
-    (lambda: chain(metrics="all"), ValueError, "none, core or full"),
+    (lambda: chain(metrics="all"), ValueError, "metrics must be one of"),
     (
       lambda: chain(truncate(2.0), importance("sequence")),
       ValueError,
@@ -98,8 +98,8 @@ def test_impossible_values_are_refused_when_the_chain_is_built(build, error, say
     (presets.opsm(), {}, "reject_negative_divergence needs advantages="),
     (presets.group_normalized_seq_tis(), {}, "normalize needs group_ids="),
     (chain(reject_stale(1)), {"versions": DATA.mask}, "needs learner_version="),
-    (chain(), {"present": DATA.mask[0]}, r"present has shape \(12,\), but must be"),
-    (chain(), {"advantages": np.ones(3)}, "advantages has shape"),
+    (chain(), {"present": DATA.mask[0]}, r"present must have shape .*, got \(12,\)"),
+    (chain(), {"advantages": np.ones(3)}, "advantages must have shape"),
   ],
 )
 def test_missing_and_misshapen_arguments_are_named(correct, given, says):
@@ -110,7 +110,7 @@ def test_missing_and_misshapen_arguments_are_named(correct, given, says):
 def test_shapes_must_agree():
   with pytest.raises(ValueError, match=r"old_logp must be \[B, T\]"):
     chain()(DATA.old[0], DATA.sampler[0], DATA.mask[0])
-  with pytest.raises(ValueError, match="sampler_logp has shape"):
+  with pytest.raises(ValueError, match="sampler_logp must have shape"):
     chain()(DATA.old, DATA.sampler[:, :3], DATA.mask)
 
 
@@ -224,5 +224,5 @@ def test_presets_are_the_chains_they_say():
   rho = np.exp(oracles.level(DATA, "geometric"))
   out = chain(presets.geometric_mask(1.05, 0.95, 0.5), metrics="none")(*DATA.arrays)
   least = oracles.over_sequences(DATA, np.exp(oracles.log_ratio(DATA)), np.min)
-  kept = DATA.mask & (rho <= 1.05) & (rho >= 0.95) & (least >= 0.5)
-  np.testing.assert_array_equal(out.mask, kept)
+  accepted = DATA.mask & (rho <= 1.05) & (rho >= 0.95) & (least >= 0.5)
+  np.testing.assert_array_equal(out.mask, accepted)

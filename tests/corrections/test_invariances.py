@@ -87,7 +87,7 @@ def test_weights_grow_with_the_cap_and_reach_plain_importance(seed, cap, factor)
 
 @given(seeds, st.floats(1.01, 3.0), st.floats(1.0, 3.0))
 @many
-def test_a_wider_band_keeps_what_a_narrower_one_kept(seed, high, factor):
+def test_a_wider_band_accepts_what_a_narrower_one_did(seed, high, factor):
   data = oracles.rollouts(seed)
   narrow, wide = (
     np.asarray(run(chain(reject(h, level="geometric"), metrics="none"), data).mask)
@@ -220,8 +220,8 @@ def test_zeroing_outside_is_rejecting_with_the_weight_left(seed, high):
   zeroed = run(chain(zero_outside(high), metrics="none"), data)
   both = chain(reject(high, level="token"), importance("token"), metrics="none")
   rejected = run(both, data)
-  kept = np.where(rejected.mask, rejected.weight, 0)
-  np.testing.assert_array_equal(zeroed.weight, kept)
+  accepted = np.where(rejected.mask, rejected.weight, 0)
+  np.testing.assert_array_equal(zeroed.weight, accepted)
 
 
 @given(seeds, st.floats(-3, 3))

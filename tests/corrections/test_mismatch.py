@@ -68,12 +68,12 @@ def expected_metrics():
   rho, n = np.exp(d), known.sum(1)
   rows = DATA.mask.any(1)
   total = d.sum(1)
-  kept = rows & (np.abs(total / np.maximum(n, 1)) <= np.log(BAND))
+  accepted = rows & (np.abs(total / np.maximum(n, 1)) <= np.log(BAND))
   product = np.exp(total)[rows]
   learner = -np.where(known, DATA.old, 0).astype(np.float64).sum(1)[rows] / n[rows]
   gap = total[rows] / n[rows]
   sampler = learner + gap
-  trains = DATA.mask & kept[:, None]
+  trains = DATA.mask & accepted[:, None]
   weight = np.where(known, np.minimum(rho, CAP), 1.0)
 
   def ess(w):
@@ -112,7 +112,7 @@ def expected_metrics():
     "tokens/missing": (DATA.mask & ~PRESENT).sum() / DATA.mask.sum(),
     "sequences/count": rows.sum(),
     "rejected/tokens": 1 - trains.sum() / DATA.mask.sum(),
-    "rejected/sequences": 1 - kept.sum() / rows.sum(),
+    "rejected/sequences": 1 - accepted.sum() / rows.sum(),
     "reject/sequences_high": (gap > np.log(BAND)).mean(),
     "reject/sequences_low": (gap < -np.log(BAND)).mean(),
     "reject/high": DATA.mask[rows][gap > np.log(BAND)].sum() / DATA.mask.sum(),
@@ -131,8 +131,8 @@ def expected_metrics():
     "reward/sampler": REWARDS[rows].mean(),
     "reward/learner_weighted": (product * REWARDS[rows]).mean(),
     "reward/learner_normalized": (product * REWARDS[rows]).sum() / product.sum(),
-    "rejected/positive_sequences": 1 - kept[rows & (REWARDS > 0)].mean(),
-    "rejected/other_sequences": 1 - kept[rows & (REWARDS <= 0)].mean(),
+    "rejected/positive_sequences": 1 - accepted[rows & (REWARDS > 0)].mean(),
+    "rejected/other_sequences": 1 - accepted[rows & (REWARDS <= 0)].mean(),
   }
 
 
@@ -170,7 +170,7 @@ def test_log_ratio_by_position_probability_and_staleness(found):
       np.testing.assert_allclose(found[f"{key}/std"], spread, rtol=1e-3, atol=1e-3)
 
 
-def test_effective_sample_size_and_share_kept_by_length(found):
+def test_effective_sample_size_and_share_accepted_by_length(found):
   known = DATA.mask & PRESENT
   total = np.where(known, oracles.log_ratio(DATA), 0).sum(1)
   lengths, number = DATA.mask.sum(1), known.sum(1)
@@ -180,9 +180,9 @@ def test_effective_sample_size_and_share_kept_by_length(found):
     w = np.exp(total[rows])
     ess = w.sum() ** 2 / (len(w) * (w**2).sum()) if len(w) else 0.0
     np.testing.assert_allclose(found[f"by_length/{low}/ess"], ess, rtol=1e-5)
-    kept = np.abs(total / np.maximum(number, 1))[rows] <= np.log(BAND)
-    share = kept.mean() if len(w) else 0.0
-    np.testing.assert_allclose(found[f"by_length/{low}/kept"], share, rtol=1e-6)
+    accepted = np.abs(total / np.maximum(number, 1))[rows] <= np.log(BAND)
+    share = accepted.mean() if len(w) else 0.0
+    np.testing.assert_allclose(found[f"by_length/{low}/accepted"], share, rtol=1e-6)
 
 
 def test_percentiles_lie_within_their_bin(found, out):

@@ -144,7 +144,7 @@ def test_a_large_sharded_batch_is_walked_in_chunks(kind):
   with jax.set_mesh(mesh):
     put = jax.device_put(x * 0.3, NamedSharding(mesh, PartitionSpec("data")))
     out = jax.jit(lambda x: correct(x, jnp.zeros_like(x), jnp.ones_like(x)))(put)
-  kept = ((0.3 * x.astype(np.float64)) ** 2 / 2).mean(1) <= 0.04
-  np.testing.assert_array_equal(np.asarray(out.mask).all(1), kept)
+  accepted = ((0.3 * x.astype(np.float64)) ** 2 / 2).mean(1) <= 0.04
+  np.testing.assert_array_equal(np.asarray(out.mask).all(1), accepted)
   k1 = finalize(out.metrics)["mismatch/k1"]
   np.testing.assert_allclose(k1, -(0.3 * x).mean(dtype=np.float64), rtol=1e-3)

@@ -87,7 +87,7 @@ def test_bias_falls_and_variance_grows_with_the_cap():
 )
 def test_nothing_is_biased_on_policy(correct):
   found = enumerable.exact(EQUAL, correct)
-  assert found.relative_bias < 1e-10 and found.kept == 1
+  assert found.relative_bias < 1e-10 and found.accepted == 1
 
 
 def test_exact_numbers_are_what_sampling_converges_to():
@@ -115,7 +115,7 @@ def test_batches_average_what_takes_each_sequence_by_itself():
   three = enumerable.exact_batch(SMALL, presets.tis(), size=3)
   np.testing.assert_allclose(three.bias, one.bias, atol=1e-12)
   np.testing.assert_allclose(three.variance, one.variance / 3, rtol=1e-10)
-  np.testing.assert_allclose(three.kept, one.kept)
+  np.testing.assert_allclose(three.accepted, one.accepted)
 
 
 def test_self_normalisation_has_a_bias_that_falls_with_the_batch():
@@ -145,7 +145,7 @@ def test_the_table_sets_every_preset_side_by_side():
   rows = {row.name: row for row in bias_table.single_table(0.3, length=3, seeds=2)}
   assert rows.keys() == bias_table.SINGLE.keys()
   assert rows["seq_is()"].bias < 1e-10 < rows["tis(2)"].bias
-  assert rows["geometric_mask(1.01)"].kept < 0.5 < rows["tis(2)"].kept == 1
+  assert rows["geometric_mask(1.01)"].accepted < 0.5 < rows["tis(2)"].accepted == 1
   for row in rows.values():
     assert list(row.errors) == sorted(row.errors, reverse=True)
     assert row.errors[-1] >= row.bias * (1 - 1e-9)
@@ -162,4 +162,4 @@ def test_the_table_of_pooled_corrections():
   rows = bias_table.pooled_table(0.3, length=2, size=2, seeds=1)
   assert [row.name for row in rows] == list(bias_table.POOLED)
   plain = next(row for row in rows if row.name == "seq_is()")
-  assert plain.bias < 1e-10 and plain.kept == 1
+  assert plain.bias < 1e-10 and plain.accepted == 1

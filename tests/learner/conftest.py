@@ -43,9 +43,10 @@ def tiny():
     abstract_params(CONFIG),
   )
   # With Adam's usual epsilon the first step is the sign of a gradient: all rounding.
-  optimizer = learner.make_optimizer(
-    0.01, weight_decay=0.1, clip_norm=0.5, epsilon=1e-3
+  settings = learner.AdamW(
+    0.01, warmup_steps=0, weight_decay=0.1, clip_norm=0.5, epsilon=1e-3
   )
+  optimizer = learner.make_optimizer(settings, updates=100)
   meshes = {
     "one": learner.make_mesh(devices=jax.devices()[:1]),
     "2x2x2": learner.make_mesh(2, 2, 2),

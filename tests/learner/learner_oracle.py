@@ -7,19 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tis_jax import learner
+from tis_jax import runner
 
 VERSION = 7
 
 
 def make_algorithm(**settings):
   """The default algorithm with some settings changed: `loss__name="gspo"`, ..."""
-  config = learner.default_config()
+  config = runner.algorithm_config()
   for path, value in settings.items():
     *groups, name = path.split("__")
     group = functools.reduce(lambda group, key: group[key], groups, config)
     group[name] = value
-  return learner.algorithm_from_config(config)
+  return runner.algorithm_of(config)
 
 
 def compact(batch):

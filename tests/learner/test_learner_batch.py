@@ -39,19 +39,6 @@ def test_optional_arrays_are_in_all_records_or_in_none(batch):
     learner.from_rollouts([])
 
 
-def test_groups_are_taken_whole_and_in_order(batch):
-  rows = learner.take_rows(batch, np.arange(12))._replace(
-    group_ids=np.array([9, 1, 9, 1, 5, 5, 9, 1, 9, 1, 5, 5])
-  )
-  taken, left = learner.take_groups(rows, 2)
-  assert taken.group_ids.tolist() == [9, 1, 9, 1, 9, 1, 9, 1]
-  assert left.group_ids.tolist() == [5, 5, 5, 5]
-  np.testing.assert_array_equal(left.tokens, rows.tokens[[4, 5, 10, 11]])
-  nothing, all_left = learner.take_groups(rows, 4)
-  assert nothing is None
-  np.testing.assert_array_equal(all_left.tokens, rows.tokens)
-
-
 def test_dynamic_sampling_drops_groups_without_signal(batch):
   rows = learner.take_rows(batch, batch.mask.any(1))
   keep = np.asarray(has_variance(rows.rewards, rows.group_ids))

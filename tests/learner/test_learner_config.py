@@ -10,19 +10,19 @@ import pytest
 from learner_oracle import VERSION, make_algorithm
 from ml_collections import ConfigDict
 
-from tis_jax import learner, losses
+from tis_jax import learner, losses, runner
 from tis_jax.advantages import ESTIMATORS
 from tis_jax.corrections import STAGES, chain, reject, truncate, veto
 from tis_jax.logprobs import Sampling
 
 
 def test_stages_come_in_order_with_their_settings():
-  config = learner.default_config()
+  config = runner.algorithm_config()
   config.correction.stages = ("veto", "reject", "reject_2", "truncate")
   config.correction.reject.high = 2.0
   config.correction.reject_2 = ConfigDict({"high": 1.1, "level": "geometric"})
   config.correction.truncate.high = 3.0
-  got = learner.algorithm_from_config(config).correct
+  got = runner.algorithm_of(config).correct
   want = chain(
     veto(), reject(2.0), reject(1.1, level="geometric"), truncate(3.0), metrics="core"
   )
@@ -36,10 +36,10 @@ def test_a_command_line_writes_stages_as_one_string():
 
 
 def test_defaults_are_those_of_the_functions():
-  algorithm = learner.algorithm_from_config({})
+  algorithm = runner.algorithm_of({})
   assert algorithm.loss.func is losses.ppo
   assert algorithm.loss.keywords == losses.ppo.__kwdefaults__
-  config = learner.default_config()
+  config = runner.algorithm_config()
   assert {"truncate", "veto", "reject", "zero_outside"} <= STAGES.keys()
   for name in STAGES:
     assert name in config.correction
@@ -60,26 +60,26 @@ def test_defaults_are_those_of_the_functions():
     ({"loss": {"name": "grpo"}}, "algorithm.loss.name has no setting 'grpo'"),
     ({"loss": {"name": "dro"}}, "algorithm.loss.dro.beta has no default"),
     ({"kl": {"kin": "k1"}}, "did you mean 'kind'"),
-    ({"kl": {"kind": "k4"}}, "kl_kind must be one of"),
+    ({"kl": {"kind": "k4"}}, "kl: kind must be one of"),
     ({"advantage": {"name": "gropo"}}, "did you mean 'grpo'"),
-    ({"aggregation": {"mode": "sequence_sum_constant"}}, "length belongs to"),
-    ({"temperature": 0.0}, "temperature must be positive"),
+    ({"aggregation": {"mode": "sequence_sum_constant"}}, "needs a length"),
+    ({"temperature": 0.5}, "algorithm has no setting 'temperature'"),
     ({"mini_batches": 0}, "mini_batches must be at least 1"),
     ({"old_logp": "current", "epochs": 2}, "exact for one update a batch"),
     ({"old_logp": "sampler"}, "bypass mode"),
     ({"loss": {"name": "clip_cov"}, "micro_batches": 2}, "change what it selects"),
     ({"loss": {"name": "dppo"}}, "already multiplies by the ratio to the sampler"),
     (
-      {"old_logp": "current", "advantage": {"baseline": "kept"}},
+      {"old_logp": "current", "baseline": "accepted"},
       "no rejections to leave out",
     ),
     (
       {
         "old_logp": "current",
         "micro_batches": 2,
-        "aggregation": {"denominator": "kept"},
+        "aggregation": {"denominator": "accepted"},
       },
-      "cannot count what the others keep",
+      "cannot count what the others accept",
     ),
     (
       {
@@ -91,7 +91,7 @@ def test_defaults_are_those_of_the_functions():
     ),
     (
       {
-        "advantage": {"baseline": "kept"},
+        "baseline": "accepted",
         "correction": {
           "stages": ("reject_negative_divergence",),
           "reject_negative_divergence": {"high": 0.1},
@@ -108,12 +108,12 @@ def test_defaults_are_those_of_the_functions():
       },
       r"\['normalize'\] take statistics of the whole batch",
     ),
-    ({"old_logp": "current", "kl": {"placement": "reward"}}, "kl_placement='reward'"),
+    ({"old_logp": "current", "kl": {"placement": "reward"}}, "kl.placement='reward'"),
   ],
 )
 def test_what_is_wrong_is_said(changes, message):
   with pytest.raises(ValueError, match=message):
-    learner.algorithm_from_config(changes)
+    runner.algorithm_of(changes)
 
 
 def test_the_samplers_temperature_must_be_the_learners(tiny):
@@ -166,7 +166,7 @@ def test_every_loss_advantage_and_stage_traces(tiny, batch, index):
       "metrics": "none",
     },
   }
-  algorithm = learner.algorithm_from_config(settings)
+  algorithm = runner.algorithm_of(settings)
   state = learner.abstract_state(tiny.graph, tiny.optimizer, tiny.meshes["one"])
   for stage in [None, *mine]:
     if stage is not None:

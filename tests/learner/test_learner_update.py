@@ -93,7 +93,9 @@ def test_metrics_of_a_known_batch(tiny, batch):
   log_ratio = np.where(batch.mask, np.asarray(logp) - batch.sampler_logp, 0).sum(1)
   weight = np.where(rows, np.exp(log_ratio), 0)
   np.testing.assert_allclose(
-    metrics["reward/learner"], (weight * batch.rewards).sum() / weight.sum(), 1e-4
+    metrics["reward/learner_normalized"],
+    (weight * batch.rewards).sum() / weight.sum(),
+    1e-4,
   )
   histogram = metrics["weight_histogram"]
   assert histogram["raw"].sum() == histogram["applied"].sum() == batch.mask.sum()
@@ -154,7 +156,7 @@ def test_the_terms_of_the_loss(tiny, batch):
     "correction__stages": ("reject", "truncate"),
     "correction__reject__high": 2.0,
     "correction__reject__level": "token",
-    "aggregation__denominator": "kept",
+    "aggregation__denominator": "accepted",
   } | NO_METRICS
   _, metrics = tiny.step(batch, reference=reference, **settings)
   logp, entropy = (np.float64(x) for x in scores(tiny.graph, tiny.params, batch))
@@ -219,7 +221,9 @@ def test_an_unchanged_policy_has_ratio_one_under_top_p(tiny, batch):
   raw = np.asarray(metrics["weight_histogram"]["raw"])
   # The one bin that holds ratio 1; the token that cannot be compared is in none.
   assert raw[len(raw) // 2] == raw.sum() == batch.mask.sum() - 1
-  np.testing.assert_allclose(metrics["reward/learner"], metrics["reward/mean"], 1e-5)
+  np.testing.assert_allclose(
+    metrics["reward/learner_normalized"], metrics["reward/mean"], 1e-5
+  )
 
 
 def test_the_state_is_donated_and_shapes_compile_once(tiny, batch):

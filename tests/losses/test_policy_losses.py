@@ -271,8 +271,8 @@ def test_bad_input_is_named(change, message):
   [
     ("dppo", {"divergence": "js"}, "divergence must be one of"),
     ("dro", {"beta": 0.0}, "beta must be above 0"),
-    ("kl_cov", {"select": 1.5}, "select is a share"),
-    ("m2po", {"threshold": -1.0}, "threshold must be at least 0"),
+    ("kl_cov", {"select": 1.5}, "select must be at least 0 and at most 1"),
+    ("m2po", {"high": -1.0}, "high must be at least 0"),
     ("rollout_is", {"low": 2.0, "high": 1.0}, "high must be above"),
     ("sapo", {"temperature_positive": 0.0}, "temperature_positive must be above"),
     ("topr", {"level": "turn"}, "level must be one of"),

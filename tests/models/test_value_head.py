@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tis_jax.losses import aggregate, value
+from tis_jax import losses
 from tis_jax.models.value_head import ValueHead
 
 RNG = np.random.default_rng(0)
@@ -26,7 +26,9 @@ def test_learns_returns_that_are_linear_in_the_hidden_states():
   def step(params):
     def loss(params):
       values = nnx.merge(graph, params)(HIDDEN)
-      return aggregate(value(values, values, RETURNS, MASK, clip=None)[0], MASK)
+      return losses.aggregate(
+        losses.value(values, values, RETURNS, MASK, clip=None)[0], MASK
+      )
 
     return jax.tree.map(lambda p, g: p - 0.3 * g, params, jax.grad(loss)(params))
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tis_jax.numerics.metrics import (
-  effective_sample_size,
+  EffectiveSampleSize,
   finalize,
   fraction,
   histogram,
@@ -34,9 +34,15 @@ def measure(x, mask):
     "total": total(x, mask),
     "max": maximum(x, mask),
     "min": minimum(x, mask),
-    "ess": effective_sample_size(jnp.exp(x), mask),
+    "ess": ess(jnp.exp(x), mask),
     "histogram": histogram(x, mask, EDGES),
   }
+
+
+def ess(weight, mask):
+  weight = jnp.where(mask != 0, weight, 0.0)
+  count = (mask != 0).sum(dtype=jnp.float32)
+  return EffectiveSampleSize(weight.sum(), (weight**2).sum(), count)
 
 
 compiled, numbers, pool = jax.jit(measure), jax.jit(finalize), jax.jit(merge)

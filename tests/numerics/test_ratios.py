@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tis_jax.numerics import ratios
+from tis_jax.numerics import ratios, units
 
 
 def test_log_ratio_masks_before_it_subtracts_and_clamps():
@@ -58,30 +58,30 @@ def test_divergences_are_precise_for_small_and_large_log_ratios(name):
 @pytest.mark.parametrize("turns", [False, True])
 def test_units_are_those_of_the_definition(packed, turns):
   data = oracles.rollouts(seed=3, packed=packed)
-  find = jax.jit(ratios.unit_starts, static_argnames="turns")
+  find = jax.jit(units.unit_starts, static_argnames="turns")
   starts = find(data.mask, data.segment_ids, turns=turns)
-  units = oracles.unit_of(data, turns)
+  owner = oracles.unit_of(data, turns)
   expected = np.zeros_like(data.mask)
-  for unit in range(units.max() + 1):
-    b, t = np.argwhere(units == unit)[0]
+  for unit in range(owner.max() + 1):
+    b, t = np.argwhere(owner == unit)[0]
     expected[b, t] = True
   np.testing.assert_array_equal(starts, expected)
-  x = np.where(data.mask, np.random.default_rng(0).random(units.shape), 0)
+  x = np.where(data.mask, np.random.default_rng(0).random(owner.shape), 0)
   x, total = x.astype(np.float32), None
-  for found, reduce in ((ratios.unit_sum, np.sum), (ratios.unit_max, np.max)):
+  for found, reduce in ((units.unit_sum, np.sum), (units.unit_max, np.max)):
     wanted = np.zeros_like(x)
     for b, t in np.argwhere(data.mask):
-      wanted[b, t] = reduce(x[b][units[b] == units[b, t]])
+      wanted[b, t] = reduce(x[b][owner[b] == owner[b, t]])
     spread = np.asarray(jax.jit(found)(x, starts))
     got = np.where(data.mask, spread, 0)
     np.testing.assert_allclose(got, wanted, rtol=1e-6)
     total = spread if reduce is np.sum else total
   # Every token of a unit holds the same bits, so that one bound treats them alike.
-  for unit in range(units.max() + 1):
-    assert len(set(total[units == unit].tolist())) == 1
+  for unit in range(owner.max() + 1):
+    assert len(set(total[owner == unit].tolist())) == 1
 
 
 def test_mean_over_a_unit_with_nothing_in_it_is_zero():
   x = jnp.array([[1.0, 3.0], [5.0, 7.0]])
   mask = jnp.array([[1, 1], [0, 0]])
-  np.testing.assert_array_equal(ratios.unit_mean(x, mask), [[2.0], [0.0]])
+  np.testing.assert_array_equal(units.unit_mean(x, mask), [[2.0], [0.0]])

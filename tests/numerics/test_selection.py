@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-from tis_jax.losses import mean_at_most_mask, top_k_mask
+from tis_jax.numerics.selection import mean_at_most_mask, top_k_mask
 
 SHAPE = (4, 6)
 # Ties and signed zeros on purpose.

@@ -91,7 +91,7 @@ def test_a_run_trains_ends_with_figures_and_can_be_made_longer(tmp_path):
   [
     ({"optimizer.warmup_steps": 9}, "warmup_steps 9 is not in 0..2"),
     ({"algorithm.old_logp": "sampler"}, "bypass mode"),
-    ({"sampler.temperature": 0.5}, "is no policy's ratio"),
+    ({"sampler.temperature": 0.0}, "greedy rollouts have no ratio"),
     ({"sampler.precision": "float8"}, "float8"),
   ],
 )

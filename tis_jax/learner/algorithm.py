@@ -6,10 +6,72 @@ from typing import Literal
 
 from tis_jax import losses
 from tis_jax.corrections import Chain
-from tis_jax.losses import KL_KINDS, MODES
+from tis_jax.learner.rows import CHAIN_ARGUMENTS
+from tis_jax.numerics.checks import check_choice, check_number
 
-# What an update hands to the corrector beside the log-probs.
-_GIVEN = ("group_ids", "advantages", "versions", "learner_version", "rewards")
+
+@dataclasses.dataclass(frozen=True)
+class Aggregation:
+  """How token losses become one number.
+
+  Attributes:
+    mode: what the sum of token losses is divided by, see `losses.denominators`.
+    denominator: what that counts: the tokens "sampled" (a rejected one counts as zero)
+      or those "accepted" (the step is renormalised to what is left).
+    length: the constant of the mode "sequence_sum_constant", in tokens.
+  """
+
+  mode: str = "token_mean"
+  denominator: Literal["sampled", "accepted"] = "sampled"
+  length: float | None = None
+
+  def __post_init__(self):
+    check_choice("mode", self.mode, losses.MODES)
+    check_choice("denominator", self.denominator, ("sampled", "accepted"))
+    if self.length is not None and self.mode != "sequence_sum_constant":
+      raise ValueError(
+        f"mode {self.mode!r} takes no length; it is 'sequence_sum_constant' that does"
+      )
+    if self.length is None and self.mode == "sequence_sum_constant":
+      raise ValueError("mode 'sequence_sum_constant' needs a length, in tokens")
+
+
+@dataclasses.dataclass(frozen=True)
+class KL:
+  """The KL to a reference policy, which is the one that the run started from.
+
+  Attributes:
+    coefficient: of the penalty; 0 needs no reference.
+    kind: the estimator, see `losses.kl_penalty`.
+    weighted: weight it by the ratio to the sampler, see `losses.weighted_kl_penalty`.
+    placement: a term of the "loss", or taken off the "reward" of each response before
+      the advantages.
+  """
+
+  coefficient: float = 0.0
+  kind: str = "k2"
+  weighted: bool = False
+  placement: Literal["loss", "reward"] = "loss"
+
+  def __post_init__(self):
+    check_choice("kind", self.kind, losses.KL_KINDS)
+    check_choice("placement", self.placement, ("loss", "reward"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Overlong:
+  """What becomes of responses that come near the length limit.
+
+  Attributes:
+    buffer: tokens below the limit in which the reward falls, see
+      `advantages.soft_overlong_penalty`; 0 takes nothing off.
+    factor: what is taken off at the limit.
+    filter: leave responses that ran into the limit out of the loss.
+  """
+
+  buffer: int = 0
+  factor: float = 1.0
+  filter: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,26 +80,18 @@ class Algorithm:
 
   Attributes:
     correct: the corrector.
-    loss: a policy loss of `tis_jax.losses`, its options bound by `functools.partial`.
-    advantage: `advantage(rewards_B, group_ids_B, baseline_mask=...) -> [B]`, likewise.
-    baseline: "all" rows make the group's baseline, or only those the correction "accepted".
-    aggregation: how token losses become one number, see `losses.denominators`.
-    length: the constant of the aggregation "sequence_sum_constant", in tokens.
-    denominator: what it counts: the "sampled" tokens (a rejected one counts as zero) or
-      those "accepted" (the step is renormalised to what is left).
+    loss: a policy loss, its options bound by `functools.partial`; one of
+      `tis_jax.losses`, or any function that `losses.traits` can read.
+    advantage: `advantage(rewards, group_ids, baseline_mask=...)`, likewise.
     old_logp: the policy that the loss is anchored on. "recompute" takes a forward pass
       before the update (decoupled: three policies); "current" takes the log-probs of
       the gradient's own pass, the same number without the extra pass, as long as a
       batch is one update; "sampler" takes the sampler's (bypass: two policies).
-    kl_coefficient: of the KL to a reference policy; 0 needs no reference.
-    kl_kind: the estimator, see `losses.kl_penalty`.
-    kl_weighted: weight it by the ratio to the sampler (`losses.weighted_kl_penalty`).
-    kl_placement: a term of the "loss", or taken off the "reward" of each response
-      before the advantages.
-    overlong_buffer: tokens below the length limit T in which the reward falls, see
-      `advantages.soft_overlong_penalty`; 0 takes nothing off.
-    overlong_factor: what is taken off at the limit.
-    overlong_filter: leave responses that ran into the limit out of the loss.
+    baseline: "all" rows make the group's baseline, or only those that the correction
+      "accepted".
+    aggregation: how token losses become one number.
+    kl: the KL to a reference policy.
+    overlong: what becomes of responses near the length limit.
     entropy_coefficient: of the entropy bonus.
     temperature: of the policy that is trained; the sampler must have used it.
     epochs: passes over the batch.
@@ -52,18 +106,11 @@ class Algorithm:
   correct: Chain
   loss: Callable
   advantage: Callable
-  baseline: Literal["all", "accepted"] = "all"
-  aggregation: str = "token_mean"
-  length: float | None = None
-  denominator: Literal["sampled", "accepted"] = "sampled"
   old_logp: Literal["recompute", "current", "sampler"] = "recompute"
-  kl_coefficient: float = 0.0
-  kl_kind: str = "k2"
-  kl_weighted: bool = False
-  kl_placement: Literal["loss", "reward"] = "loss"
-  overlong_buffer: int = 0
-  overlong_factor: float = 1.0
-  overlong_filter: bool = False
+  baseline: Literal["all", "accepted"] = "all"
+  aggregation: Aggregation = Aggregation()
+  kl: KL = KL()
+  overlong: Overlong = Overlong()
   entropy_coefficient: float = 0.0
   temperature: float = 1.0
   epochs: int = 1
@@ -72,24 +119,14 @@ class Algorithm:
   shuffle: bool = False
 
   def __post_init__(self):
-    _one_of("baseline", self.baseline, ("all", "accepted"))
-    _one_of("aggregation", self.aggregation, MODES)
-    _one_of("denominator", self.denominator, ("sampled", "accepted"))
-    _one_of("old_logp", self.old_logp, ("recompute", "current", "sampler"))
-    _one_of("kl_kind", self.kl_kind, KL_KINDS)
-    _one_of("kl_placement", self.kl_placement, ("loss", "reward"))
+    check_choice("old_logp", self.old_logp, ("recompute", "current", "sampler"))
+    check_choice("baseline", self.baseline, ("all", "accepted"))
     for name in ("epochs", "mini_batches", "micro_batches"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+      check_number(name, getattr(self, name), at_least=1)
     if not self.temperature > 0:
       raise ValueError(
         f"temperature must be positive, got {self.temperature}: a greedy policy has no "
         "log-probs to learn from"
-      )
-    if (self.length is not None) != (self.aggregation == "sequence_sum_constant"):
-      raise ValueError(
-        "length belongs to the aggregation 'sequence_sum_constant', got "
-        f"length={self.length} with {self.aggregation!r}"
       )
     losses.check_composition(
       self.loss, weighted=self.correct.weighs, bypass=self.old_logp == "sampler"
@@ -108,10 +145,10 @@ class Algorithm:
     self._check_needs()
     if self.late_correction:
       self._check_late_correction()
-    if self.kl_placement == "reward" and (self.late_correction or self.kl_weighted):
+    if self.kl.placement == "reward" and (self.late_correction or self.kl.weighted):
       raise ValueError(
-        "kl_placement='reward' takes the KL of old_logp before the update, unweighted: "
-        "it needs old_logp='recompute' and kl_weighted=False"
+        "kl.placement='reward' takes the KL of old_logp before the update, unweighted: "
+        "it needs old_logp='recompute' and kl.weighted=False"
       )
 
   @property
@@ -131,19 +168,19 @@ class Algorithm:
   @property
   def needs_reference(self) -> bool:
     """Whether an update needs the parameters of a reference policy."""
-    return self.kl_coefficient != 0
+    return self.kl.coefficient != 0
 
   def _check_needs(self):
     for stage in self.correct.stages:
       for need in stage.needs:
-        if need not in _GIVEN:
+        if need not in CHAIN_ARGUMENTS:
           raise ValueError(
             f"{stage.name} needs {need}, which a learner's batch does not hold"
           )
         if need == "advantages" and self.baseline == "accepted":
           raise ValueError(
-            f"{stage.name} needs the advantages and baseline='accepted' makes them after "
-            "the correction; take baseline='all'"
+            f"{stage.name} needs the advantages and baseline='accepted' makes them "
+            "after the correction; take baseline='all'"
           )
 
   def _check_late_correction(self):
@@ -152,13 +189,13 @@ class Algorithm:
     )
     if self.baseline == "accepted":
       raise ValueError(
-        f"{why}after the advantages, so baseline='accepted' has no rejections to leave out;"
-        " take old_logp='recompute' or baseline='all'"
+        f"{why}after the advantages, so baseline='accepted' has no rejections to leave "
+        "out; take old_logp='recompute' or baseline='all'"
       )
-    if self.denominator == "accepted" and self.micro_batches > 1:
+    if self.aggregation.denominator == "accepted" and self.micro_batches > 1:
       raise ValueError(
-        f"{why}one micro-batch at a time, so denominator='accepted' cannot count what the "
-        "others accept; take old_logp='recompute', micro_batches=1 or "
+        f"{why}one micro-batch at a time, so denominator='accepted' cannot count what "
+        "the others accept; take old_logp='recompute', micro_batches=1 or "
         "denominator='sampled'"
       )
     pooling = [stage.name for stage in self.correct.stages if stage.pools]
@@ -167,8 +204,3 @@ class Algorithm:
         f"{why}one micro-batch at a time, but {pooling} take statistics of the whole "
         "batch; take old_logp='recompute', or mini_batches=1 and micro_batches=1"
       )
-
-
-def _one_of(name, value, choices):
-  if value not in choices:
-    raise ValueError(f"{name} must be one of {choices}, got {value!r}")

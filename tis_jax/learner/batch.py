@@ -3,9 +3,8 @@
 Everything here is numpy and pure; the arrays of a batch are JAX's only inside an
 update. A batch in the making is a `Batch` of any number of
 rows: `from_rollouts` makes it, `concatenate` adds what the last step left, `take_rows`
-filters it (dynamic sampling: by `advantages.has_variance`), `take_groups` cuts off
-what one update needs and leaves the rest, `pad` gives it the shapes the update was
-compiled for.
+filters it (dynamic sampling: by `advantages.has_variance`), `pad` gives it the shapes
+the update was compiled for.
 """
 
 from collections.abc import Sequence
@@ -94,22 +93,6 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
 def take_rows(batch: Batch, index) -> Batch:
   """The rows that `index` (a bool mask or row numbers) selects."""
   return Batch._make(None if x is None else np.asarray(x)[index] for x in batch)
-
-
-def take_groups(batch: Batch, groups: int) -> tuple[Batch | None, Batch]:
-  """The first `groups` groups, whole, and the rows that are left.
-
-  Groups count in the order in which they first occur.
-
-  Returns:
-    `(taken, left)`; taken is None, and left everything, when there are not enough.
-  """
-  _, first, group = np.unique(batch.group_ids, return_index=True, return_inverse=True)
-  if len(first) < groups:
-    return None, batch
-  chosen = np.zeros(len(first), bool)
-  chosen[np.argsort(first)[:groups]] = True
-  return take_rows(batch, chosen[group]), take_rows(batch, ~chosen[group])
 
 
 def pad(

@@ -6,8 +6,10 @@ import optax
 
 from tis_jax import losses
 from tis_jax.learner.algorithm import Algorithm
+from tis_jax.learner.assess import correct
+from tis_jax.learner.learner import Learner
 from tis_jax.learner.microbatch import split
-from tis_jax.learner.rows import Learner, Rows, correct
+from tis_jax.learner.rows import Rows
 from tis_jax.numerics.metrics import maximum, mean, merge_stacked, ratio, total
 
 
@@ -27,7 +29,7 @@ def optimize(learner: Learner, carry, rows: Rows, key, version):
   """
   params, opt_state, healthy = carry
   algorithm = learner.algorithm
-  if algorithm.denominator == "sampled":
+  if algorithm.aggregation.denominator == "sampled":
     rows = rows._replace(denominator=_denominator(algorithm, rows, rows.batch.mask))
   elif rows.trains is not None:
     rows = rows._replace(denominator=_denominator(algorithm, rows, rows.trains))
@@ -61,12 +63,12 @@ def optimize(learner: Learner, carry, rows: Rows, key, version):
 
 
 def _denominator(algorithm: Algorithm, rows: Rows, counted):
-  grouped = algorithm.aggregation == "prompt_mean"
+  mode = algorithm.aggregation.mode
   return losses.denominators(
     counted,
-    algorithm.aggregation,
-    group_ids=rows.batch.group_ids if grouped else None,
-    length=algorithm.length,
+    mode,
+    group_ids=rows.batch.group_ids if mode == "prompt_mean" else None,
+    length=algorithm.aggregation.length,
   )
 
 
@@ -100,24 +102,24 @@ def _loss(params, learner: Learner, rows: Rows, key, version):
   summed = lambda x: losses.aggregate(x, trains, denominator=denominator)
   policy = summed(token_loss * weight)
   assert out.entropy is not None, "`score` asks for it"
-  entropy_loss, entropy = losses.entropy(out.entropy, batch.mask)
+  bonus, entropy = losses.entropy(out.entropy, batch.mask)
   terms = {"policy": policy, "total": policy}
   if algorithm.entropy_coefficient:
-    terms["entropy"] = algorithm.entropy_coefficient * summed(entropy_loss)
+    terms["entropy"] = algorithm.entropy_coefficient * summed(bonus)
     terms["total"] += terms["entropy"]
   if algorithm.needs_reference:
     kl, found_kl = _kl(algorithm, out.logp, rows.ref_logp, sampler_logp, trains)
     metrics |= found_kl
-    if algorithm.kl_placement == "loss":
-      terms["kl"] = algorithm.kl_coefficient * summed(kl)
+    if algorithm.kl.placement == "loss":
+      terms["kl"] = algorithm.kl.coefficient * summed(kl)
       terms["total"] += terms["kl"]
   return terms["total"], (terms, metrics | found | entropy)
 
 
 def _kl(algorithm: Algorithm, logp, ref_logp, sampler_logp, mask):
   """`(penalty_BT, metrics)` of the KL to the reference."""
-  kind = algorithm.kl_kind
-  if algorithm.kl_weighted:
+  kind = algorithm.kl.kind
+  if algorithm.kl.weighted:
     kl = losses.weighted_kl_penalty(logp, ref_logp, sampler_logp, kind, mask)
   else:
     kl = losses.kl_penalty(logp, ref_logp, kind, mask)

@@ -9,7 +9,6 @@ import numpy as np
 from tis_jax.advantages.shaping import has_variance
 from tis_jax.corrections import Correction
 from tis_jax.learner.batch import Batch
-from tis_jax.numerics import ratios, units
 from tis_jax.numerics.groups import group_count
 from tis_jax.numerics.metrics import (
   Metrics,
@@ -21,6 +20,7 @@ from tis_jax.numerics.metrics import (
   ratio,
   total,
 )
+from tis_jax.numerics.ratios import log_ratio
 
 # Ratios from 1/100 to 100, symmetric about 1 on a log axis, one bin centred on it.
 WEIGHT_EDGES = np.exp(np.linspace(-np.log(100), np.log(100), 62))
@@ -49,22 +49,12 @@ def batch_metrics(batch: Batch, shaped_rewards, advantages, version) -> Metrics:
 
 
 def correction_metrics(correction: Correction, batch: Batch, old_logp) -> Metrics:
-  """The correction's own metrics, the learner's reward, and histograms of the weights.
-
-  `reward/learner` is the reward the learner would have had on these prompts, estimated
-  from the sampler's answers: `sum_b w_b r_b / sum_b w_b` with the whole sequence's
-  ratio `w_b`, uncut.
-  """
-  log_ratio = ratios.log_ratio(old_logp, batch.sampler_logp, batch.mask)
-  known = batch.mask & ~jnp.isnan(log_ratio)
-  log_ratio = jnp.where(known, log_ratio, 0.0)
-  sequence = jnp.exp(ratios.clamp_log(units.unit_sum(log_ratio)[:, 0]))
-  sequence = jnp.where(batch.mask.any(axis=1), sequence, 0.0)
-  rewards = jnp.where(sequence > 0, batch.rewards, 0.0)
+  """The correction's own metrics, and histograms of the weights."""
+  d = log_ratio(old_logp, batch.sampler_logp, batch.mask)
+  known = batch.mask & ~jnp.isnan(d)
   applied = correction.mask & known
   return correction.metrics | {
-    "reward/learner": ratio((sequence * rewards).sum(), sequence.sum()),
-    "weight_histogram/raw": histogram(jnp.exp(log_ratio), known, WEIGHT_EDGES),
+    "weight_histogram/raw": histogram(jnp.exp(d), known, WEIGHT_EDGES),
     "weight_histogram/applied": histogram(correction.weight, applied, WEIGHT_EDGES),
   }
 

@@ -1,26 +1,23 @@
 """AdamW with warm-up, a schedule and gradient clipping, from plain numbers."""
 
-import inspect
+import dataclasses
+from typing import Literal
 
 import jax
 import optax
 
-SCHEDULES = ("constant", "cosine", "linear")
+from tis_jax.numerics.checks import check_choice, check_number
 
 
-def make_optimizer(
-  learning_rate: float | optax.Schedule,
-  *,
-  b1: float = 0.9,
-  b2: float = 0.95,
-  epsilon: float = 1e-8,
-  weight_decay: float = 0.0,
-  clip_norm: float | None = 1.0,
-) -> optax.GradientTransformation:
+@dataclasses.dataclass(frozen=True)
+class AdamW:
   """AdamW on gradients clipped by their global norm.
 
-  Args:
-    learning_rate: a number, or a schedule such as `warmup_schedule`.
+  Attributes:
+    learning_rate: the highest.
+    warmup_steps: updates over which the rate rises in a line, the first of them with
+      `learning_rate / warmup_steps`; Adam's moments are noise in the first ones.
+    schedule: afterwards "constant", or "cosine" or "linear" to zero at the last update.
     b1: decay of the first moment.
     b2: decay of the second moment. 0.95 forgets a burst of bad gradients in 20 updates,
       Adam's customary 0.999 in 1,000.
@@ -29,88 +26,84 @@ def make_optimizer(
     clip_norm: largest norm of the gradient of all parameters together; None does not
       clip.
 
+  Raises:
+    ValueError: a number outside its range, or an unknown schedule.
+
+  Reference: Loshchilov & Hutter 2019, arXiv:1711.05101.
+  """
+
+  learning_rate: float = 3e-4
+  warmup_steps: int = 10
+  schedule: Literal["constant", "cosine", "linear"] = "constant"
+  b1: float = 0.9
+  b2: float = 0.95
+  epsilon: float = 1e-8
+  weight_decay: float = 0.0
+  clip_norm: float | None = 1.0
+
+  def __post_init__(self):
+    check_choice("schedule", self.schedule, ("constant", "cosine", "linear"))
+    check_number("warmup_steps", self.warmup_steps, at_least=0)
+    if self.clip_norm is not None:
+      check_number("clip_norm", self.clip_norm, above=0)
+
+
+def make_optimizer(settings: AdamW, updates: int) -> optax.GradientTransformation:
+  """The optimizer of a run.
+
+  Args:
+    settings: see `AdamW`.
+    updates: optimizer updates in all: learner steps times epochs times mini-batches.
+
   Returns:
     optax.GradientTransformation.
 
   Raises:
-    ValueError: clip_norm is not positive.
-
-  Reference: Loshchilov & Hutter 2019, arXiv:1711.05101.
+    ValueError: a warm-up longer than the run.
   """
-  if clip_norm is not None and not clip_norm > 0:
-    raise ValueError(f"clip_norm must be positive, or None, got {clip_norm}")
   adamw = optax.adamw(
-    learning_rate, b1, b2, epsilon, weight_decay=weight_decay, mask=_decayed
+    learning_rate(settings, updates),
+    settings.b1,
+    settings.b2,
+    settings.epsilon,
+    weight_decay=settings.weight_decay,
+    mask=_decayed,
   )
-  if clip_norm is None:
+  if settings.clip_norm is None:
     return adamw
-  return optax.chain(optax.clip_by_global_norm(clip_norm), adamw)
+  return optax.chain(optax.clip_by_global_norm(settings.clip_norm), adamw)
 
 
-def warmup_schedule(
-  peak: float, *, warmup_steps: int = 0, schedule: str = "constant", steps: int
-) -> optax.Schedule:
+def learning_rate(settings: AdamW, updates: int) -> optax.Schedule:
   """The learning rate of each optimizer update: up in a line, then on or down.
 
-  The first of `warmup_steps` updates takes `peak / warmup_steps`, the last one `peak`.
-
   Args:
-    peak: the highest learning rate.
-    warmup_steps: updates of warm-up; Adam's moments are noise in the first ones.
-    schedule: "constant", or "cosine" or "linear" to zero at the last update.
-    steps: optimizer updates in all: learner steps times epochs times mini-batches.
+    settings: see `AdamW`.
+    updates: optimizer updates in all.
 
   Returns:
     A function of the number of updates made so far.
 
   Raises:
-    ValueError: an unknown schedule, or a warm-up longer than the run.
+    ValueError: a warm-up longer than the run.
 
-  >>> rate = warmup_schedule(1.0, warmup_steps=2, schedule="linear", steps=6)
+  >>> rate = learning_rate(AdamW(1.0, warmup_steps=2, schedule="linear"), updates=6)
   >>> [float(rate(i)) for i in (0, 1, 2, 4, 6)]
   [0.5, 1.0, 1.0, 0.5, 0.0]
   """
-  if schedule not in SCHEDULES:
-    raise ValueError(f"schedule must be one of {SCHEDULES}, got {schedule!r}")
-  if not 0 <= warmup_steps <= steps:
-    raise ValueError(f"warmup_steps {warmup_steps} is not in 0..{steps}, the updates")
-  left = max(steps - warmup_steps, 1)
+  peak, warmup = settings.learning_rate, settings.warmup_steps
+  if warmup > updates:
+    raise ValueError(f"warmup_steps {warmup} is not in 0..{updates}, the updates")
+  left = max(updates - warmup, 1)
   after = {
     "constant": optax.constant_schedule(peak),
     "cosine": optax.cosine_decay_schedule(peak, left),
     "linear": optax.linear_schedule(peak, 0.0, left),
-  }[schedule]
-  if not warmup_steps:
+  }[settings.schedule]
+  if not warmup:
     return after
-  up = optax.linear_schedule(peak / warmup_steps, peak, max(warmup_steps - 1, 1))
-  return optax.join_schedules([up, after], [warmup_steps])
-
-
-def optimizer_from_config(config, steps: int) -> optax.GradientTransformation:
-  """The optimizer of `config.optimizer`.
-
-  Args:
-    config: learning_rate, warmup_steps, schedule, b1, b2, weight_decay, clip_norm (0
-      does not clip); optionally epsilon.
-    steps: optimizer updates in all.
-
-  Raises:
-    ValueError: a setting that `make_optimizer` and `warmup_schedule` do not have.
-  """
-  settings = dict(config)
-  schedule = warmup_schedule(
-    settings.pop("learning_rate"),
-    warmup_steps=settings.pop("warmup_steps", 0),
-    schedule=settings.pop("schedule", "constant"),
-    steps=steps,
-  )
-  known = inspect.signature(make_optimizer).parameters
-  unknown = sorted(settings.keys() - known.keys())
-  if unknown:
-    raise ValueError(f"unknown optimizer settings: {unknown}")
-  if not settings.get("clip_norm", True):
-    settings["clip_norm"] = None
-  return make_optimizer(schedule, **settings)
+  up = optax.linear_schedule(peak / warmup, peak, max(warmup - 1, 1))
+  return optax.join_schedules([up, after], [warmup])
 
 
 def _decayed(params):

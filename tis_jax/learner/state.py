@@ -22,12 +22,15 @@ class TrainState(NamedTuple):
     opt_state: of the optax optimizer.
     step: int32 scalar, batches trained on.
     key: PRNG key; split at every update.
+    healthy: bool scalar; False once a loss or a gradient was not finite, and then no
+      update changes anything until somebody sets it True again.
   """
 
   params: nnx.State
   opt_state: Any
   step: jax.Array
   key: jax.Array
+  healthy: jax.Array
 
 
 def init_state(
@@ -96,9 +99,10 @@ def state_sharding(
     params,
     transform_non_params=lambda _: whole,
   )
-  return TrainState(params, opt_state, whole, whole)
+  return TrainState(params, opt_state, whole, whole, whole)
 
 
 def _fresh(params, key, optimizer):
   params = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
-  return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), key)
+  step, healthy = jnp.zeros((), jnp.int32), jnp.ones((), bool)
+  return TrainState(params, optimizer.init(params), step, key, healthy)

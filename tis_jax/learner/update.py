@@ -9,13 +9,15 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tis_jax.learner.algorithm import Algorithm
+from tis_jax.learner.assess import assess
 from tis_jax.learner.batch import Batch
 from tis_jax.learner.gradient import optimize
+from tis_jax.learner.learner import Learner
 from tis_jax.learner.measures import plain
 from tis_jax.learner.mesh import replicated, row_sharding, row_shards
 from tis_jax.learner.microbatch import split
-from tis_jax.learner.rows import Learner, Rows, prepare
-from tis_jax.learner.state import TrainState, abstract_state
+from tis_jax.learner.rows import Rows
+from tis_jax.learner.state import TrainState
 from tis_jax.logprobs import Sampling, agree
 from tis_jax.numerics.metrics import merge_stacked
 
@@ -36,9 +38,10 @@ def make_update(
   denominators of the whole mini-batch, so micro-batches and shards change nothing but
   rounding. A batch of another shape compiles anew; `batch.pad` keeps it the same.
 
-  Where a loss or a gradient is not finite, that optimizer update and those after it
-  leave the state as it was, the step does not count, and `update/skipped` says how many
-  there were: stop, and `save_batch` what did it.
+  Where a loss or a gradient is not finite, that optimizer update leaves the state as it
+  was but for `healthy`, which is False from then on: neither it nor any later update
+  counts, also one that was dispatched before anybody had read the metrics, and
+  `update/skipped` says how many there were. Stop, and `save_batch` what did it.
 
   Args:
     graph: from `decoder_graph`; carries the activations' dtype and remat.
@@ -72,8 +75,8 @@ def make_update(
       f"the sampler draws at temperature {agreed} and algorithm.temperature is "
       f"{algorithm.temperature}: the ratio of two temperatures is no policy's ratio"
     )
-  shardings = jax.tree.map(lambda x: x.sharding, abstract_state(graph, optimizer, mesh))
   learner = Learner(graph, algorithm, optimizer, mesh, sampling)
+  shardings = jax.tree.map(lambda x: x.sharding, learner.abstract_state())
   arguments = (shardings, row_sharding(mesh), replicated(mesh))
   if algorithm.needs_reference:
     arguments += (shardings.params,)
@@ -99,7 +102,7 @@ def _update(learner: Learner, state: TrainState, batch: Batch, version, referenc
   """The whole learner step: `(state, metrics)`."""
   algorithm = learner.algorithm
   _check_rows(learner, batch)
-  rows, metrics = prepare(learner, state.params, reference, batch, version)
+  rows, metrics = assess(learner, state.params, reference, batch, version)
   key, next_key = jax.random.split(state.key)
 
   def epoch(carry, key):
@@ -114,11 +117,11 @@ def _update(learner: Learner, state: TrainState, batch: Batch, version, referenc
 
     return jax.lax.scan(step, carry, (parts, keys))
 
-  carry = (state.params, state.opt_state, jnp.array(True))
+  carry = (state.params, state.opt_state, state.healthy)
   carry, found = jax.lax.scan(epoch, carry, jax.random.split(key, algorithm.epochs))
   params, opt_state, healthy = carry
   key = jnp.where(healthy, next_key, state.key)
-  state = TrainState(params, opt_state, state.step + healthy, key)
+  state = TrainState(params, opt_state, state.step + healthy, key, healthy)
   # Stacked twice, by epochs and mini-batches.
   found = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), found)
   return state, plain(metrics | merge_stacked(found))

@@ -1,14 +1,19 @@
 """Experiments: from a config to a trained policy, its logs and its figures.
 
-The only package, beside `experiments/` and `tis_jax.learner`, that reads configs.
+The only package, beside `experiments/`, that reads configs.
 """
 
-from tis_jax.runner.config import ConfigChangedError as ConfigChangedError
+from tis_jax.runner.algorithm import algorithm_config as algorithm_config
+from tis_jax.runner.algorithm import algorithm_of as algorithm_of
 from tis_jax.runner.config import ConfigError as ConfigError
 from tis_jax.runner.evaluate import Evaluation as Evaluation
 from tis_jax.runner.restore import evaluate_run as evaluate_run
 from tis_jax.runner.run import BadUpdateError as BadUpdateError
+from tis_jax.runner.settings import Settings as Settings
+from tis_jax.runner.settings import default_config as default_config
+from tis_jax.runner.settings import read_config as read_config
 from tis_jax.runner.train import train as train
+from tis_jax.runner.workdir import ConfigChangedError as ConfigChangedError
 from tis_jax.sampler import SamplerFailedError
 from tis_jax.store import StoreError
 from tis_jax.tasks import MissingDatasetError

@@ -1,65 +1,166 @@
-"""The resolved config of a run: written down, and held against a later attempt's."""
+"""Settings as configs: what a person edits and a command line overrides, and back.
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+A setting is stated once, where it is used: as a field of a frozen dataclass with its
+default and its documentation, or as an argument of a function (a stage, a loss, an
+estimator) that a group is named after. An `ml_collections` config is made of those
+statements, and read back into them. Names that do not exist are refused, with the
+nearest that does.
+"""
+
+import dataclasses
+import difflib
+import functools
+import inspect
+import re
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
-# What may change between two attempts at one run without making it another run.
-_FREE = ("train.steps", "sampler.count", "eval.", "checkpoint.", "log.")
+T = TypeVar("T")
 
 
 class ConfigError(ValueError):
   """Settings that are impossible or contradict each other."""
 
 
-class ConfigChangedError(ConfigError):
-  """A workdir holds a run with other settings."""
+def config_of(cls: type, *, without: Collection[str] = ()) -> ConfigDict:
+  """The config of a dataclass of settings, with their defaults; nested ones are groups.
+
+  Fields without a default are left out. None becomes a placeholder of the field's type.
+
+  >>> @dataclasses.dataclass(frozen=True)
+  ... class Train:
+  ...   steps: int = 300
+  ...   limit: float | None = None
+  >>> config_of(Train).to_dict()
+  {'limit': None, 'steps': 300}
+  """
+  hints = get_type_hints(cls)
+  config = ConfigDict()
+  for field in dataclasses.fields(cls):
+    value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+      value = field.default_factory()
+    if field.name in without or value is dataclasses.MISSING:
+      continue
+    if dataclasses.is_dataclass(value):
+      config[field.name] = config_of(type(value))
+    elif value is None:
+      kinds = [kind for kind in get_args(hints[field.name]) if kind is not type(None)]
+      config[field.name] = placeholder(kinds[0])
+    else:
+      config[field.name] = ConfigDict(value) if isinstance(value, Mapping) else value
+  return config
 
 
-def check_config(config: ConfigDict, workdir: Path) -> None:
-  """Holds the settings against those of the run that the workdir holds, if any.
+def settings_of(cls: type[T], config: Mapping, path: str, **more: Any) -> T:
+  """A dataclass of settings from its config.
+
+  Args:
+    cls: the dataclass.
+    config: a mapping with some of its fields; the others take their defaults.
+    path: where the config stands, for messages.
+    **more: fields that the config does not have.
 
   Raises:
-    ConfigChangedError: the workdir's run has other settings; says which.
+    ConfigError: an unknown name, or what the dataclass refuses, with the path.
+
+  >>> from tis_jax.learner import KL
+  >>> settings_of(KL, {"kin": "k1"}, "algorithm.kl")
+  Traceback (most recent call last):
+  ...
+  tis_jax.runner.config.ConfigError: algorithm.kl has no setting 'kin'; did you ...
   """
-  path = workdir / "config.json"
-  if path.exists():
-    before, now = flat(json.loads(path.read_text())), flat(_settings(config))
-    changed = [
-      f"{name}: {before.get(name)!r} then, {now.get(name)!r} now"
-      for name in sorted(before.keys() | now.keys())
-      if before.get(name) != now.get(name) and not name.startswith(_FREE)
-    ]
-    if changed:
-      raise ConfigChangedError(
-        f"{workdir} holds a run with other settings; use another --workdir, or the "
-        "settings it began with:\n  " + "\n  ".join(changed)
-      )
+  fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in more}  # type: ignore
+  values = {}
+  for name in config:
+    check_name(path, name, fields)
+    value, default = config[name], fields[name].default
+    if dataclasses.is_dataclass(default):
+      value = settings_of(type(default), value, f"{path}.{name}")
+    elif isinstance(value, (ConfigDict, Mapping)):
+      value = dict(value)
+    elif isinstance(value, list):
+      value = tuple(value)
+    values[name] = value
+  try:
+    return cls(**values, **more)
+  except (ValueError, TypeError) as error:
+    if isinstance(error, ConfigError):
+      raise
+    raise ConfigError(f"{path}: {error}" if path else str(error)) from error
 
 
-def keep_config(config: ConfigDict, workdir: Path) -> None:
-  """Writes `config.json`."""
-  text = json.dumps(_settings(config), indent=2)
-  (workdir / "config.json").write_text(text + "\n")
+def group_of(function: Callable, *, without: Collection[str] = ()) -> ConfigDict:
+  """The config of a function's arguments, with their defaults.
 
+  An argument that has none, or None, is a placeholder that takes any value.
 
-def _settings(config: ConfigDict) -> dict[str, Any]:
-  return json.loads(config.to_json_best_effort())
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-  """Nested settings by their dotted names.
-
-  >>> flat({"a": {"b": 1}, "c": 2})
-  {'a.b': 1, 'c': 2}
+  >>> from tis_jax.corrections import truncate
+  >>> group_of(truncate).to_dict()
+  {'high': 2.0, 'level': 'token'}
   """
-  items = {}
-  for name, value in settings.items():
-    if isinstance(value, Mapping) and value:
-      items |= flat(value, f"{prefix}{name}.")
-    else:
-      items[f"{prefix}{name}"] = value
-  return items
+  return ConfigDict(
+    {
+      name: placeholder(object) if value is None else value
+      for name, value in _defaults(function, without).items()
+    }
+  )
+
+
+def bind(
+  path: str, function: Callable, config: Mapping, *, without: Collection[str] = ()
+) -> functools.partial:
+  """`function` with the settings of its group bound.
+
+  Raises:
+    ConfigError: an unknown name, or an argument without a default that is not set.
+  """
+  known = _defaults(function, without)
+  for name in config:
+    check_name(path, name, known)
+  bound = known | {name: config[name] for name in config}
+  parameters = inspect.signature(function).parameters
+  for name, value in bound.items():
+    if value is None and parameters[name].default is inspect.Parameter.empty:
+      raise ConfigError(f"{path}.{name} has no default and must be set")
+  return functools.partial(function, **bound)
+
+
+def check_name(path: str, name: str, known: Collection[str], shown: str = "") -> None:
+  """Refuses a name that does not exist, and says which one is nearest."""
+  if name in known:
+    return
+  near = difflib.get_close_matches(name, known, 1, 0.5)
+  hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(known)}"
+  where = path or "the config"
+  raise ConfigError(f"{where} has no setting {(shown or name)!r}; {hint}")
+
+
+def docs_of(documented: Any) -> dict[str, str]:
+  """What the docstring of a dataclass or a function says of each field or argument.
+
+  >>> from tis_jax.learner import Overlong
+  >>> docs_of(Overlong)["factor"]
+  'what is taken off at the limit.'
+  """
+  text = inspect.getdoc(documented) or ""
+  found = re.search(r"^(?:Attributes|Args):\n(.*?)(?=^\S|\Z)", text, re.M | re.S)
+  items = re.split(r"^  (?=\w[\w, ]*:)", found[1] if found else "", flags=re.M)
+  docs = {}
+  for item in items[1:]:
+    names, _, meaning = item.partition(":")
+    for name in names.split(","):
+      docs[name.strip()] = " ".join(meaning.split())
+  return docs
+
+
+def _defaults(function: Callable, without: Collection[str]) -> dict[str, Any]:
+  """The arguments that are settings, with their defaults; None where there is none."""
+  return {
+    name: None if parameter.default is inspect.Parameter.empty else parameter.default
+    for name, parameter in inspect.signature(function).parameters.items()
+    if name not in without
+  }

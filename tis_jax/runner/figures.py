@@ -66,7 +66,7 @@ def _reward(ax: Axes, columns: Columns) -> Axes:
     columns,
     {
       "reward/mean": "as sampled",
-      "reward/learner": "importance-weighted to the learner",
+      "reward/learner_normalized": "importance-weighted to the learner",
     },
   )
   return plots.curves(ax, steps, series, title="Reward", ylabel="mean", smooth=10)

@@ -16,16 +16,18 @@ from pathlib import Path
 
 import jax
 
+from tis_jax.runner.workdir import Identity
 from tis_jax.version import __version__
 
 Scalars = Mapping[str, float]
 
 
-def header(config_name: str, workdir: Path, store: str) -> str:
+def header(config_name: str, workdir: Path, identity: Identity) -> str:
   """Versions, device and places: what one wants to know of a run a month later."""
   versions = ", ".join(
     f"{name} {metadata.version(name)}" for name in ("jax", "flax", "optax", "numpy")
   )
+  where = f" ({identity.where})" if identity.where else ""
   devices = jax.devices()
   device = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
   return "\n".join(
@@ -33,7 +35,7 @@ def header(config_name: str, workdir: Path, store: str) -> str:
       f"tis_jax {__version__}, {versions}, Python {platform.python_version()}",
       f"device   {device}, {os.cpu_count()} CPU cores, {platform.platform()}",
       f"config   {config_name} -> {workdir / 'config.json'}",
-      f"store    {store}",
+      f"store    {identity.store}{where}",
     )
   )
 
@@ -89,6 +91,12 @@ class MetricsLog:
   def close(self) -> None:
     for closer in self._closers:
       closer()
+
+  def __enter__(self) -> "MetricsLog":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
 
   def _add_tensorboard(self, workdir: Path) -> None:
     writer = _require("tensorboardX", "log.tensorboard").SummaryWriter(str(workdir))

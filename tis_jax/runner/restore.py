@@ -1,13 +1,13 @@
 """A finished or stopped run, read back from its workdir."""
 
-import json
+import dataclasses
 from pathlib import Path
 
-from ml_collections import ConfigDict
-
-from tis_jax.learner.checkpoint import Checkpoints
+from tis_jax.learner import Checkpoints
 from tis_jax.runner.evaluate import Accuracy
-from tis_jax.runner.setup import build, identify
+from tis_jax.runner.settings import read_config
+from tis_jax.runner.setup import build
+from tis_jax.runner.workdir import identify, load_config
 
 
 def evaluate_run(
@@ -30,16 +30,17 @@ def evaluate_run(
   Raises:
     FileNotFoundError: no run there, or none that has a checkpoint.
   """
-  if not (workdir / "config.json").exists():
-    raise FileNotFoundError(f"{workdir} holds no run")
-  config = ConfigDict(json.loads((workdir / "config.json").read_text()))
-  config.eval.update(prompts=prompts, samples=samples, temperature=temperature)
-  parts = build(config)
+  settings = read_config(load_config(workdir))
+  wanted = dataclasses.replace(
+    settings.eval, prompts=prompts, samples=samples, temperature=temperature
+  )
+  parts = build(dataclasses.replace(settings, eval=wanted))
+  graph = parts.learner.graph
   if base:
-    return parts.evaluate(parts.graph, parts.params)
-  identity = {"run": identify(config, workdir).run}
+    return parts.evaluate(graph, parts.params)
+  identity = {"run": identify(settings.store.url, workdir).run}
   with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
-    restored = checkpoints.restore(parts.abstract_state())
+    restored = checkpoints.restore(parts.learner.abstract_state())
   if restored is None:
     raise FileNotFoundError(f"{workdir} has no checkpoint yet")
-  return parts.evaluate(parts.graph, restored[0].params)
+  return parts.evaluate(graph, restored[0].params)

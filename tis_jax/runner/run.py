@@ -1,4 +1,14 @@
-"""What a run holds between two steps, and how it takes one."""
+"""What a run holds between two steps, and how it takes one.
+
+A step is dispatched before the metrics of the one before it are read, so that reading,
+logging and writing happen while the device computes:
+
+  advance n:   batch n   dispatch n   report n-1   publish n   evaluate, checkpoint
+
+What must know how step n went (an evaluation, a checkpoint, the end) settles it first.
+An update that is not finite changes nothing, and neither does the one that was
+dispatched behind it (`TrainState.healthy`), so the run stops in the state from before.
+"""
 
 import dataclasses
 import time
@@ -7,26 +17,27 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from tis_jax import models
-from tis_jax.learner import Batch, save_batch
-from tis_jax.learner.checkpoint import Checkpoints
+from tis_jax.learner import Batch, Checkpoints, TrainState, save_batch
 from tis_jax.runner import logs
-from tis_jax.runner.config import ConfigError
-from tis_jax.runner.setup import build, identify, sampler_settings
+from tis_jax.runner.settings import Settings
+from tis_jax.runner.setup import Parts
 from tis_jax.runner.stream import BatchStream, needed_from
 from tis_jax.runner.summary import summarize
 from tis_jax.sampler import Fleet
-from tis_jax.store import RolloutReader, Store
+from tis_jax.store import Store
 
-_FRESH: dict[str, Any] = {
+FRESH: Mapping[str, Any] = {
   "version": -1,
   "position": None,
   "seconds": 0.0,
   "base": None,
 }
+"""What a checkpoint says beside the state, before there is one."""
+
 _SHOWN = ("reward/mean", "mismatch/k3", "weight/ess", "staleness/mean")
 
 
@@ -34,87 +45,168 @@ class BadUpdateError(FloatingPointError):
   """A loss or a gradient was not finite; the state is that from before."""
 
 
-class Run:
-  """The learner's side of an experiment, with the samplers it starts.
-
-  A context manager: leaving it stops the samplers and closes the logs.
+@dataclasses.dataclass
+class _Step:
+  """A step that was dispatched, and whose metrics nobody has read.
 
   Attributes:
-    step: learner steps made.
+    number: of the step, from 1.
+    batch: what it trained on.
+    version: of the params that it started from.
+    position: of the stream, behind its batch.
+    metrics: on the device.
+    seconds: what its phases took.
+  """
+
+  number: int
+  batch: Batch
+  version: int
+  position: dict[str, Any]
+  metrics: dict[str, Any]
+  seconds: dict[str, float]
+
+
+class Run:
+  """The learner's side of an experiment.
+
+  Attributes:
+    step: learner steps dispatched.
     version: number of the params published last.
 
   Args:
-    config: of the layout of `configs/default.py`.
-    workdir: an existing folder; the checkpoint of an earlier attempt is gone on with.
-    config_name: for the header.
+    settings: of the run.
+    parts: the model, its updates and its evaluation.
+    workdir: where everything of the run goes.
+    state: to start from.
+    info: what the checkpoint of `state` says beside it, or `FRESH`.
+    store: of the run.
+    stream: of its batches.
+    fleet: of samplers on this machine.
+    checkpoints: of the run.
+    log: of its metrics.
   """
 
-  def __init__(self, config: ConfigDict, workdir: Path, config_name: str):
-    self._config, self._workdir = config, workdir
+  def __init__(
+    self,
+    settings: Settings,
+    parts: Parts,
+    workdir: Path,
+    state: TrainState,
+    info: Mapping[str, Any],
+    *,
+    store: Store,
+    stream: BatchStream,
+    fleet: Fleet,
+    checkpoints: Checkpoints,
+    log: logs.MetricsLog,
+  ):
+    self._settings, self._parts, self._workdir = settings, parts, workdir
+    self._state, self._info = state, info
+    self._store, self._stream, self._fleet = store, stream, fleet
+    self._checkpoints, self._log = checkpoints, log
     self._began = time.monotonic()
-    identity = identify(config, workdir)
-    where = f" ({identity.where})" if identity.where else ""
-    logs.say(logs.header(config_name, workdir, identity.store + where))
-    try:
-      self._parts = parts = build(config)
-      settings = dataclasses.asdict(sampler_settings(config))
-    except ValueError as error:
-      raise ConfigError(str(error)) from error
-    logs.say(f"model    {config.model.source}, {parts.decoder.num_parameters:,} params")
-    logs.say(f"task     {config.data.task}, {parts.prompts:,} prompts")
-
-    self._checkpoints = Checkpoints(
-      workdir / "checkpoints", {"run": identity.run}, keep=config.checkpoint.keep
-    )
-    restored = self._checkpoints.restore(parts.abstract_state())
-    self._state, self._info = restored or (parts.fresh_state(config.seed), _FRESH)
-    self.step = int(self._state.step)
-    if restored:
-      logs.say(f"resumed  at step {self.step}")
-
-    self._store = Store.open(
-      identity.store,
-      identity.run,
-      create=True,
-      config=settings,
-    )
-    self._stream = self._open_stream(self._info["position"])
-    self.version = self._store.next_version(self._info["version"] + 1) - 1
-    self._publish()
-    self._fleet = Fleet(
-      identity.store, config.sampler.count, workdir / "samplers", on_event=logs.say
-    )
-    self._log = logs.MetricsLog(
-      workdir,
-      after_step=self.step,
-      tensorboard=config.log.tensorboard,
-      wandb_project=config.log.wandb_project,
-      run=identity.run,
-      config=config.to_dict(),
-    )
-    self._progress = logs.Progress(self.step, config.train.steps)
+    self.step = int(state.step)
+    self.version = info["version"]
+    self._unread: _Step | None = None
+    self._progress = logs.Progress(self.step, settings.train.steps)
     self._tokens = 0.0
     self._histogram = _load_histogram(workdir / "weight_histogram.npz")
     self._deleted_below = None
-
-  def __enter__(self) -> "Run":
-    self._fleet.start()
-    return self
-
-  def __exit__(self, *_) -> None:
-    self._store.stop("the learner has ended")
-    self._fleet.stop()
-    self._checkpoints.close()
-    self._log.close()
 
   @property
   def seconds(self) -> float:
     """Wall time of this and earlier attempts."""
     return self._info["seconds"] + time.monotonic() - self._began
 
+  def begin(self) -> None:
+    """Gives the samplers params to begin with, and evaluates what the run starts from.
+
+    A version is never used twice, so an attempt that goes on publishes under the next.
+    """
+    self.version = self._store.next_version(self.version + 1) - 1
+    self.publish()
+    if self._info["base"] is None:
+      self._info = {**self._info, "base": self.evaluate()}
+
+  def advance(self, interrupted: Callable[[], None]) -> None:
+    """One learner step.
+
+    Args:
+      interrupted: raises if the run is to stop; asked before the step, and while
+        waiting for rollouts.
+
+    Raises:
+      BadUpdateError: a loss was not finite; the batch is saved in the workdir.
+    """
+
+    def may_go_on():
+      interrupted()
+      self._fleet.check()
+
+    may_go_on()
+    started = time.monotonic()
+    batch = self._stream.next(self.version, may_go_on)
+    waited = time.monotonic()
+    step = self._dispatch(batch)
+    self.report()
+    self._unread = step
+    # What the samplers wait for comes before everything that nobody waits for.
+    jax.block_until_ready(self._state.params)
+    updated = time.monotonic()
+    self.publish()
+    step.seconds = {
+      "time/wait": waited - started,
+      "time/update": updated - waited,
+      "time/publish": time.monotonic() - updated,
+    }
+    evaluate, checkpoint = self._settings.eval.every, self._settings.checkpoint.every
+    last = self.step == self._settings.train.steps
+    if evaluate and self.step % evaluate == 0 and not last:
+      self.evaluate()
+    if self.step % checkpoint == 0:
+      self.save()
+    self._delete_what_is_done()
+
+  def report(self) -> None:
+    """Reads and logs the metrics of the step that was dispatched last, if nobody has.
+
+    Raises:
+      BadUpdateError: its loss was not finite.
+    """
+    if self._unread is None:
+      return
+    step, self._unread = self._unread, None
+    found = jax.device_get(step.metrics)
+    histogram = found.pop("weight_histogram")
+    scalars = {name: float(value) for name, value in found.items()}
+    if scalars["update/skipped"]:
+      self._refuse(step, scalars)
+    self._histogram = _add_histograms(self._histogram, histogram)
+    quarantined = float(self._stream.quarantined.total())
+    scalars |= step.seconds | {"rollouts/quarantined": quarantined}
+    self._log.write(step.number, scalars)
+    self._tokens += scalars["tokens/count"]
+    last = step.number == self._settings.train.steps
+    if step.number % self._settings.log.every == 0 or last:
+      shown = {name: scalars[name] for name in _SHOWN if name in scalars}
+      logs.say(self._progress.line(step.number, shown, self._tokens))
+      self._tokens = 0.0
+
+  def publish(self) -> None:
+    """Gives the samplers the params, and says which rollouts have been taken."""
+    params = self._state.params
+    if self._settings.sampler.precision == "bfloat16":
+      params = models.cast(params, "bfloat16")
+    flat = jax.device_get(models.flatten(params))
+    self.version += 1
+    info = {"step": self.step, "cursor": self._stream.position["cursor"]}
+    self._store.publish(self.version, flat, info)
+    self._store.delete_params(keep=self._settings.store.keep)
+
   def evaluate(self) -> dict[str, float]:
     """Held-out accuracy of the learner's fp32 policy, logged at this step."""
-    accuracy = self._parts.evaluate(self._parts.graph, self._state.params)
+    self.report()
+    accuracy = self._parts.evaluate(self._parts.learner.graph, self._state.params)
     scalars = {f"eval/{name}": value for name, value in accuracy._asdict().items()}
     self._log.write(self.step, scalars)
     logs.say(
@@ -123,62 +215,10 @@ class Run:
     )
     return scalars
 
-  def evaluate_base(self) -> None:
-    """Evaluates what the run starts from, unless an earlier attempt did."""
-    if self._info["base"] is None:
-      self._info = self._info | {"base": self.evaluate()}
-
-  def advance(self, interrupted: Callable[[], None]) -> None:
-    """One learner step: batch, update, publication, logs.
-
-    Args:
-      interrupted: raises if the run is to stop; called while waiting for rollouts.
-
-    Raises:
-      BadUpdateError: the loss was not finite; the batch is saved in the workdir.
-    """
-    started = time.monotonic()
-
-    def while_waiting():
-      interrupted()
-      self._fleet.check()
-
-    batch = self._stream.next(self.version, while_waiting)
-    waited = time.monotonic()
-    if self.step + 1 == self._config.train.steps:
-      self._keep_for_notebooks(batch)
-    self._state, found = self._parts.update(
-      self._state, batch, np.int32(self.version), *self._parts.reference
-    )
-    found = jax.device_get(found)
-    histogram = found.pop("weight_histogram")
-    scalars = {name: float(value) for name, value in found.items()}
-    if scalars["update/skipped"]:
-      self._refuse(batch, scalars)
-    updated = time.monotonic()
-    self.step += 1
-    self._histogram = _add_histograms(self._histogram, histogram)
-    self._publish()
-    scalars |= {
-      "time/wait": waited - started,
-      "time/update": updated - waited,
-      "time/publish": time.monotonic() - updated,
-      "rollouts/quarantined": float(self._reader.quarantined.total()),
-    }
-    self._after(scalars)
-
   def save(self) -> None:
-    """Checkpoints the state and where the run is; deletes what no checkpoint needs."""
-    np.savez(self._workdir / "weight_histogram.npz", **self._histogram)
-    self._checkpoints.save(
-      self._state,
-      self._info
-      | {
-        "version": self.version,
-        "position": self._stream.position,
-        "seconds": self.seconds,
-      },
-    )
+    """Checkpoints the state and where the run is."""
+    self.report()
+    self._save(self._state, self._stream.position)
 
   def finish(self) -> dict[str, Any]:
     """Saves, evaluates, and sums the run up."""
@@ -193,55 +233,28 @@ class Run:
       "rollouts/filtered": rows["filtered"],
       "rollouts/held": self._stream.held_rows,
       "rollouts/lost": self._stream.lost_rows,
-      "rollouts/quarantined": self._reader.quarantined.total(),
+      "rollouts/quarantined": self._stream.quarantined.total(),
     }
     return summarize(self._workdir, self._info["base"], final, counts, self.seconds)
 
-  def _after(self, scalars: Mapping[str, float]) -> None:
-    """What follows a step: logs, evaluation, checkpoint."""
-    config = self._config
-    self._log.write(self.step, scalars)
-    self._tokens += scalars["tokens/count"]
-    last = self.step == config.train.steps
-    if self.step % config.log.every == 0 or last:
-      shown = {name: scalars[name] for name in _SHOWN}
-      logs.say(self._progress.line(self.step, shown, self._tokens))
-      self._tokens = 0.0
-    if config.eval.every and self.step % config.eval.every == 0 and not last:
-      self.evaluate()
-    if self.step % config.checkpoint.every == 0:
-      self.save()
-    self._delete_what_is_done()
-
-  def _open_stream(self, position) -> BatchStream:
-    config = self._config
-    rows = config.sampler.prompts_per_record * config.sampler.group_size
-    self._reader = RolloutReader(
-      self._store,
-      position and position["cursor"],
-      shape=(rows, config.data.max_prompt_tokens, config.sampler.max_new_tokens),
-      vocab_size=self._parts.decoder.vocab_size,
-      on_quarantine=logs.say,
+  def _dispatch(self, batch: Batch) -> _Step:
+    """Starts the update on a batch; does not wait for it."""
+    if self.step + 1 == self._settings.train.steps:
+      self._keep_for_notebooks(batch)
+    self._state, metrics = self._parts.update(
+      self._state, batch, np.int32(self.version), *self._parts.reference
     )
-    return BatchStream(
-      self._reader,
-      groups=config.train.prompts_per_step,
-      filter_groups=config.train.dynamic_sampling,
-      position=position,
-    )
+    self.step += 1
+    position = self._stream.position
+    return _Step(self.step, batch, self.version, position, metrics, {})
 
-  def _publish(self) -> None:
-    """Gives the samplers the params, and says which rollouts have been taken."""
-    params = self._state.params
-    if self._config.sampler.precision == "bfloat16":
-      params = models.cast(params, "bfloat16")
-    flat = jax.device_get(models.flatten(params))
-    self.version += 1
-    info = {"step": self.step, "cursor": self._reader.cursor}
-    self._store.publish(self.version, flat, info)
-    self._store.delete_params(keep=self._config.store.keep)
+  def _save(self, state: TrainState, position: Mapping[str, Any]) -> None:
+    np.savez(self._workdir / "weight_histogram.npz", **self._histogram)
+    where = {"version": self.version, "position": position, "seconds": self.seconds}
+    self._checkpoints.save(state, {**self._info, **where})
 
   def _delete_what_is_done(self) -> None:
+    """Deletes the rollouts that no checkpoint needs."""
     committed = self._checkpoints.committed
     if committed is not None and committed["position"] != self._deleted_below:
       self._store.delete_rollouts(needed_from(committed["position"]))
@@ -252,13 +265,17 @@ class Run:
     path = self._workdir / "batch.npz"
     save_batch(path, batch, old_logp=old_logp, learner_version=self.version)
 
-  def _refuse(self, batch: Batch, scalars: Mapping[str, float]):
-    path = self._workdir / f"bad_batch_{self.step:06d}.npz"
-    save_batch(path, batch, learner_version=self.version)
-    self._log.write(self.step, scalars)
-    self.save()
+  def _refuse(self, step: _Step, scalars: Mapping[str, float]) -> None:
+    """Stops the run in the state from before a step, with the batch that did it."""
+    path = self._workdir / f"bad_batch_{step.number - 1:06d}.npz"
+    save_batch(path, step.batch, learner_version=step.version)
+    self._log.write(step.number - 1, scalars)
+    # A step that was dispatched behind it has changed nothing: its rollouts are taken
+    # again. The batch itself is not.
+    healthy = jnp.ones_like(self._state.healthy)
+    self._save(self._state._replace(healthy=healthy), step.position)
     raise BadUpdateError(
-      f"step {self.step}: loss {scalars['loss/total']}, gradient norm "
+      f"step {step.number - 1}: loss {scalars['loss/total']}, gradient norm "
       f"{scalars['optimizer/grad_norm']}. The update was not made, the state from "
       f"before it is saved, and the batch is in {path}"
     )

@@ -62,6 +62,11 @@ class BatchStream:
       self._held = [self._reread(*held) for held in position["held"]]
 
   @property
+  def quarantined(self) -> Counter[str]:
+    """Records set aside, by reason."""
+    return self._reader.quarantined
+
+  @property
   def held_rows(self) -> int:
     """Rows that were read and wait for a step."""
     return sum(len(held.rows.rewards) for held in self._held)

@@ -1,22 +1,29 @@
 """A run: sampler processes and a learner around one store, from config to figures."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from tis_jax.learner import Checkpoints
 from tis_jax.runner import figures, logs
-from tis_jax.runner.config import check_config, keep_config
 from tis_jax.runner.interrupts import Interrupted, Interrupts
-from tis_jax.runner.run import Run
+from tis_jax.runner.run import FRESH, Run
+from tis_jax.runner.settings import read_config
+from tis_jax.runner.setup import assignment, build
+from tis_jax.runner.stream import BatchStream
+from tis_jax.runner.workdir import check_config, identify, keep_config
+from tis_jax.sampler import Fleet
+from tis_jax.store import RolloutReader, Store
 
 
 def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str, Any]:
   """Runs an experiment, or goes on with the one in `workdir`.
 
   Args:
-    config: of the layout of `configs/default.py`.
+    config: of the layout of `runner.default_config`.
     workdir: gets the config, metrics, checkpoints, figures and summary.
     config_name: where the config came from, for the header.
 
@@ -30,20 +37,93 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
     SamplerFailedError: the samplers here died again and again; says their last words.
   """
   workdir = workdir.resolve()
-  workdir.mkdir(parents=True, exist_ok=True)
+  # Settings that nothing can be made of leave the workdir as it was.
   check_config(config, workdir)
-  with Interrupts() as interrupts, Run(config, workdir, config_name) as run:
-    # Only now: settings that nothing can be made of leave the workdir free.
+  settings = read_config(config)
+  parts = build(settings)
+  workdir.mkdir(parents=True, exist_ok=True)
+  identity = identify(settings.store.url, workdir)
+  logs.say(logs.header(config_name, workdir, identity))
+  logs.say(parts.header(settings))
+
+  # What is entered last is left first: the samplers end before the store is let go.
+  with ExitStack() as stack:
+    interrupts = stack.enter_context(Interrupts())
+    checkpoints = stack.enter_context(
+      Checkpoints(
+        workdir / "checkpoints", {"run": identity.run}, keep=settings.checkpoint.keep
+      )
+    )
+    restored = checkpoints.restore(parts.learner.abstract_state())
+    state, info = restored or (
+      parts.learner.fresh_state(parts.params, settings.seed),
+      FRESH,
+    )
+    if restored:
+      logs.say(f"resumed  at step {int(state.step)}")
+    log = stack.enter_context(
+      logs.MetricsLog(
+        workdir,
+        after_step=int(state.step),
+        tensorboard=settings.log.tensorboard,
+        wandb_project=settings.log.wandb_project,
+        run=identity.run,
+        config=config.to_dict(),
+      )
+    )
+    store = Store.open(
+      identity.store,
+      identity.run,
+      create=True,
+      config=assignment(settings).to_json(),
+    )
     keep_config(config, workdir)
+    position = info["position"]
+    reader = RolloutReader(
+      store,
+      position and position["cursor"],
+      shape=settings.record_shape,
+      vocab_size=parts.decoder.vocab_size,
+      on_quarantine=logs.say,
+    )
+    stream = BatchStream(
+      reader,
+      groups=settings.train.prompts_per_step,
+      filter_groups=settings.train.dynamic_sampling,
+      position=position,
+    )
+    fleet = stack.enter_context(
+      Fleet(
+        identity.store,
+        settings.sampler.count,
+        workdir / "samplers",
+        on_event=logs.say,
+      )
+    )
+    # Left before the fleet is: samplers that are told to end need not be made to.
+    stack.callback(store.stop, "the learner has ended")
+    run = Run(
+      settings,
+      parts,
+      workdir,
+      state,
+      info,
+      store=store,
+      stream=stream,
+      fleet=fleet,
+      checkpoints=checkpoints,
+      log=log,
+    )
     try:
-      run.evaluate_base()
-      while run.step < config.train.steps:
+      run.begin()
+      while run.step < settings.train.steps:
         run.advance(interrupts.check)
     except Interrupted:
       run.save()
       logs.say(f"stopped at step {run.step}; the same command goes on from here")
       return {}
     summary = run.finish()
+
   (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
   logs.say("", logs.table(summary), "", sep="\n")
   for path in figures.draw(workdir):

@@ -21,6 +21,7 @@ class Fleet:
 
   They are started anew, not forked: a process that has used TensorStore or XLA cannot
   be forked. Each ends by itself when the store says so or when this process is gone.
+  A context manager: entering starts them, leaving waits until they have ended.
 
   Args:
     url: of the store.
@@ -57,6 +58,13 @@ class Fleet:
     """Starts all of them."""
     for name in self._died:
       self._processes[name] = self._launch(name)
+
+  def __enter__(self) -> "Fleet":
+    self.start()
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.stop()
 
   def check(self) -> None:
     """Starts those that died again, later with every death.

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 import jax
 
 from tis_jax.sampler.allowance import Allowance
-from tis_jax.sampler.settings import Settings
+from tis_jax.sampler.settings import Assignment
 from tis_jax.sampler.watch import RECONFIGURED, Watch
 from tis_jax.sampler.worker import Worker
 from tis_jax.store import ParamsGoneError, Store
@@ -42,14 +42,15 @@ def run_sampler(url: str, name: str, parent: int | None = None) -> str:
 
 
 def _serve(store: Store, name: str, parent: int | None) -> str:
-  settings = Settings(**store.config)
+  assignment = Assignment.from_json(store.config)
   incarnation = store.claim(name)
   seq = store.next_seq(name)
-  allowance = Allowance(store, name, settings.capacity, settings.writers)
+  allowance = Allowance(store, name, assignment.capacity, assignment.writers)
   poll_seconds = _POLL_SECONDS.get(urlsplit(store.url).scheme, _REMOTE_POLL_SECONDS)
   with Watch(store, name, incarnation, seq, parent) as watch:
-    worker = Worker(settings, name, incarnation)
-    _say(f"{name} begins at record {seq}, {settings.precision}, {jax.devices()[0]}")
+    worker = Worker(assignment, name, incarnation)
+    engine = f"{assignment.sampler.precision}, {jax.devices()[0]}"
+    _say(f"{name} begins at record {seq}, {engine}")
     params = None
     heard = time.monotonic()
     while (reason := watch.reason or store.stopped()) is None:

@@ -1,42 +1,86 @@
-"""What a sampler is told by its store: JSON that the learner writes there."""
+"""How rollouts are generated, and what a sampler is told by its store."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from tis_jax.logprobs import Sampling
 from tis_jax.logprobs.kept import check_rules
+from tis_jax.numerics.checks import check_choice, check_number
 
 PRECISIONS = ("bfloat16", "float32", "int8")
-_COUNTS = (
-  "prompts_per_record",
-  "group_size",
-  "max_prompt_tokens",
-  "max_new_tokens",
-  "capacity",
-  "writers",
-)
+_DTYPES = {"int8": "int8 params, bfloat16 activations"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Settings:
-  """How to generate, and for which prompts.
+class SamplerSettings:
+  """How rollouts are generated.
+
+  Attributes:
+    count: sampler processes on this machine; 0 for samplers that run elsewhere.
+    precision: "bfloat16" or "float32" for params and activations, "int8" for params in
+      int8 under bfloat16 activations.
+    temperature: divides the logits, of the sampler and of the policy that is trained.
+    top_k: tokens that may be drawn, 0 for all.
+    top_p: probability mass that may be drawn, 1 for all.
+    min_p: least probability that may be drawn, relative to the most probable token.
+    kept_tokens: room in a record for the ids that top-k, top-p and min-p kept, without
+      which ratios under them are approximate; 0 does not record them.
+    prompts_per_record: prompts a rollout record.
+    group_size: responses a prompt.
+    max_new_tokens: the length limit of a response.
+
+  Raises:
+    ValueError: a setting outside its range.
+  """
+
+  count: int = 1
+  precision: str = "bfloat16"
+  temperature: float = 1.0
+  top_k: int = 0
+  top_p: float = 1.0
+  min_p: float = 0.0
+  kept_tokens: int = 0
+  prompts_per_record: int = 64
+  group_size: int = 8
+  max_new_tokens: int = 8
+
+  def __post_init__(self):
+    check_choice("precision", self.precision, PRECISIONS)
+    if not self.temperature > 0:
+      raise ValueError(
+        f"temperature {self.temperature}: greedy rollouts have no ratio to learn from"
+      )
+    check_rules(self.top_k, self.top_p, self.min_p)
+    for name in ("count", "kept_tokens"):
+      check_number(name, getattr(self, name), at_least=0)
+    for name in ("prompts_per_record", "group_size", "max_new_tokens"):
+      check_number(name, getattr(self, name), at_least=1)
+
+  @property
+  def sampling(self) -> Sampling:
+    """What a record says of how its tokens were drawn."""
+    return Sampling(
+      temperature=self.temperature,
+      top_k=self.top_k,
+      top_p=self.top_p,
+      min_p=self.min_p,
+      dtype=_DTYPES.get(self.precision, self.precision),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Assignment:
+  """What the learner tells the samplers of its run, as JSON in the store.
 
   Attributes:
     model: source of the architecture and the tokenizer, see `tis_jax.models.load`.
     task: name of the task, see `tis_jax.tasks.load`.
     task_options: its options.
-    precision: "bfloat16" or "float32" for params and activations, "int8" for params
-      in int8 under bfloat16 activations.
-    temperature, top_k, top_p, min_p: see `tis_jax.sampler.generate`.
-    prompts_per_record: prompts a rollout record.
-    group_size: responses a prompt.
     max_prompt_tokens: P; longer prompts are left out.
-    max_new_tokens: T.
-    capacity: records that all writers together may be ahead of the learner.
     seed: of the prompts' order and the sampling noise, with the writer's name.
-    writers: samplers that the learner starts or expects, at least 1.
-    kept_tokens: room in a record for the ids that top-k, top-p and min-p kept, without
-      which ratios under them are approximate; 0 does not record them.
+    capacity: records that all writers together may be ahead of the learner.
+    sampler: how to generate.
 
   Raises:
     ValueError: a setting outside its range.
@@ -45,28 +89,25 @@ class Settings:
   model: str
   task: str
   task_options: Mapping[str, Any]
-  precision: str
-  temperature: float
-  top_k: int
-  top_p: float
-  min_p: float
-  prompts_per_record: int
-  group_size: int
   max_prompt_tokens: int
-  max_new_tokens: int
-  capacity: int
   seed: int
-  writers: int = 1
-  kept_tokens: int = 0
+  capacity: int
+  sampler: SamplerSettings
 
   def __post_init__(self):
-    if self.precision not in PRECISIONS:
-      raise ValueError(f"precision {self.precision!r} is not one of {PRECISIONS}")
-    if not self.temperature > 0:
-      raise ValueError(
-        f"temperature {self.temperature}: greedy rollouts have no ratio to learn from"
-      )
-    check_rules(self.top_k, self.top_p, self.min_p)
-    for name in _COUNTS:
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+    for name in ("max_prompt_tokens", "capacity"):
+      check_number(name, getattr(self, name), at_least=1)
+
+  @property
+  def writers(self) -> int:
+    """Samplers that the learner starts or expects, at least 1."""
+    return max(self.sampler.count, 1)
+
+  def to_json(self) -> dict[str, Any]:
+    """For the store."""
+    return dataclasses.asdict(self)
+
+  @classmethod
+  def from_json(cls, config: Mapping[str, Any]) -> "Assignment":
+    """From the store."""
+    return cls(**{**config, "sampler": SamplerSettings(**config["sampler"])})

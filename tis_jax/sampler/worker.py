@@ -9,13 +9,10 @@ from flax import nnx
 
 from tis_jax import models, tasks
 from tis_jax.engines.native import Generation, generate
-from tis_jax.logprobs import Sampling
 from tis_jax.sampler.prompts import encode_prompts
-from tis_jax.sampler.settings import Settings
+from tis_jax.sampler.settings import Assignment
 from tis_jax.store import Header, Rollout
 from tis_jax.tasks import prompt_order
-
-_DTYPES = {"int8": "int8 params, bfloat16 activations"}
 
 
 class Worker:
@@ -26,33 +23,27 @@ class Worker:
   the incarnation too, so that a record made again after a crash is not the same one.
 
   Args:
-    settings: from the store.
+    assignment: from the store.
     name: of the writer.
     incarnation: how often the name has been claimed.
   """
 
-  def __init__(self, settings: Settings, name: str, incarnation: int):
-    self._settings = settings
-    config, _, self._tokenizer = models.load(settings.model)
+  def __init__(self, assignment: Assignment, name: str, incarnation: int):
+    self._assignment = assignment
+    self._settings = settings = assignment.sampler
+    config, _, self._tokenizer = models.load(assignment.model)
     dtype = jnp.float32 if settings.precision == "float32" else jnp.bfloat16
     self.graph = models.decoder_graph(config, dtype=dtype)
-    self._task = tasks.load(settings.task, **settings.task_options)
+    self._task = tasks.load(assignment.task, **assignment.task_options)
     self._prompts = encode_prompts(
       self._tokenizer,
       self._task.train,
-      settings.max_prompt_tokens,
+      assignment.max_prompt_tokens,
       chat=self._task.chat,
     )
     self._ids = np.array([example.id for example in self._prompts.examples], np.int32)
-    self._order_seed = zlib.crc32(f"{settings.seed}/{name}".encode())
+    self._order_seed = zlib.crc32(f"{assignment.seed}/{name}".encode())
     self._key = jax.random.fold_in(jax.random.key(self._order_seed), incarnation)
-    self._sampling = Sampling(
-      temperature=settings.temperature,
-      top_k=settings.top_k,
-      top_p=settings.top_p,
-      min_p=settings.min_p,
-      dtype=_DTYPES.get(settings.precision, settings.precision),
-    )
 
   def params(self, flat: dict[str, np.ndarray]) -> nnx.State:
     """Published params in this sampler's precision."""
@@ -98,7 +89,7 @@ class Worker:
       finish_reasons=generated.finish_B,
       kept_mass=generated.kept_mass_BT,
       kept_tokens=generated.kept_tokens_BTK,
-      header=Header(version, self._sampling),
+      header=Header(version, settings.sampling),
     )
 
   def _rewards(self, rows: np.ndarray, generated: Generation) -> np.ndarray:

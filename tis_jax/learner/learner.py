@@ -1,0 +1,44 @@
+"""The parts of a learner that stay the same from step to step."""
+
+from typing import NamedTuple
+
+import jax
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from tis_jax.learner.algorithm import Algorithm
+from tis_jax.learner.batch import Batch
+from tis_jax.learner.forward import score
+from tis_jax.learner.state import TrainState, abstract_state, init_state
+from tis_jax.logprobs import Sampling, TokenLogprobs
+
+
+class Learner(NamedTuple):
+  """What an update is compiled from.
+
+  Attributes:
+    graph: of the decoder, from `decoder_graph`.
+    algorithm: what an update does.
+    optimizer: of the updates.
+    mesh: where they run, from `make_mesh`.
+    sampling: how the tokens were drawn and their log-probs made.
+  """
+
+  graph: nnx.GraphDef
+  algorithm: Algorithm
+  optimizer: optax.GradientTransformation
+  mesh: Mesh
+  sampling: Sampling
+
+  def score(self, params: nnx.State, batch: Batch) -> TokenLogprobs:
+    """The learner's own log-probs of a batch."""
+    return score(self.graph, params, batch, temperature=self.algorithm.temperature)
+
+  def fresh_state(self, params: nnx.State, seed: int) -> TrainState:
+    """The state at step 0."""
+    return init_state(params, self.optimizer, jax.random.key(seed), self.mesh)
+
+  def abstract_state(self) -> TrainState:
+    """Shapes and shardings of the state, to restore into."""
+    return abstract_state(self.graph, self.optimizer, self.mesh)

@@ -1,0 +1,141 @@
+"""`config.algorithm`: which stages, loss and estimator, and all that they take.
+
+Groups of stages, losses and estimators are named after functions, and hold their
+arguments. Those that are not named by `correction.stages`, `loss.name` or
+`advantage.name` are not used; they are there to be named, and for
+`--config.algorithm.loss.gspo.clip_high=...` to find.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+
+from ml_collections import ConfigDict
+
+from tis_jax import corrections
+from tis_jax.advantages import ARGUMENTS as ADVANTAGE_ARGUMENTS
+from tis_jax.advantages import ESTIMATORS
+from tis_jax.corrections import STAGES
+from tis_jax.learner import Algorithm
+from tis_jax.losses import ARGUMENTS as LOSS_ARGUMENTS
+from tis_jax.losses import POLICY_LOSSES
+from tis_jax.runner.config import (
+  ConfigError,
+  bind,
+  check_name,
+  config_of,
+  group_of,
+  settings_of,
+)
+
+
+def algorithm_config() -> ConfigDict:
+  """The settings of `config.algorithm`: token TIS at 2.0 under GRPO with DAPO's clip.
+
+  A stage that a chain holds twice takes a suffix: `stages = ("reject", "reject_2")`
+  with `reject_2 = ConfigDict(...)` set in the config file. A value of None is the
+  function's own None, where it has a meaning, or must be set.
+
+  >>> config = algorithm_config()
+  >>> config.correction.truncate.to_dict(), config.loss.name
+  ({'high': 2.0, 'level': 'token'}, 'ppo')
+  """
+  # The sampler's temperature is the learner's: one setting.
+  config = config_of(Algorithm, without=("temperature",))
+  config.correction = ConfigDict({name: group_of(STAGES[name]) for name in STAGES})
+  # Names of stages, in the order in which they are applied; none only watches.
+  config.correction.stages = ("truncate",)
+  # none, core, or full: percentiles, and log-ratios by position and staleness.
+  config.correction.metrics = "core"
+  config.loss = ConfigDict(
+    {x: group_of(POLICY_LOSSES[x], without=LOSS_ARGUMENTS) for x in POLICY_LOSSES}
+  )
+  config.loss.name = "ppo"
+  config.advantage = ConfigDict(
+    {x: group_of(ESTIMATORS[x], without=ADVANTAGE_ARGUMENTS) for x in ESTIMATORS}
+  )
+  config.advantage.name = "grpo"
+  return config
+
+
+def algorithm_of(config: Mapping, temperature: float = 1.0) -> Algorithm:
+  """The `Algorithm` of `config.algorithm`.
+
+  Args:
+    config: a ConfigDict, or a mapping, with the keys of `algorithm_config`; those left
+      out take its values.
+    temperature: that the sampler draws at.
+
+  Raises:
+    ConfigError: an unknown key or name, with the nearest that exists; a required
+      setting that is None; a combination that `Algorithm` refuses.
+
+  >>> config = algorithm_config()
+  >>> config.loss.ppo.clip_hihg = 0.3
+  >>> algorithm_of(config)
+  Traceback (most recent call last):
+  ...
+  tis_jax.runner.config.ConfigError: algorithm.loss.ppo has no setting 'clip_hihg'; ...
+  """
+  given = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
+  default = algorithm_config().to_dict()
+  for name in given:
+    check_name("algorithm", name, default)
+  groups = {
+    name: default[name] | dict(given.pop(name, {}))
+    for name in ("correction", "loss", "advantage")
+  }
+  return settings_of(
+    Algorithm,
+    given,
+    "algorithm",
+    correct=_chain("algorithm.correction", groups["correction"]),
+    loss=_named("algorithm.loss", POLICY_LOSSES, groups["loss"], LOSS_ARGUMENTS),
+    advantage=_named(
+      "algorithm.advantage", ESTIMATORS, groups["advantage"], ADVANTAGE_ARGUMENTS
+    ),
+    temperature=temperature,
+  )
+
+
+def _chain(path: str, config: Mapping) -> corrections.Chain:
+  """The chain of the stages that are named; a suffix `_2` tells repetitions apart."""
+  for name in config:
+    if name not in ("stages", "metrics"):
+      check_name(path, _base(name), STAGES, shown=name)
+  # From a command line, `a,b` is one string.
+  named = config["stages"]
+  named = (named,) if isinstance(named, str) else named
+  stages = []
+  for name in [part.strip() for item in named for part in item.split(",")]:
+    if not name:
+      continue
+    check_name(f"{path}.stages", _base(name), STAGES, shown=name)
+    if name not in config:
+      raise ConfigError(f"{path}.stages names {name!r}, but {path}.{name} is not there")
+    stage = bind(f"{path}.{name}", STAGES[_base(name)], config[name])
+    try:
+      stages.append(stage())
+    except (ValueError, TypeError) as error:
+      raise ConfigError(f"{path}.{error}") from error
+  try:
+    return corrections.chain(*stages, metrics=config["metrics"])
+  except ValueError as error:
+    raise ConfigError(f"{path}: {error}") from error
+
+
+def _named(
+  path: str, functions: Mapping[str, Callable], config: Mapping, arguments: tuple
+) -> Callable:
+  """The function that `config["name"]` names, with its group's settings bound."""
+  for name in config:
+    if name != "name":
+      check_name(path, name, [*functions, "name"])
+  name = config["name"]
+  check_name(f"{path}.name", name, functions)
+  return bind(
+    f"{path}.{name}", functions[name], config.get(name, {}), without=arguments
+  )
+
+
+def _base(name: str) -> str:
+  return re.sub(r"_\d+$", "", name)

