@@ -12,7 +12,7 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 	docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
-	$(PY) experiments/train.py --config=configs/quickstart.py --workdir=$(WORKDIR)
+	$(VENV)/bin/tis train --config=quickstart --workdir=$(WORKDIR)
 
 test: $(VENV)/.test lint  ## lint, then the quick tests and doctests
 	$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not peers and not chaos and not learning"
@@ -32,7 +32,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/pyrefly check --python-interpreter-path $(PY)
 
 gsm8k: $(VENV)/.smollm2  ## a few real steps of the DAPO + TIS recipe on SmolLM2
-	$(PY) experiments/train.py --config=configs/gsm8k_dapo_tis.py:cpu \
+	$(VENV)/bin/tis train --config=gsm8k_dapo_tis:cpu \
 	  --workdir=runs/gsm8k $(if $(GSM8K_DIR),--config.data.gsm8k_dir=$(GSM8K_DIR))
 
 benchmarks: $(VENV)/.peers  ## speed and memory, each against a peer or a limit

@@ -1,6 +1,6 @@
 """DAPO with token-level truncated importance sampling on GSM8K.
 
-  python experiments/train.py --config=configs/gsm8k_dapo_tis.py --workdir=runs/gsm8k
+  tis train --config=gsm8k_dapo_tis --workdir=runs/gsm8k
 
 The recipe: clip 0.2/0.28 with dual clip 3.0, dynamic sampling that leaves out groups
 without signal, token-mean loss, soft overlong penalty, no KL; and the sampler's gap
@@ -12,7 +12,7 @@ directory of safetensors.
 GSM8K comes from TensorFlow Datasets (`python -m tis_jax.tasks gsm8k` once), or from
 `--config.data.gsm8k_dir=DIR` with the published jsonl files.
 
-On two CPU cores, a few real steps, small: `--config=configs/gsm8k_dapo_tis.py:cpu`.
+On two CPU cores, a few real steps, small: `--config=gsm8k_dapo_tis:cpu`.
 """
 
 from ml_collections import ConfigDict

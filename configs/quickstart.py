@@ -1,6 +1,6 @@
 """A policy of 0.66M parameters learns arithmetic from rollouts of a bf16 sampler.
 
-  python experiments/train.py --config=configs/quickstart.py --workdir=runs/quickstart
+  tis train --config=quickstart --workdir=runs/quickstart
 
 The task is GSM8K's own calculator steps (`48/2=24`), the base policy the one in the
 package, the algorithm GRPO with token-level truncated importance sampling at 2.0. One

@@ -1,6 +1,6 @@
 """Every correction of verl's and SkyRL's guides, by name, on the quickstart's run.
 
-  python experiments/train.py --config=configs/rollout_correction.py:token_truncate \
+  tis train --config=rollout_correction:token_truncate \
     --workdir=runs/token_truncate
 
 Names: metrics_only, token_truncate, geometric_mask_veto, sequence_truncate_veto,

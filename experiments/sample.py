@@ -1,11 +1,11 @@
-"""Starts a sampler for a run whose learner is anywhere else.
+"""Samples for a learner that runs elsewhere: `tis sample`, from a checkout.
 
-  python experiments/sample.py --store=gs://bucket/run --name=node7
-
-Model, task and sampling come from the store; any number of samplers may come and go.
+python experiments/sample.py --store=gs://bucket/run --name=node7
 """
 
-from tis_jax.sampler.__main__ import run
+import sys
+
+from tis_jax.cli import main
 
 if __name__ == "__main__":
-  run()
+  main(["sample", *sys.argv[1:]])

@@ -12,7 +12,8 @@ from flax import nnx
 from tis_jax import learner, models, tasks
 from tis_jax.learner import Learner
 from tis_jax.models import DecoderConfig
-from tis_jax.runner.config import ConfigError
+from tis_jax.numerics.checks import check_choice
+from tis_jax.runner.config import ConfigError, bind
 from tis_jax.runner.evaluate import Evaluation
 from tis_jax.runner.settings import DataSettings, Settings
 from tis_jax.sampler import Assignment
@@ -71,7 +72,7 @@ def build(settings: Settings) -> Parts:
   try:
     decoder, params, tokenizer = models.load(settings.model.source)
     graph = models.decoder_graph(decoder, remat=settings.model.remat)
-    task = tasks.load(settings.data.task, **task_options(settings.data))
+    task = _task(settings.data)
     algorithm = settings.algorithm
     updates = settings.train.steps * algorithm.updates
     parts = Learner(
@@ -82,6 +83,8 @@ def build(settings: Settings) -> Parts:
       settings.sampler.sampling,
     )
   except ValueError as error:
+    if isinstance(error, ConfigError):
+      raise
     raise ConfigError(str(error)) from error
   evaluate = Evaluation(
     task,
@@ -94,6 +97,12 @@ def build(settings: Settings) -> Parts:
     rows=settings.eval.rows,
   )
   return Parts(decoder, params, parts, evaluate, len(task.train))
+
+
+def _task(data: DataSettings) -> tasks.Task:
+  """The task, its options checked against the arguments of its `load`."""
+  check_choice("data.task", data.task, tasks.TASKS)
+  return bind("data.options", tasks.TASKS[data.task], task_options(data))()
 
 
 def task_options(data: DataSettings) -> dict[str, Any]:

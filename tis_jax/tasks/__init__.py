@@ -9,6 +9,7 @@ from tis_jax.tasks.order import prompt_order
 from tis_jax.tasks.task import Example, Task
 
 __all__ = [
+  "TASKS",
   "Example",
   "MissingDatasetError",
   "Task",
@@ -18,7 +19,7 @@ __all__ = [
   "prompt_order",
 ]
 
-_TASKS: dict[str, Callable[..., Task]] = {
+TASKS: dict[str, Callable[..., Task]] = {
   "gsm8k": gsm8k.load,
   "gsm8k_steps": gsm8k_steps.load,
 }
@@ -43,6 +44,6 @@ def load(name: str, **options) -> Task:
   >>> task.train[0].prompt, task.train[0].answer
   ('48/2=', '24')
   """
-  if name not in _TASKS:
-    raise ValueError(f"no task {name!r}; there are: {', '.join(sorted(_TASKS))}")
-  return _TASKS[name](**options)
+  if name not in TASKS:
+    raise ValueError(f"no task {name!r}; there are: {', '.join(sorted(TASKS))}")
+  return TASKS[name](**options)

@@ -1,0 +1,1 @@
+"""What `tis train` and `tis evaluate` do with their command lines."""

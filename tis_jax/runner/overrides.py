@@ -1,0 +1,88 @@
+"""Settings on the command line: `--config.train.steps=5`."""
+
+import ast
+from collections.abc import Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from tis_jax.runner.config import ConfigError, check_name
+
+
+def override(config: ConfigDict, arguments: Sequence[str]) -> None:
+  """Sets what `arguments` say, each `--config.NAME=VALUE` or two of them.
+
+  A value takes the type of the setting: `a,b` is a tuple where the setting is one, and
+  `none` is None where that has a meaning.
+
+  Raises:
+    ConfigError: a name that does not exist, with the nearest that does; a value of
+      another type; an argument that is no setting.
+
+  >>> from tis_jax.runner import default_config
+  >>> config = default_config()
+  >>> override(config, ["--config.train.steps=5", "--config.log.tensorboard", "true"])
+  >>> config.train.steps, config.log.tensorboard
+  (5, True)
+  >>> override(config, ["--config.train.step=5"])
+  Traceback (most recent call last):
+  ...
+  tis_jax.runner.config.ConfigError: train has no setting 'step'; did you mean 'steps'?
+  """
+  left = list(arguments)
+  while left:
+    argument = left.pop(0)
+    if not argument.startswith("--config."):
+      raise ConfigError(
+        f"what is {argument!r}? settings are written --config.NAME=VALUE"
+      )
+    name, equals, text = argument.removeprefix("--config.").partition("=")
+    if not equals:
+      if not left:
+        raise ConfigError(f"--config.{name} has no value")
+      text = left.pop(0)
+    _set(config, name, text)
+
+
+def _set(config: ConfigDict, name: str, text: str) -> None:
+  *groups, last = name.split(".")
+  group, path = config, ""
+  for part in groups:
+    check_name(path, part, list(group))
+    group, path = group[part], f"{path}.{part}".lstrip(".")
+    if not isinstance(group, ConfigDict):
+      raise ConfigError(f"{path} is a setting, not a group of them")
+  if path == "data.options":
+    # The task says which it takes.
+    with group.unlocked():
+      group[last] = _literal(text)
+    return
+  check_name(path, last, list(group))
+  if isinstance(group[last], ConfigDict):
+    inside = ", ".join(group[last])
+    raise ConfigError(f"{name} is a group of settings: {inside}")
+  try:
+    group[last] = _value(text, group[last])
+  except (ValueError, TypeError) as error:
+    kind = type(group[last]).__name__
+    raise ConfigError(f"{name} wants a value of type {kind}, got {text!r}") from error
+
+
+def _value(text: str, now: Any) -> Any:
+  """`text` in the type of the value that is there."""
+  if isinstance(now, str):
+    return text
+  if isinstance(now, tuple):
+    value = _literal(text)
+    return tuple(value) if isinstance(value, (tuple, list)) else tuple(text.split(","))
+  return _literal(text)
+
+
+def _literal(text: str) -> Any:
+  words = {"true": True, "false": False, "none": None, "inf": float("inf")}
+  if text.lower() in words:
+    return words[text.lower()]
+  try:
+    return ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    return text

@@ -1,0 +1,55 @@
+"""Configs by name: the recipes that come with the library, or anybody's file."""
+
+import difflib
+import importlib.util
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+import tis_jax
+from tis_jax.runner.config import ConfigError
+
+
+def recipes() -> list[str]:
+  """The names of the recipes that come with the library.
+
+  >>> "quickstart" in recipes()
+  True
+  """
+  return sorted(path.stem for path in _folder().glob("*.py"))
+
+
+def load_recipe(name: str) -> ConfigDict:
+  """The config of `NAME` or `NAME:ARG`, where NAME is a recipe or a Python file.
+
+  The file has `get_config()`, or `get_config(ARG)`.
+
+  Raises:
+    ConfigError: there is no such recipe or file, or it has no such ARG.
+
+  >>> load_recipe("quickstart").train.steps
+  600
+  """
+  file, colon, argument = name.partition(":")
+  path = Path(file)
+  if path.suffix != ".py":
+    path = _folder() / f"{file}.py"
+  if not path.exists():
+    near = difflib.get_close_matches(file, recipes(), 1, 0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(recipes())}"
+    raise ConfigError(f"no recipe or file {file!r}; {hint}")
+  spec = importlib.util.spec_from_file_location(path.stem, path)
+  assert spec is not None and spec.loader is not None, "a path that ends in .py"
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  try:
+    return module.get_config(argument) if colon else module.get_config()
+  except (ValueError, TypeError) as error:
+    raise ConfigError(f"{name}: {error}") from error
+
+
+def _folder() -> Path:
+  """In a wheel the recipes lie in the package, in a checkout beside it."""
+  package = Path(tis_jax.__file__).parent
+  packaged = package / "recipes"
+  return packaged if packaged.is_dir() else package.parent / "configs"
