@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tis_jax.logprobs.kept import check_rules
+from tis_jax.logprobs.contract import check_rules
 
 PRECISIONS = ("bfloat16", "float32", "int8")
 _COUNTS = (

@@ -1,6 +1,6 @@
 """The shared array store: rollouts one way, params the other."""
 
-from tis_jax.logprobs import Sampling as Sampling
+from tis_jax.logprobs.contract import Sampling as Sampling
 from tis_jax.store.errors import AlreadyExistsError as AlreadyExistsError
 from tis_jax.store.errors import BadRolloutError as BadRolloutError
 from tis_jax.store.errors import NoRolloutsError as NoRolloutsError
