@@ -9,6 +9,20 @@ import pytest
 import tis_jax
 
 _ROOT = str(Path(tis_jax.__file__).parents[1])
+_CORE = (
+  "import tis_jax as tis; tis.chain; tis.losses.ppo; tis.token_logprobs; "
+  "tis.finalize; tis.advantages.grpo; tis.presets.tis"
+)
+_EXTRAS = {
+  "absl",
+  "chex",
+  "flax",
+  "matplotlib",
+  "ml_collections",
+  "optax",
+  "orbax",
+  "tensorstore",
+}
 
 
 def imported(code: str) -> set[str]:
@@ -35,3 +49,14 @@ def test_the_store_and_the_contract_do_without_jax(code):
   found = packages(imported(code))
   assert "tis_jax" in found
   assert not found & {"jax", "jaxlib", "flax", "optax"}
+
+
+def test_the_core_needs_no_extra():
+  found = packages(imported(_CORE))
+  assert "jax" in found
+  assert not found & _EXTRAS
+
+
+@pytest.mark.parametrize("name", ["jax.experimental.pallas", "tis_jax.compat"])
+def test_the_core_leaves_out_what_takes_long(name):
+  assert name not in imported(_CORE)
