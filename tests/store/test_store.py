@@ -10,6 +10,7 @@ import pytest
 
 from tis_jax.store import (
   AlreadyExistsError,
+  BadRolloutError,
   ParamsGoneError,
   Store,
   StoreError,
@@ -17,7 +18,6 @@ from tis_jax.store import (
   StoreUnreachableError,
   WrongRunError,
   WrongStoreSchemaError,
-  decode,
   default_url,
 )
 from tis_jax.store.keyvalue import KeyValue
@@ -219,12 +219,34 @@ def test_a_rollout_is_written_once_and_stamped(store, make_rollout):
   store.put_rollout("a", 0, make_rollout())
   with pytest.raises(AlreadyExistsError, match="two samplers"):
     store.put_rollout("a", 0, make_rollout(seed=1))
-  header = decode(store.kv.get("rollouts/a/0000000000").value).header
+  header = store.get_rollout("a", 0).header
   assert (header.run, header.writer, header.seq) == ("r", "a", 0)
   assert header.created > 1.7e9
   for name in ("../a", "a/b", "", ".hidden"):
     with pytest.raises(ValueError, match="cannot name a writer"):
       store.put_rollout(name, 0, make_rollout())
+
+
+def test_a_rollout_is_got_as_it_was_put(store, store_url, make_rollout):
+  rollout = make_rollout()
+  store.put_rollout("a", 3, rollout)
+  found = Store.open(store_url).get_rollout("a", 3)
+  for name, value in rollout.arrays().items():
+    np.testing.assert_array_equal(getattr(found, name), value)
+  assert found.header.sampling == rollout.header.sampling
+  assert store.get_rollout("a", 4) is None
+  store.delete_rollouts({"a": 4})
+  assert store.get_rollout("a", 3) is None
+  with pytest.raises(ValueError, match="cannot name a writer"):
+    store.get_rollout("a/b", 0)
+
+
+def test_a_damaged_rollout_is_not_got(store, make_rollout):
+  store.put_rollout("a", 0, make_rollout())
+  data = store.kv.get("rollouts/a/0000000000").value
+  store.kv.put("rollouts/a/0000000000", data[:-1])
+  with pytest.raises(BadRolloutError, match="bytes of"):
+    store.get_rollout("a", 0)
 
 
 def test_a_sequence_number_is_never_given_twice(store, make_rollout):
