@@ -1,4 +1,4 @@
-"""The store: whose it is, how weights appear and vanish, and who may write."""
+"""The store: whose it is, how params appear and vanish, and who may write."""
 
 import http.server
 import json
@@ -142,7 +142,7 @@ def test_a_file_in_the_way_is_an_error_that_names_the_url(tmp_path):
     Store.open(url, run="r", create=True)
 
 
-def test_weights_come_back_as_they_were(store, store_url):
+def test_params_come_back_as_they_were(store, store_url):
   assert store.latest() is None
   store.publish(3, _PARAMS, {"cursor": {"a": 2}, "step": 1})
   reader = Store.open(store_url)
@@ -189,7 +189,7 @@ def test_a_torn_publication_is_never_seen_and_its_number_is_skipped(store):
   assert store.kv.keys("params/v0000000001/") == []
 
 
-def test_old_weights_go_unless_someone_is_using_them(store):
+def test_old_params_go_unless_someone_is_using_them(store):
   for version in range(5):
     store.publish(version, _PARAMS, {})
   manifest = store.latest()
@@ -205,7 +205,7 @@ def test_old_weights_go_unless_someone_is_using_them(store):
     store.delete_params(keep=0)
 
 
-def test_damaged_weights_are_noticed(store):
+def test_damaged_params_are_noticed(store):
   manifest = store.publish(0, _PARAMS, {})
   store.kv.put("params/v0000000000/embedding.0000", b"x" * 12)
   with pytest.raises(StoreError, match="is damaged"):
