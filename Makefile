@@ -30,6 +30,7 @@ lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/pyrefly check --python-interpreter-path $(PY)
+	$(VENV)/bin/lint-imports --no-cache --no-logo
 
 gsm8k: $(VENV)/.smollm2  ## a few real steps of the DAPO + TIS recipe on SmolLM2
 	$(VENV)/bin/tis train --config=gsm8k_dapo_tis:cpu \

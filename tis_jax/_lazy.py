@@ -1,6 +1,7 @@
 """Names that are imported when they are first asked for.
 
-`import tis_jax.store` runs `tis_jax/__init__.py` first, which must not import jax.
+`import tis_jax.store` runs `tis_jax/__init__.py` first, which must not import jax to do
+so; nor must `tis_jax/logprobs/__init__.py`, beside the contract that records carry.
 The names stand in the stub beside the package, `__init__.pyi`, once: for type
 checkers and for this (SPEC 1 of Scientific Python).
 """

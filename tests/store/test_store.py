@@ -1,4 +1,4 @@
-"""The store: whose it is, how weights appear and vanish, and who may write."""
+"""The store: whose it is, how params appear and vanish, and who may write."""
 
 import http.server
 import json
@@ -10,6 +10,7 @@ import pytest
 
 from tis_jax.store import (
   AlreadyExistsError,
+  BadRolloutError,
   ParamsGoneError,
   Store,
   StoreError,
@@ -17,7 +18,6 @@ from tis_jax.store import (
   StoreUnreachableError,
   WrongRunError,
   WrongStoreSchemaError,
-  decode,
   default_url,
 )
 from tis_jax.store.keyvalue import KeyValue
@@ -142,7 +142,7 @@ def test_a_file_in_the_way_is_an_error_that_names_the_url(tmp_path):
     Store.open(url, run="r", create=True)
 
 
-def test_weights_come_back_as_they_were(store, store_url):
+def test_params_come_back_as_they_were(store, store_url):
   assert store.latest() is None
   store.publish(3, _PARAMS, {"cursor": {"a": 2}, "step": 1})
   reader = Store.open(store_url)
@@ -189,7 +189,7 @@ def test_a_torn_publication_is_never_seen_and_its_number_is_skipped(store):
   assert store.kv.keys("params/v0000000001/") == []
 
 
-def test_old_weights_go_unless_someone_is_using_them(store):
+def test_old_params_go_unless_someone_is_using_them(store):
   for version in range(5):
     store.publish(version, _PARAMS, {})
   manifest = store.latest()
@@ -205,7 +205,7 @@ def test_old_weights_go_unless_someone_is_using_them(store):
     store.delete_params(keep=0)
 
 
-def test_damaged_weights_are_noticed(store):
+def test_damaged_params_are_noticed(store):
   manifest = store.publish(0, _PARAMS, {})
   store.kv.put("params/v0000000000/embedding.0000", b"x" * 12)
   with pytest.raises(StoreError, match="is damaged"):
@@ -219,12 +219,34 @@ def test_a_rollout_is_written_once_and_stamped(store, make_rollout):
   store.put_rollout("a", 0, make_rollout())
   with pytest.raises(AlreadyExistsError, match="two samplers"):
     store.put_rollout("a", 0, make_rollout(seed=1))
-  header = decode(store.kv.get("rollouts/a/0000000000").value).header
+  header = store.get_rollout("a", 0).header
   assert (header.run, header.writer, header.seq) == ("r", "a", 0)
   assert header.created > 1.7e9
   for name in ("../a", "a/b", "", ".hidden"):
     with pytest.raises(ValueError, match="cannot name a writer"):
       store.put_rollout(name, 0, make_rollout())
+
+
+def test_a_rollout_is_got_as_it_was_put(store, store_url, make_rollout):
+  rollout = make_rollout()
+  store.put_rollout("a", 3, rollout)
+  found = Store.open(store_url).get_rollout("a", 3)
+  for name, value in rollout.arrays().items():
+    np.testing.assert_array_equal(getattr(found, name), value)
+  assert found.header.sampling == rollout.header.sampling
+  assert store.get_rollout("a", 4) is None
+  store.delete_rollouts({"a": 4})
+  assert store.get_rollout("a", 3) is None
+  with pytest.raises(ValueError, match="cannot name a writer"):
+    store.get_rollout("a/b", 0)
+
+
+def test_a_damaged_rollout_is_not_got(store, make_rollout):
+  store.put_rollout("a", 0, make_rollout())
+  data = store.kv.get("rollouts/a/0000000000").value
+  store.kv.put("rollouts/a/0000000000", data[:-1])
+  with pytest.raises(BadRolloutError, match="bytes of"):
+    store.get_rollout("a", 0)
 
 
 def test_a_sequence_number_is_never_given_twice(store, make_rollout):

@@ -1,14 +1,8 @@
-"""Token log-probs that can be trusted: fp32, one definition, fused, on one support."""
+"""Token log-probs that can be trusted: fp32, one definition, fused, on one support.
 
-from tis_jax.logprobs.api import token_logprobs as token_logprobs
-from tis_jax.logprobs.kept import kept_mass as kept_mass
-from tis_jax.logprobs.kept import kept_tokens as kept_tokens
-from tis_jax.logprobs.kept import support as support
-from tis_jax.logprobs.reference import logprobs_from_logits as logprobs_from_logits
-from tis_jax.logprobs.sampling import Agreement as Agreement
-from tis_jax.logprobs.sampling import Comparable as Comparable
-from tis_jax.logprobs.sampling import Sampling as Sampling
-from tis_jax.logprobs.sampling import agree as agree
-from tis_jax.logprobs.sampling import comparable as comparable
-from tis_jax.logprobs.types import TokenLogprobs as TokenLogprobs
-from tis_jax.logprobs.types import TopK as TopK
+Lazy, so that the contract can be had without jax; the contents are `__init__.pyi`.
+"""
+
+from tis_jax import _lazy
+
+__getattr__, __dir__, __all__ = _lazy.attach(__name__, __file__)

@@ -9,13 +9,11 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jax.sharding import PartitionSpec
 
-from tis_jax.logprobs import pallas, xla
+from tis_jax.logprobs import xla
 from tis_jax.logprobs.blockwise import peak_drop, tempered
 from tis_jax.logprobs.plan import Cotangent, Gradients, Inputs, Plan, Stats, Wanted
 from tis_jax.logprobs.types import TokenLogprobs, TopK
 from tis_jax.logprobs.xla import merge_top
-
-_KERNELS = {"xla": xla, "pallas": pallas}
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -49,7 +47,7 @@ def _bwd(plan, residuals, cotangents):
     common = -d_logp if common is None else common - d_logp
   cotangent = Cotangent(common, d_logp, d_entropy)
 
-  kernel = _KERNELS[plan.kernel]
+  kernel = _kernel(plan)
 
   def local(inputs, log_p_offset, entropy, cotangent):
     out = kernel.backward(
@@ -88,8 +86,18 @@ def _bwd(plan, residuals, cotangents):
 fused_logprobs.defvjp(_fwd, _bwd, symbolic_zeros=True)
 
 
+def _kernel(plan: Plan):
+  """The module with the kernel's `forward` and `backward`."""
+  if plan.kernel == "pallas":
+    # Pallas takes longer to import than all that the core imports otherwise.
+    from tis_jax.logprobs import pallas
+
+    return pallas
+  return xla
+
+
 def _forward(plan: Plan, inputs: Inputs) -> Stats:
-  kernel = _KERNELS[plan.kernel]
+  kernel = _kernel(plan)
 
   def local(inputs):
     stats = kernel.forward(inputs, _offset(inputs, plan), plan)

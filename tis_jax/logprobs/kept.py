@@ -3,6 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from tis_jax.logprobs.contract import check_rules
+
 
 def support(
   scaled: jax.Array, *, top_k: int = 0, top_p: float = 1.0, min_p: float = 0.0
@@ -117,13 +119,3 @@ def kept_tokens(scaled: jax.Array, kept: jax.Array, width: int) -> jax.Array:
   return jnp.pad(
     tokens, [(0, 0)] * (tokens.ndim - 1) + [(0, spare)], constant_values=-1
   )
-
-
-def check_rules(top_k: int, top_p: float, min_p: float) -> None:
-  """Raises ValueError for a number outside its range."""
-  if top_k < 0:
-    raise ValueError(f"top_k={top_k} is negative; 0 keeps all tokens")
-  if not 0 < top_p <= 1:
-    raise ValueError(f"top_p={top_p} is not in (0, 1]; 1 keeps all tokens")
-  if not 0 <= min_p < 1:
-    raise ValueError(f"min_p={min_p} is not in [0, 1); 0 keeps all tokens")

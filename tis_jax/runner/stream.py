@@ -14,8 +14,7 @@ import numpy as np
 
 from tis_jax.advantages import shaping
 from tis_jax.learner import Batch, concatenate, from_rollouts, take_rows
-from tis_jax.store import RolloutReader, StoreError, decode
-from tis_jax.store.store import rollout_key
+from tis_jax.store import RolloutReader, StoreError
 
 
 class _Held(NamedTuple):
@@ -121,10 +120,10 @@ class BatchStream:
       self._held.append(_Held(rollout.header.writer, rollout.header.seq, rows))
 
   def _reread(self, writer: str, seq: int, groups: list[int]) -> _Held:
-    data = self._reader.store.kv.get(rollout_key(writer, seq)).value
-    if data is None:
+    rollout = self._reader.store.get_rollout(writer, seq)
+    if rollout is None:
       raise StoreError(f"record {seq} of {writer!r} is gone, and a step needs it")
-    rows = from_rollouts([decode(data)])
+    rows = from_rollouts([rollout])
     return _Held(writer, seq, take_rows(rows, np.isin(rows.group_ids, groups)))
 
 

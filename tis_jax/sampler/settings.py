@@ -4,8 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tis_jax.logprobs import Sampling
-from tis_jax.logprobs.kept import check_rules
+from tis_jax.logprobs.contract import Sampling, check_rules
 from tis_jax.numerics.checks import check_choice, check_number
 
 PRECISIONS = ("bfloat16", "float32", "int8")

@@ -1,6 +1,11 @@
-"""The shared array store: rollouts one way, params the other."""
+"""The shared array store: rollouts one way, params the other, and who is alive.
 
-from tis_jax.logprobs import Sampling as Sampling
+Samplers write below `rollouts/`, `claims/` and `heartbeats/`, the learner below
+`params/` and `quarantine/`; the keys are in `store.py` and `params.py`. No module here
+needs jax: a record can be written and checked beside any engine.
+"""
+
+from tis_jax.logprobs.contract import Sampling as Sampling
 from tis_jax.store.errors import AlreadyExistsError as AlreadyExistsError
 from tis_jax.store.errors import BadRolloutError as BadRolloutError
 from tis_jax.store.errors import NoRolloutsError as NoRolloutsError

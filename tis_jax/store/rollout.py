@@ -17,7 +17,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tis_jax.logprobs import Sampling
+from tis_jax.logprobs.contract import Sampling
 from tis_jax.store.errors import (
   CorruptRolloutError,
   RolloutSchemaError,

@@ -36,7 +36,7 @@ from tis_jax.store.errors import (
 )
 from tis_jax.store.keyvalue import KeyValue
 from tis_jax.store.params import Manifest
-from tis_jax.store.rollout import Rollout, encode
+from tis_jax.store.rollout import Rollout, decode, encode
 
 STORE_SCHEMA = 2
 
@@ -205,6 +205,18 @@ class Store:
         f"{writer!r}?"
       )
     return len(data)
+
+  def get_rollout(self, writer: str, seq: int) -> Rollout | None:
+    """The record that `writer` wrote as `seq`; None where there is none (any longer).
+
+    Its structure is checked, its values are not: for a record that a `RolloutReader`
+    has handed out before.
+
+    Raises:
+      BadRolloutError: the bytes are not a record.
+    """
+    data = self.kv.get(rollout_key(writer, seq)).value
+    return None if data is None else decode(data)
 
   def next_seq(self, writer: str) -> int:
     """The first sequence number that `writer` has never used."""

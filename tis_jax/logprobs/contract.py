@@ -19,16 +19,12 @@ own mass M' of the sampler's set:
 "Too large by M' / M" is 1 for an unchanged policy and drifts from it as the two
 policies do: M alone gives back the sampler's raw log-prob (processed + log M), never
 the learner's M'.
+
+Plain Python: records and samplers carry a `Sampling` where there is no jax.
 """
 
 import dataclasses
 from typing import NamedTuple
-
-import jax
-import jax.numpy as jnp
-
-from tis_jax.logprobs.kept import check_rules
-from tis_jax.numerics.arrays import Array
 
 _LOGPROBS = ("raw", "processed", "untempered")
 
@@ -46,7 +42,7 @@ class Sampling:
       "processed" (renormalised over the tokens kept) or "untempered" (softmax of all
       logits at temperature 1, whatever was sampled at; vLLM's `raw_logprobs`).
     engine: what generated.
-    dtype: its weights and activations, in words.
+    dtype: its params and activations, in words.
   """
 
   temperature: float = 1.0
@@ -74,21 +70,6 @@ class Agreement(NamedTuple):
   log_mass: int
   exact: bool
   why: str
-
-
-class Comparable(NamedTuple):
-  """Sampler log-probs that the learner's may be subtracted from.
-
-  Attributes:
-    sampler_logp: fp32, the shape of the record's.
-    present: bool; False where the record does not allow a comparison (the token's kept
-      set did not fit, and no mass was recorded).
-    exact: bool; False where the ratio is off by M' / M.
-  """
-
-  sampler_logp: jax.Array
-  present: jax.Array
-  exact: jax.Array
 
 
 def agree(
@@ -163,61 +144,14 @@ def agree(
   return Agreement(temperature, False, int(logprobs == "processed"), False, why)
 
 
-def comparable(
-  sampling: Sampling,
-  sampler_logp: Array,
-  *,
-  kept_mass: Array | None = None,
-  kept_tokens: Array | None = None,
-  exact: bool = False,
-) -> Comparable:
-  """Recorded log-probs, made comparable with the learner's.
-
-  The learner's are `token_logprobs(..., temperature=sampling.temperature)`, with
-  `kept_tokens=` this record's where `agree(...).processed`.
-
-  Args:
-    sampling: how the tokens were drawn; any object with the attributes of `Sampling`.
-    sampler_logp: `[...]` as recorded, nats.
-    kept_mass: `[...]` M as recorded, in (0, 1]; anything where nothing was sampled.
-    kept_tokens: `[..., K]` as recorded, padded with -1, all -1 where a set did not fit.
-    exact: refuse what is only approximate.
-
-  Returns:
-    `Comparable`. Where a kept set did not fit, both sides are over all tokens (exact is
-    False), or the token is not present when the mass is not recorded either.
-
-  Raises:
-    ValueError: as `agree`.
-
-  >>> import jax.numpy as jnp
-  >>> nucleus = Sampling(top_p=0.8, logprobs="processed")
-  >>> out = comparable(nucleus, jnp.log(jnp.array([0.625])),
-  ...                  kept_mass=jnp.array([0.8]))
-  >>> round(float(jnp.exp(out.sampler_logp[0])), 4)  # the raw probability
-  0.5
-  """
-  sampler_logp = jnp.asarray(sampler_logp, jnp.float32)
-  agreed = agree(
-    sampling,
-    kept_mass=kept_mass is not None,
-    kept_tokens=kept_tokens is not None,
-    exact=exact,
-  )
-  everywhere = jnp.ones(sampler_logp.shape, bool)
-  log_mass = 0.0
-  if kept_mass is not None:
-    log_mass = jnp.log(kept_mass.astype(jnp.float32))
-  if not agreed.processed or kept_tokens is None:
-    shift = agreed.log_mass * log_mass if agreed.log_mass else 0.0
-    return Comparable(sampler_logp + shift, everywhere, everywhere & agreed.exact)
-
-  fits = jnp.any(kept_tokens >= 0, axis=-1)
-  if agreed.log_mass:  # recorded raw, and the learner's is processed where the set fits
-    return Comparable(sampler_logp - jnp.where(fits, log_mass, 0.0), everywhere, fits)
-  if kept_mass is None:
-    return Comparable(sampler_logp, fits, fits)
-  return Comparable(sampler_logp + jnp.where(fits, 0.0, log_mass), everywhere, fits)
+def check_rules(top_k: int, top_p: float, min_p: float) -> None:
+  """Raises ValueError for a number outside its range."""
+  if top_k < 0:
+    raise ValueError(f"top_k={top_k} is negative; 0 keeps all tokens")
+  if not 0 < top_p <= 1:
+    raise ValueError(f"top_p={top_p} is not in (0, 1]; 1 keeps all tokens")
+  if not 0 <= min_p < 1:
+    raise ValueError(f"min_p={min_p} is not in [0, 1); 0 keeps all tokens")
 
 
 def _rules(sampling: Sampling) -> str:
