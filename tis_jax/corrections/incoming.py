@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,7 @@ class Incoming:
     return by_row(token_features, *arrays, *present)
 
   @property
-  def advantages(self) -> jax.Array | None:
+  def advantages(self) -> Any:
     """`[B, T]`, or `[B, 1]` where they are by sequence."""
     x = self.inputs.advantages
     return x[:, None] if x is not None and jnp.ndim(x) == 1 else x

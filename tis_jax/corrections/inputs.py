@@ -1,16 +1,17 @@
 """The one table of what a chain is called with: names, shapes, meanings."""
 
 import difflib
-from typing import Annotated, Any, NamedTuple, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NamedTuple, get_type_hints
 
 import jax.numpy as jnp
 
-from tis_jax.numerics.arrays import Array
 from tis_jax.numerics.checks import check_rank, check_shape
 
 
 class Inputs(NamedTuple):
   """The arrays of one batch; what is not given is None.
+
+  Any, not Array | None: a stage reads what its `needs` has made sure of.
 
   Attributes:
     old_logp: the learner's log-probs at the start of the update, in nats.
@@ -29,17 +30,17 @@ class Inputs(NamedTuple):
       for the metrics that set rewards against rejections.
   """
 
-  old_logp: Annotated[Array, "BT"]
-  sampler_logp: Annotated[Array, "BT"]
-  mask: Annotated[Array, "BT"]
-  segment_ids: Annotated[Array, "BT"] | None = None
-  present: Annotated[Array, "BT"] | None = None
-  group_ids: Annotated[Array, "B"] | None = None
-  advantages: Annotated[Array, "B", "BT"] | None = None
-  versions: Annotated[Array, "BT"] | None = None
-  learner_version: Annotated[Any, ""] | None = None
-  version_logp: Annotated[Array, "BT"] | None = None
-  rewards: Annotated[Array, "B", "BT"] | None = None
+  old_logp: Annotated[Any, "BT"]
+  sampler_logp: Annotated[Any, "BT"]
+  mask: Annotated[Any, "BT"]
+  segment_ids: Annotated[Any, "BT"] = None
+  present: Annotated[Any, "BT"] = None
+  group_ids: Annotated[Any, "B"] = None
+  advantages: Annotated[Any, "B", "BT"] = None
+  versions: Annotated[Any, "BT"] = None
+  learner_version: Annotated[Any, ""] = None
+  version_logp: Annotated[Any, "BT"] = None
+  rewards: Annotated[Any, "B", "BT"] = None
 
   @property
   def given(self) -> frozenset[str]:
@@ -47,14 +48,8 @@ class Inputs(NamedTuple):
     return frozenset(name for name, x in self._asdict().items() if x is not None)
 
 
-def _axes(hint: Any) -> tuple[str, ...]:
-  """`("B", "BT")` of `Annotated[Array, "B", "BT"] | None`."""
-  (annotated,) = (x for x in (hint, *get_args(hint)) if get_origin(x) is Annotated)
-  return annotated.__metadata__
-
-
 SHAPES: dict[str, tuple[str, ...]] = {
-  name: _axes(hint)
+  name: hint.__metadata__
   for name, hint in get_type_hints(Inputs, include_extras=True).items()
 }
 """Name -> the shapes that it may have, a letter an axis."""
@@ -73,7 +68,8 @@ def check_inputs(old_logp, sampler_logp, mask, given: dict[str, Any]) -> Inputs:
       raise TypeError(f"a chain takes no {name}=; did you mean {near}=?")
   inputs = Inputs(old_logp, sampler_logp, mask, **given)
   check_rank("old_logp", old_logp, "BT")
-  size = dict(zip("BT", jnp.shape(old_logp), strict=True))
+  rows, tokens = jnp.shape(old_logp)
+  size = {"B": rows, "T": tokens}
   for name, shapes in SHAPES.items():
     x = getattr(inputs, name)
     if x is not None:

@@ -71,7 +71,7 @@ def _truncate(
   batch: Incoming, state: State, *, high, level: Level
 ) -> tuple[State, Metrics]:
   raw = raw_ratio(batch, state, level)
-  metrics = {"high": state.fraction(raw > high)}
+  metrics: Metrics = {"high": state.fraction(raw > high)}
   return set_weight(batch, state, raw, jnp.minimum(raw, high), level), metrics
 
 
@@ -109,7 +109,10 @@ def _clip(
   batch: Incoming, state: State, *, high, low, level: Level
 ) -> tuple[State, Metrics]:
   raw = raw_ratio(batch, state, level)
-  metrics = {"high": state.fraction(raw > high), "low": state.fraction(raw < low)}
+  metrics: Metrics = {
+    "high": state.fraction(raw > high),
+    "low": state.fraction(raw < low),
+  }
   return set_weight(batch, state, raw, jnp.clip(raw, low, high), level), metrics
 
 
@@ -153,7 +156,7 @@ def _zero_outside(
   log_raw = batch.level(level, state)
   raw = raw_ratio(batch, state, level)
   high, low = log_raw > log_high, log_raw < log_low
-  metrics = {"high": state.fraction(high), "low": state.fraction(low)}
+  metrics: Metrics = {"high": state.fraction(high), "low": state.fraction(low)}
   weight = jnp.where(high | low, 0.0, raw)
   return set_weight(batch, state, raw, weight, level), metrics
 

@@ -6,6 +6,7 @@ value nor a gradient. Values stay in fp32, or in fp64 when fp64 comes in.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -120,7 +121,7 @@ def exp_abs(log_ratio: jax.Array) -> jax.Array:
 DIVERGENCES = {"k1": k1, "k2": k2, "k3": k3, "exp_abs": exp_abs}
 
 
-def log_bound(value: ArrayLike) -> ArrayLike:
+def log_bound(value: Any) -> Any:
   """The log of a bound on a ratio; -inf for 0.
 
   Of a plain number it is taken in fp64: as an fp32 number 1.0001 has a log that is off

@@ -109,4 +109,6 @@ class Assignment:
   @classmethod
   def from_json(cls, config: Mapping[str, Any]) -> "Assignment":
     """From the store."""
-    return cls(**{**config, "sampler": SamplerSettings(**config["sampler"])})
+    told = dict(config)
+    sampler = SamplerSettings(**told.pop("sampler"))
+    return cls(sampler=sampler, **told)
