@@ -255,6 +255,21 @@ def test_a_nan_leaves_the_state_as_it_was(tiny, batch):
   )
 
 
+def test_what_was_dispatched_behind_a_nan_changes_nothing(tiny, batch):
+  rewards = batch.rewards.copy()
+  rewards[3] = np.nan
+  update, fresh = tiny.update(), jax.device_get(tiny.state())
+  state, _ = update(tiny.state(), batch._replace(rewards=rewards), np.int32(VERSION))
+  state, metrics = update(state, batch, np.int32(VERSION))
+  assert metrics["update/skipped"] == 1
+  assert state.step == 0
+  jax.tree.map(np.testing.assert_array_equal, state.params, fresh.params)
+  healed = state._replace(healthy=np.ones((), bool))
+  state, metrics = update(healed, batch, np.int32(VERSION))
+  assert metrics["update/skipped"] == 0
+  assert_same_params(state.params, tiny.step(batch)[0].params)
+
+
 def test_rows_must_divide(tiny, batch):
   short = learner.take_rows(batch, np.arange(12))
   with pytest.raises(ValueError, match="12 rows does not divide by 8: 4 devices"):

@@ -3,7 +3,7 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from tis_jax.runner.config import ConfigChangedError, check_config, keep_config
+from tis_jax.runner.workdir import ConfigChangedError, check_config, keep_config
 
 
 def settings(**changes):
