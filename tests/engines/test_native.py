@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from tis_jax import models
+from tis_jax.engines import generate
 from tis_jax.logprobs import token_logprobs
-from tis_jax.sampler import generate
 
 EOS, PAD, PROMPT, RESPONSE, SAMPLES = 1, 0, 4, 6, 3
 
