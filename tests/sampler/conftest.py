@@ -34,21 +34,21 @@ def settings():
 
 
 @pytest.fixture(scope="session")
-def weights(settings):
+def params(settings):
   """The base policy as a learner publishes it."""
   _, params, _ = models.load(settings.model)
   return jax.device_get(models.flatten(models.cast(params, "bfloat16")))
 
 
 @pytest.fixture(scope="session")
-def open_run(settings, weights):
+def open_run(settings, params):
   """`open_run(**settings)`: a store with version 0 in it."""
 
   def open_run(url=None, **changes):
     config = dataclasses.asdict(dataclasses.replace(settings, **changes))
     url = url or f"memory://{secrets.token_hex(4)}"
     store = Store.open(url, run="r", create=True, config=config)
-    store.publish(0, weights, {"cursor": {}})
+    store.publish(0, params, {"cursor": {}})
     return store
 
   return open_run

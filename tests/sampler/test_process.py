@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tis_jax import models, tasks
-from tis_jax.sampler.worker import Worker
+from tis_jax.sampler.worker import Worker, build
 from tis_jax.store import RolloutReader, Store
 
 
@@ -40,7 +40,7 @@ def test_records_are_groups_of_scored_answers(open_run, serving):
 
 
 def test_the_writer_waits_for_the_learner_and_uses_its_newest_weights(
-  open_run, serving, weights
+  open_run, serving, params
 ):
   store = open_run()
   reader = RolloutReader(store)
@@ -48,7 +48,7 @@ def test_the_writer_waits_for_the_learner_and_uses_its_newest_weights(
     reader.take(2, 0, timeout=120)
     wait_until(lambda: store.heartbeats()["a"]["state"] == "waiting for the learner")
     assert store.next_seq("a") == 2
-    store.publish(1, weights, {"cursor": reader.cursor})
+    store.publish(1, params, {"cursor": reader.cursor})
     store.delete_params(keep=1)
     newer = reader.take(2, 1, timeout=60)
     assert [record.header.version for record in newer] == [1, 1]
@@ -57,14 +57,14 @@ def test_the_writer_waits_for_the_learner_and_uses_its_newest_weights(
     assert (more.header.seq, more.header.version) == (4, 1)
 
 
-def test_strict_capacity_keeps_every_record_on_policy(open_run, serving, weights):
+def test_strict_capacity_keeps_every_record_on_policy(open_run, serving, params):
   store = open_run(capacity=1)
   reader = RolloutReader(store)
   with serving(store):
     for version in range(8):
       (record,) = reader.take(1, version, timeout=120)
       assert record.header.version == version
-      store.publish(version + 1, weights, {"cursor": reader.cursor})
+      store.publish(version + 1, params, {"cursor": reader.cursor})
 
 
 def test_a_record_set_aside_gives_its_place_back(open_run, serving):
@@ -93,10 +93,12 @@ def test_a_sampler_started_again_repeats_nothing(open_run, serving):
   assert len(set(prompts.tolist())) == 16
 
 
-def test_the_walk_is_the_writers_and_the_noise_the_incarnations(settings, weights):
+def test_the_walk_is_the_writers_and_the_noise_the_incarnations(settings, params):
   def make(name, incarnation, seq):
-    worker = Worker(settings, name, incarnation)
-    return worker.rollout(worker.params(weights), 0, seq)
+    engine, environment = build(settings)
+    engine.update(params, version=0)
+    worker = Worker(settings, name, incarnation, engine, environment)
+    return worker.rollout(seq)
 
   first, again = make("a", 1, 5), make("a", 2, 5)
   np.testing.assert_array_equal(first.prompt_ids, again.prompt_ids)

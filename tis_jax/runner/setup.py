@@ -1,6 +1,7 @@
 """From a config to the parts of a run that live in this process."""
 
 import dataclasses
+import functools
 import json
 import math
 import secrets
@@ -15,12 +16,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from tis_jax import learner, models, tasks
+from tis_jax.engines import NativeEngine
 from tis_jax.learner import Algorithm, TrainState
 from tis_jax.logprobs import Sampling
 from tis_jax.models import DecoderConfig
-from tis_jax.runner.evaluate import Evaluation
+from tis_jax.runner.evaluate import Accuracy, Evaluation
 from tis_jax.sampler import Settings
 from tis_jax.store import default_url
+from tis_jax.tasks import Environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Parts:
   mesh: Mesh
   update: Callable
   score: Callable
-  evaluate: Evaluation
+  evaluate: Callable[[nnx.GraphDef, nnx.State], Accuracy]
   prompts: int
 
   @property
@@ -86,16 +89,26 @@ def build(config: ConfigDict) -> Parts:
     top_p=config.sampler.top_p,
     min_p=config.sampler.min_p,
   )
-  evaluate = Evaluation(
-    task,
-    tokenizer,
+  evaluation = Evaluation(
+    Environment(task, tokenizer, task.test, config.data.max_prompt_tokens),
     prompts=config.eval.prompts,
     samples=config.eval.samples,
-    temperature=config.eval.temperature,
-    max_prompt_tokens=config.data.max_prompt_tokens,
-    max_new_tokens=config.sampler.max_new_tokens,
     rows=config.eval.rows,
   )
+  make_engine = functools.partial(
+    NativeEngine,
+    sampling=Sampling(temperature=config.eval.temperature),
+    max_new_tokens=config.sampler.max_new_tokens,
+    eos_ids=tokenizer.eos_ids,
+    pad_id=tokenizer.pad_id,
+  )
+
+  def evaluate(graph: nnx.GraphDef, params: nnx.State) -> Accuracy:
+    # An engine that outlived the call would keep the params in memory until the next.
+    engine = make_engine(graph)
+    engine.update(params, version=0)
+    return evaluation(engine)
+
   return Parts(
     decoder,
     graph,

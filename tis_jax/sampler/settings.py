@@ -4,9 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from tis_jax.engines.native import PRECISIONS
 from tis_jax.logprobs.kept import check_rules
 
-PRECISIONS = ("bfloat16", "float32", "int8")
 _COUNTS = (
   "prompts_per_record",
   "group_size",
@@ -27,7 +27,7 @@ class Settings:
     task_options: its options.
     precision: "bfloat16" or "float32" for params and activations, "int8" for params
       in int8 under bfloat16 activations.
-    temperature, top_k, top_p, min_p: see `tis_jax.sampler.generate`.
+    temperature, top_k, top_p, min_p: see `tis_jax.engines.generate`.
     prompts_per_record: prompts a rollout record.
     group_size: responses a prompt.
     max_prompt_tokens: P; longer prompts are left out.
