@@ -39,7 +39,7 @@ def test_records_are_groups_of_scored_answers(open_run, serving):
   assert not set(first.prompt_ids) & set(second.prompt_ids)
 
 
-def test_the_writer_waits_for_the_learner_and_uses_its_newest_weights(
+def test_the_writer_waits_for_the_learner_and_uses_its_newest_params(
   open_run, serving, params
 ):
   store = open_run()
