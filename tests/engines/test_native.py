@@ -10,8 +10,8 @@ import pytest
 from flax import nnx
 
 from tis_jax import models
-from tis_jax.logprobs import token_logprobs
-from tis_jax.sampler import generate
+from tis_jax.engines import NativeEngine, generate
+from tis_jax.logprobs import Sampling, token_logprobs
 
 EOS, PAD, PROMPT, RESPONSE, SAMPLES = 1, 0, 4, 6, 3
 
@@ -46,6 +46,17 @@ def run(policy, prompts, key=1, **options):
     "pad_id": PAD,
   }
   return generate(*policy, *prompts, jax.random.key(key), **(settings | options))
+
+
+def in_precision(policy, precision):
+  """The policy as `generate` takes it in a precision, made by hand."""
+  graph, params = policy
+  dtype = jnp.float32 if precision == "float32" else jnp.bfloat16
+  graph = models.decoder_graph(models.params.config_of(graph), dtype=dtype)
+  if precision == "int8":
+    pytest.importorskip("qwix")
+    return graph, models.quantize_int8(params)
+  return graph, models.cast(params, dtype)
 
 
 def full_pass(policy, prompts, generated, **options):
@@ -184,22 +195,13 @@ def test_decoding_ends_when_every_row_has_stopped(policy, prompts):
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 def test_low_precision_is_near_and_not_the_same(policy, prompts, precision):
-  graph, params = policy
-  config = models.params.config_of(graph)
-  if precision == "int8":
-    pytest.importorskip("qwix")
-    low = models.decoder_graph(config), models.quantize_int8(params)
-  else:
-    low = (
-      models.decoder_graph(config, dtype=jnp.bfloat16),
-      models.cast(params, jnp.bfloat16),
-    )
+  low = in_precision(policy, precision)
   out = run(low, prompts)
   assert out.logp_BT.dtype == jnp.float32
   mask = np.asarray(out.mask_BT)
   gap = np.abs(out.logp_BT - full_pass(policy, prompts, out).logp)[mask]
   assert 1e-4 < gap.mean() < 0.05
-  # The gap is one of arithmetic: the same weights in a full pass agree more closely.
+  # The gap is one of arithmetic: the same params in a full pass agree more closely.
   own = np.abs(out.logp_BT - full_pass(low, prompts, out).logp)[mask]
   assert own.mean() < 0.5 * gap.mean()
 
@@ -232,3 +234,61 @@ def test_rows_may_be_split_over_devices(policy, prompts):
 def test_numbers_outside_their_range_are_refused(policy, prompts, bad):
   with pytest.raises(ValueError, match=next(iter(bad))):
     run(policy, prompts, **bad)
+
+
+def engine_of(policy, sampling=None, **options):
+  options = {"max_new_tokens": RESPONSE, "eos_ids": (EOS,), "pad_id": PAD} | options
+  return NativeEngine(policy[0], sampling or Sampling(), **options)
+
+
+@pytest.mark.parametrize("precision", [None, "float32", "bfloat16", "int8"])
+def test_the_engine_gives_the_very_responses_of_generate(policy, prompts, precision):
+  law = {"temperature": 0.7, "top_k": 4, "top_p": 0.9, "min_p": 0.01}
+  engine = engine_of(policy, Sampling(**law), kept_width=4, precision=precision)
+  engine.update(policy[1], version=5)
+  out = engine.generate(*prompts, samples=SAMPLES, key=jax.random.key(1))
+  same = policy if precision is None else in_precision(policy, precision)
+  expected = run(same, prompts, kept_width=4, **law)
+  for name, field in zip(
+    ("tokens", "mask", "sampler_logp", "finish_reasons", "kept_mass", "kept_tokens"),
+    expected,
+    strict=True,
+  ):
+    found = getattr(out, name)
+    assert isinstance(found, np.ndarray) and found.dtype == field.dtype
+    np.testing.assert_array_equal(found, field)
+  assert (out.versions == 5).all() and out.versions.dtype == np.int32
+  assert precision is None or engine.sampling.dtype.startswith(precision)
+  assert engine.sampling.temperature == 0.7
+
+
+def test_published_arrays_and_the_tree_are_the_same_params(policy, prompts):
+  engine = engine_of(policy, precision="bfloat16")
+  arrays = jax.device_get(models.flatten(policy[1]))
+  found = []
+  for params in (policy[1], arrays):
+    engine.update(params, version=0)
+    found.append(engine.generate(*prompts, samples=2, key=jax.random.key(3)))
+  for tree, flat in zip(*found, strict=True):
+    np.testing.assert_array_equal(tree, flat)
+  with pytest.raises(ValueError, match="parameters missing"):
+    engine.update({}, version=1)
+
+
+def test_new_params_are_used_at_once_and_compile_nothing(policy, prompts):
+  engine = engine_of(policy)
+  engine.update(policy[1], version=0)
+  old = engine.generate(*prompts, samples=SAMPLES, key=jax.random.key(1))
+  before = generate._cache_size()
+  engine.update(jax.tree.map(lambda x: x * 1.5, policy[1]), version=1)
+  new = engine.generate(*prompts, samples=SAMPLES, key=jax.random.key(1))
+  assert generate._cache_size() == before
+  assert (new.versions == 1).all()
+  assert (new.sampler_logp != old.sampler_logp).any()
+
+
+def test_an_engine_without_params_or_of_no_known_precision_is_refused(policy, prompts):
+  with pytest.raises(RuntimeError, match="call `update` first"):
+    engine_of(policy).generate(*prompts, samples=1, key=jax.random.key(0))
+  with pytest.raises(ValueError, match="precision 'fp7' is not one of"):
+    engine_of(policy, precision="fp7")

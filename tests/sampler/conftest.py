@@ -9,46 +9,40 @@ import jax
 import pytest
 
 from tis_jax import models
-from tis_jax.sampler import Settings, run_sampler
+from tis_jax.sampler import Assignment, SamplerSettings, run_sampler
 from tis_jax.store import Store
 
 
 @pytest.fixture(scope="session")
-def settings():
-  return Settings(
+def assignment():
+  return Assignment(
     model="builtin:arithmetic",
     task="gsm8k_steps",
     task_options={},
-    precision="bfloat16",
-    temperature=1.0,
-    top_k=0,
-    top_p=1.0,
-    min_p=0.0,
-    prompts_per_record=4,
-    group_size=2,
     max_prompt_tokens=8,
-    max_new_tokens=5,
-    capacity=2,
     seed=0,
+    capacity=2,
+    sampler=SamplerSettings(prompts_per_record=4, group_size=2, max_new_tokens=5),
   )
 
 
 @pytest.fixture(scope="session")
-def weights(settings):
+def params(assignment):
   """The base policy as a learner publishes it."""
-  _, params, _ = models.load(settings.model)
+  _, params, _ = models.load(assignment.model)
   return jax.device_get(models.flatten(models.cast(params, "bfloat16")))
 
 
 @pytest.fixture(scope="session")
-def open_run(settings, weights):
-  """`open_run(**settings)`: a store with version 0 in it."""
+def open_run(assignment, params):
+  """`open_run(capacity=1, sampler={"count": 2})`: a store with version 0 in it."""
 
-  def open_run(url=None, **changes):
-    config = dataclasses.asdict(dataclasses.replace(settings, **changes))
+  def open_run(url=None, sampler=None, **changes):
+    sampler = dataclasses.replace(assignment.sampler, **sampler or {})
+    config = dataclasses.replace(assignment, sampler=sampler, **changes).to_json()
     url = url or f"memory://{secrets.token_hex(4)}"
     store = Store.open(url, run="r", create=True, config=config)
-    store.publish(0, weights, {"cursor": {}})
+    store.publish(0, params, {"cursor": {}})
     return store
 
   return open_run

@@ -12,7 +12,6 @@ def test_a_sampler_that_keeps_dying_is_given_up_on_with_its_last_words(tmp_path)
   events = []
   fleet = Fleet(url, 1, tmp_path / "logs", deaths=2, on_event=events.append)
   fleet.start()
-  (first,) = fleet.pids.values()
   deadline = time.monotonic() + 240
   with pytest.raises(SamplerFailedError) as raised:
     while time.monotonic() < deadline:
@@ -24,6 +23,4 @@ def test_a_sampler_that_keeps_dying_is_given_up_on_with_its_last_words(tmp_path)
   assert f"WrongRunError: store {url} holds no run" in message
   assert str(tmp_path / "logs" / "local0.log") in message
   assert events[0].startswith("sampler local0 died with exit code 1")
-  assert events[1] == "sampler local0 started again"
-  assert fleet.restarts == 1
-  assert first not in fleet.pids.values()
+  assert events[1:] == ["sampler local0 started again"]

@@ -1,13 +1,15 @@
 """The sampler's side of a run, in this process: records that a learner can take."""
 
 import dataclasses
+import json
 import time
 
 import numpy as np
 import pytest
 
 from tis_jax import models, tasks
-from tis_jax.sampler.worker import Worker
+from tis_jax.sampler import Assignment, SamplerSettings
+from tis_jax.sampler.worker import Worker, build
 from tis_jax.store import RolloutReader, Store
 
 
@@ -39,8 +41,8 @@ def test_records_are_groups_of_scored_answers(open_run, serving):
   assert not set(first.prompt_ids) & set(second.prompt_ids)
 
 
-def test_the_writer_waits_for_the_learner_and_uses_its_newest_weights(
-  open_run, serving, weights
+def test_the_writer_waits_for_the_learner_and_uses_its_newest_params(
+  open_run, serving, params
 ):
   store = open_run()
   reader = RolloutReader(store)
@@ -48,7 +50,7 @@ def test_the_writer_waits_for_the_learner_and_uses_its_newest_weights(
     reader.take(2, 0, timeout=120)
     wait_until(lambda: store.heartbeats()["a"]["state"] == "waiting for the learner")
     assert store.next_seq("a") == 2
-    store.publish(1, weights, {"cursor": reader.cursor})
+    store.publish(1, params, {"cursor": reader.cursor})
     store.delete_params(keep=1)
     newer = reader.take(2, 1, timeout=60)
     assert [record.header.version for record in newer] == [1, 1]
@@ -57,14 +59,14 @@ def test_the_writer_waits_for_the_learner_and_uses_its_newest_weights(
     assert (more.header.seq, more.header.version) == (4, 1)
 
 
-def test_strict_capacity_keeps_every_record_on_policy(open_run, serving, weights):
+def test_strict_capacity_keeps_every_record_on_policy(open_run, serving, params):
   store = open_run(capacity=1)
   reader = RolloutReader(store)
   with serving(store):
     for version in range(8):
       (record,) = reader.take(1, version, timeout=120)
       assert record.header.version == version
-      store.publish(version + 1, weights, {"cursor": reader.cursor})
+      store.publish(version + 1, params, {"cursor": reader.cursor})
 
 
 def test_a_record_set_aside_gives_its_place_back(open_run, serving):
@@ -93,10 +95,12 @@ def test_a_sampler_started_again_repeats_nothing(open_run, serving):
   assert len(set(prompts.tolist())) == 16
 
 
-def test_the_walk_is_the_writers_and_the_noise_the_incarnations(settings, weights):
+def test_the_walk_is_the_writers_and_the_noise_the_incarnations(assignment, params):
   def make(name, incarnation, seq):
-    worker = Worker(settings, name, incarnation)
-    return worker.rollout(worker.params(weights), 0, seq)
+    engine, environment = build(assignment)
+    engine.update(params, version=0)
+    worker = Worker(assignment, name, incarnation, engine, environment)
+    return worker.rollout(seq)
 
   first, again = make("a", 1, 5), make("a", 2, 5)
   np.testing.assert_array_equal(first.prompt_ids, again.prompt_ids)
@@ -115,13 +119,14 @@ def test_the_name_belongs_to_the_last_who_took_it(open_run, serving):
     assert "another sampler has taken the name a" in ended
 
 
-def test_a_changed_config_is_taken_up(open_run, serving, settings):
+def test_a_changed_config_is_taken_up(open_run, serving, assignment):
   store = open_run()
   with serving(store):
     reader = RolloutReader(store)
     reader.take(2, 0, timeout=120)
-    config = dataclasses.asdict(settings) | {"precision": "float32", "capacity": 9}
-    Store.open(store.url, run="r", create=True, config=config)
+    sampler = dataclasses.replace(assignment.sampler, precision="float32")
+    other = dataclasses.replace(assignment, sampler=sampler, capacity=9)
+    Store.open(store.url, run="r", create=True, config=other.to_json())
     store.release(reader.cursor)
     wait_until(lambda: store.next_seq("a") == 11)
     last = reader.take(9, 0, timeout=60)[-1]
@@ -129,7 +134,7 @@ def test_a_changed_config_is_taken_up(open_run, serving, settings):
 
 
 def test_truncated_sampling_is_recorded(open_run, serving):
-  store = open_run(top_k=3, kept_tokens=3)
+  store = open_run(sampler={"top_k": 3, "kept_tokens": 3})
   with serving(store):
     (record,) = RolloutReader(store, vocab_size=17).take(1, 0, timeout=120)
   assert record.header.sampling.top_k == 3
@@ -144,11 +149,18 @@ def test_truncated_sampling_is_recorded(open_run, serving):
   [
     {"precision": "fp7"},
     {"temperature": 0.0},
-    {"capacity": 0},
     {"top_p": 0.0},
-    {"writers": 0},
+    {"count": -1},
+    {"group_size": 0},
   ],
 )
-def test_settings_outside_their_range_are_refused(settings, bad):
+def test_settings_outside_their_range_are_refused(bad):
   with pytest.raises(ValueError, match=next(iter(bad))):
-    dataclasses.replace(settings, **bad)
+    SamplerSettings(**bad)
+
+
+def test_a_store_tells_what_its_learner_wrote(assignment):
+  with pytest.raises(ValueError, match="capacity must be at least 1, got 0"):
+    dataclasses.replace(assignment, capacity=0)
+  written = json.loads(json.dumps(assignment.to_json()))
+  assert Assignment.from_json(written) == assignment

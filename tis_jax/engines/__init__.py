@@ -1,4 +1,11 @@
-"""What generates: the native low-precision engine."""
+"""What generates: one protocol, and the native low-precision engine."""
 
-from tis_jax.engines.native import Generation as Generation
+from tis_jax.engines.native import NativeEngine as NativeEngine
+from tis_jax.engines.native import Responses as Responses
 from tis_jax.engines.native import generate as generate
+from tis_jax.engines.play import Played as Played
+from tis_jax.engines.play import play as play
+from tis_jax.engines.protocol import LENGTH as LENGTH
+from tis_jax.engines.protocol import STOP as STOP
+from tis_jax.engines.protocol import Engine as Engine
+from tis_jax.engines.protocol import Generation as Generation

@@ -1,22 +1,33 @@
 """Generation: prefill once a prompt, then decode token by token with a cache."""
 
+import dataclasses
 import functools
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
-from tis_jax.logprobs import kept_mass, kept_tokens, logprobs_from_logits, support
+from tis_jax.engines.protocol import LENGTH, STOP, Generation
+from tis_jax.logprobs import (
+  Sampling,
+  kept_mass,
+  kept_tokens,
+  logprobs_from_logits,
+  support,
+)
 from tis_jax.logprobs.reference import materialized_logits
+from tis_jax.models import cast, decoder_graph, quantize_int8, unflatten
 from tis_jax.models.cache import init_cache
 from tis_jax.models.params import config_of
 
-STOP, LENGTH = 0, 1
+PRECISIONS = ("bfloat16", "float32", "int8")
 
 
-class Generation(NamedTuple):
-  """Responses, right-padded.
+class Responses(NamedTuple):
+  """Responses on the device, right-padded.
 
   Attributes:
     tokens_BT: int32; the stop token is part of the response.
@@ -78,7 +89,7 @@ def generate(
   top_p: float = 1.0,
   min_p: float = 0.0,
   kept_width: int = 0,
-) -> Generation:
+) -> Responses:
   """Samples responses from a decoder; ends early when every row has stopped.
 
   Shapes are static: one compilation for all batches of a run. The rows are the prompts
@@ -103,7 +114,7 @@ def generate(
     kept_width: K, room for the ids of the tokens kept; 0 does not record them.
 
   Returns:
-    Generation.
+    Responses.
 
   Raises:
     ValueError: a sampling number outside its range.
@@ -163,7 +174,7 @@ def generate(
     return jnp.full(shape, fill, like_B.dtype)
 
   drawn = draw(hidden_BD, 0)
-  blank = Generation(
+  blank = Responses(
     tokens_BT=filled(pad_id, drawn.token_B),
     mask_BT=filled(False, absent_B),
     logp_BT=filled(0, drawn.logp_B),
@@ -194,7 +205,7 @@ def generate(
   return jax.lax.while_loop(unfinished, decode, start)[-1]
 
 
-def _record(out: Generation, done_B, drawn: _Drawn, step, eos_ids):
+def _record(out: Responses, done_B, drawn: _Drawn, step, eos_ids):
   """Writes column `step` for the rows that go on; returns who is done after it."""
 
   def column(all_BT, new_B) -> Any:
@@ -206,7 +217,7 @@ def _record(out: Generation, done_B, drawn: _Drawn, step, eos_ids):
     return jax.lax.dynamic_update_index_in_dim(all_BT, new_B, step, 1)
 
   stops_B = jnp.isin(drawn.token_B, jnp.array(eos_ids, jnp.int32)) & ~done_B
-  out = Generation(
+  out = Responses(
     tokens_BT=column(out.tokens_BT, drawn.token_B),
     mask_BT=column(out.mask_BT, ~done_B),
     logp_BT=column(out.logp_BT, drawn.logp_B),
@@ -215,3 +226,127 @@ def _record(out: Generation, done_B, drawn: _Drawn, step, eos_ids):
     kept_tokens_BTK=column(out.kept_tokens_BTK, drawn.kept_tokens_BK),
   )
   return done_B | stops_B, out
+
+
+class NativeEngine:
+  """`generate` as an engine: a decoder, what it is to sample, and the params it holds.
+
+  Attributes:
+    sampling: the law of sampling, with the precision in its `dtype`.
+
+  Args:
+    graph: from `decoder_graph`.
+    sampling: temperature, top-k, top-p and min-p.
+    max_new_tokens: T.
+    eos_ids: a response ends with any of these.
+    pad_id: fills the tokens after the end.
+    kept_width: K, room for the ids of the tokens kept; 0 does not record them.
+    precision: "bfloat16" or "float32" for params and activations, "int8" for params in
+      int8 under bfloat16 activations. None computes with the params as they are, and
+      the graph's activations.
+
+  Raises:
+    ValueError: a precision that there is not.
+
+  Example:
+    >>> from tis_jax.models import DecoderConfig, flatten, init_params
+    >>> config = DecoderConfig(vocab_size=5, hidden_size=8, intermediate_size=8,
+    ...                        num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4)
+    >>> engine = NativeEngine(decoder_graph(config), Sampling(temperature=0.7),
+    ...                       max_new_tokens=4, eos_ids=(1,), pad_id=0,
+    ...                       precision="bfloat16")
+    >>> engine.update(flatten(init_params(config, jax.random.key(0))), version=3)
+    >>> out = engine.generate(np.array([[0, 3, 4]]), np.array([[False, True, True]]),
+    ...                       samples=2, key=jax.random.key(1))
+    >>> out.tokens.shape, int(out.versions.max()), engine.sampling.dtype
+    ((2, 4), 3, 'bfloat16')
+  """
+
+  def __init__(
+    self,
+    graph: nnx.GraphDef,
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    eos_ids: tuple[int, ...],
+    pad_id: int,
+    kept_width: int = 0,
+    precision: str | None = None,
+  ):
+    if precision is not None:
+      if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is not one of {PRECISIONS}")
+      dtype = jnp.float32 if precision == "float32" else jnp.bfloat16
+      graph = decoder_graph(config_of(graph), dtype=dtype)
+      in_words = {"int8": "int8 params, bfloat16 activations"}.get(precision, precision)
+      sampling = dataclasses.replace(sampling, dtype=in_words)
+    self.sampling = sampling
+    self._graph, self._precision = graph, precision
+    self._params: nnx.State | None = None
+    self._version = -1
+    self._options: dict[str, Any] = {
+      "max_new_tokens": max_new_tokens,
+      "eos_ids": eos_ids,
+      "pad_id": pad_id,
+      "temperature": sampling.temperature,
+      "top_k": sampling.top_k,
+      "top_p": sampling.top_p,
+      "min_p": sampling.min_p,
+      "kept_width": kept_width,
+    }
+
+  def update(self, params: nnx.State | Mapping[str, Any], version: int) -> None:
+    """Generates with these params from now on, in the engine's precision.
+
+    Args:
+      params: the decoder's tree, or its arrays by name (`tis_jax.models.flatten`).
+      version: said of each token they sample.
+
+    Raises:
+      ValueError: a name is missing or unknown, or a shape is wrong.
+      ImportError: int8 without qwix.
+    """
+    if not isinstance(params, nnx.State):
+      arrays = {name: jnp.asarray(array) for name, array in params.items()}
+      params = unflatten(self._graph, arrays)
+    if self._precision == "int8":
+      params = quantize_int8(params)
+    elif self._precision is not None:
+      params = cast(params, self._precision)
+    self._params, self._version = params, version
+
+  def generate(
+    self,
+    prompts: np.ndarray,
+    prompt_mask: np.ndarray,
+    *,
+    samples: int,
+    key: jax.Array,
+  ) -> Generation:
+    """Samples responses, see `Engine.generate`.
+
+    Raises:
+      RuntimeError: `update` has not been called.
+    """
+    if self._params is None:
+      raise RuntimeError("there are no params to generate with: call `update` first")
+    out = jax.device_get(
+      generate(
+        self._graph,
+        self._params,
+        prompts,
+        prompt_mask,
+        key,
+        samples_per_prompt=samples,
+        **self._options,
+      )
+    )
+    return Generation(
+      tokens=out.tokens_BT,
+      mask=out.mask_BT,
+      sampler_logp=out.logp_BT,
+      versions=np.full(out.tokens_BT.shape, self._version, np.int32),
+      finish_reasons=out.finish_B,
+      kept_mass=out.kept_mass_BT,
+      kept_tokens=out.kept_tokens_BTK,
+    )

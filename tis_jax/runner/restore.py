@@ -35,12 +35,11 @@ def evaluate_run(
     settings.eval, prompts=prompts, samples=samples, temperature=temperature
   )
   parts = build(dataclasses.replace(settings, eval=wanted))
-  graph = parts.learner.graph
   if base:
-    return parts.evaluate(graph, parts.params)
+    return parts.evaluate(parts.params)
   identity = {"run": identify(settings.store.url, workdir).run}
   with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
     restored = checkpoints.restore(parts.learner.abstract_state())
   if restored is None:
     raise FileNotFoundError(f"{workdir} has no checkpoint yet")
-  return parts.evaluate(graph, restored[0].params)
+  return parts.evaluate(restored[0].params)

@@ -206,7 +206,7 @@ class Run:
   def evaluate(self) -> dict[str, float]:
     """Held-out accuracy of the learner's fp32 policy, logged at this step."""
     self.report()
-    accuracy = self._parts.evaluate(self._parts.learner.graph, self._state.params)
+    accuracy = self._parts.evaluate(self._state.params)
     scalars = {f"eval/{name}": value for name, value in accuracy._asdict().items()}
     self._log.write(self.step, scalars)
     logs.say(

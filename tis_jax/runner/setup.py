@@ -10,13 +10,16 @@ from typing import Any
 from flax import nnx
 
 from tis_jax import learner, models, tasks
+from tis_jax.engines import NativeEngine
 from tis_jax.learner import Learner
+from tis_jax.logprobs import Sampling
 from tis_jax.models import DecoderConfig
 from tis_jax.numerics.checks import check_choice
 from tis_jax.runner.config import ConfigError, bind
-from tis_jax.runner.evaluate import Evaluation
+from tis_jax.runner.evaluate import Accuracy, Evaluation
 from tis_jax.runner.settings import DataSettings, Settings
 from tis_jax.sampler import Assignment
+from tis_jax.tasks import Environment
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,14 +30,14 @@ class Parts:
     decoder: shapes of the model.
     params: what the run starts from, and its reference policy.
     learner: what updates are compiled from.
-    evaluate: `evaluate(graph, params)`, held-out accuracy.
+    evaluate: `evaluate(params)`, held-out accuracy.
     prompts: how many there are to train on.
   """
 
   decoder: DecoderConfig
   params: nnx.State
   learner: Learner
-  evaluate: Evaluation
+  evaluate: Callable[[nnx.State], Accuracy]
   prompts: int
 
   @functools.cached_property
@@ -86,16 +89,25 @@ def build(settings: Settings) -> Parts:
     if isinstance(error, ConfigError):
       raise
     raise ConfigError(str(error)) from error
-  evaluate = Evaluation(
-    task,
-    tokenizer,
+  evaluation = Evaluation(
+    Environment(task, tokenizer, task.test, settings.data.max_prompt_tokens),
     prompts=settings.eval.prompts,
     samples=settings.eval.samples,
-    temperature=settings.eval.temperature,
-    max_prompt_tokens=settings.data.max_prompt_tokens,
-    max_new_tokens=settings.sampler.max_new_tokens,
     rows=settings.eval.rows,
   )
+
+  def evaluate(params: nnx.State) -> Accuracy:
+    # An engine that outlived the call would keep the params in memory until the next.
+    engine = NativeEngine(
+      graph,
+      Sampling(temperature=settings.eval.temperature),
+      max_new_tokens=settings.sampler.max_new_tokens,
+      eos_ids=tokenizer.eos_ids,
+      pad_id=tokenizer.pad_id,
+    )
+    engine.update(params, version=0)
+    return evaluation(engine)
+
   return Parts(decoder, params, parts, evaluate, len(task.train))
 
 

@@ -43,16 +43,10 @@ class Fleet:
     on_event: Callable[[str], None] = print,
   ):
     folder.mkdir(parents=True, exist_ok=True)
-    self.restarts = 0
     self._url, self._folder, self._on_event = url, folder, on_event
     self._deaths, self._window = deaths, window
     self._died = {f"local{i}": deque(maxlen=deaths) for i in range(count)}
     self._processes: dict[str, subprocess.Popen] = {}
-
-  @property
-  def pids(self) -> dict[str, int]:
-    """Process ids by name."""
-    return {name: process.pid for name, process in self._processes.items()}
 
   def start(self) -> None:
     """Starts all of them."""
@@ -81,7 +75,6 @@ class Fleet:
         self._bury(name, process, now)
       if now >= died[-1] + 2.0 ** (len(died) - 2):
         self._processes[name] = self._launch(name)
-        self.restarts += 1
         self._on_event(f"sampler {name} started again")
 
   def stop(self) -> None:

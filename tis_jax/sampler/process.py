@@ -8,7 +8,7 @@ import jax
 from tis_jax.sampler.allowance import Allowance
 from tis_jax.sampler.settings import Assignment
 from tis_jax.sampler.watch import RECONFIGURED, Watch
-from tis_jax.sampler.worker import Worker
+from tis_jax.sampler.worker import Worker, build
 from tis_jax.store import ParamsGoneError, Store
 
 # A look at a local store takes microseconds, at an object store money.
@@ -48,10 +48,10 @@ def _serve(store: Store, name: str, parent: int | None) -> str:
   allowance = Allowance(store, name, assignment.capacity, assignment.writers)
   poll_seconds = _POLL_SECONDS.get(urlsplit(store.url).scheme, _REMOTE_POLL_SECONDS)
   with Watch(store, name, incarnation, seq, parent) as watch:
-    worker = Worker(assignment, name, incarnation)
-    engine = f"{assignment.sampler.precision}, {jax.devices()[0]}"
-    _say(f"{name} begins at record {seq}, {engine}")
-    params = None
+    engine, environment = build(assignment)
+    worker = Worker(assignment, name, incarnation, engine, environment)
+    precision = assignment.sampler.precision
+    _say(f"{name} begins at record {seq}, {precision}, {jax.devices()[0]}")
     heard = time.monotonic()
     while (reason := watch.reason or store.stopped()) is None:
       # Asked before the params are looked for, so that a record which the learner's
@@ -61,18 +61,18 @@ def _serve(store: Store, name: str, parent: int | None) -> str:
       if manifest is not None:
         heard = time.monotonic()
         try:
-          params = worker.params(store.read_params(manifest))
+          engine.update(store.read_params(manifest), manifest.version)
         except ParamsGoneError:
           continue
         watch.version = manifest.version
-      if params is None or watch.version is None or not permitted:
+      if watch.version is None or not permitted:
         watch.state = "waiting for the learner"
         if time.monotonic() - heard > _PATIENCE_SECONDS:
           return f"no new params for {_PATIENCE_SECONDS:.0f} s"
         time.sleep(poll_seconds)
         continue
       watch.state = "generating"
-      store.put_rollout(name, seq, worker.rollout(params, watch.version, seq))
+      store.put_rollout(name, seq, worker.rollout(seq))
       seq += 1
       watch.seq = seq
   return reason

@@ -4,11 +4,9 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from tis_jax.engines.native import PRECISIONS
 from tis_jax.logprobs.contract import Sampling, check_rules
 from tis_jax.numerics.checks import check_choice, check_number
-
-PRECISIONS = ("bfloat16", "float32", "int8")
-_DTYPES = {"int8": "int8 params, bfloat16 activations"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +56,12 @@ class SamplerSettings:
 
   @property
   def sampling(self) -> Sampling:
-    """What a record says of how its tokens were drawn."""
+    """The law that tokens are drawn by."""
     return Sampling(
       temperature=self.temperature,
       top_k=self.top_k,
       top_p=self.top_p,
       min_p=self.min_p,
-      dtype=_DTYPES.get(self.precision, self.precision),
     )
 
 

@@ -3,16 +3,21 @@
 from collections.abc import Callable
 
 from tis_jax.tasks import gsm8k, gsm8k_steps
+from tis_jax.tasks.environment import Environment
 from tis_jax.tasks.gsm8k import MissingDatasetError
 from tis_jax.tasks.numbers import final_number, parse_number
 from tis_jax.tasks.order import prompt_order
+from tis_jax.tasks.prompts import Prompts, encode_prompts
 from tis_jax.tasks.task import Example, Task
 
 __all__ = [
   "TASKS",
+  "Environment",
   "Example",
   "MissingDatasetError",
+  "Prompts",
   "Task",
+  "encode_prompts",
   "final_number",
   "load",
   "parse_number",

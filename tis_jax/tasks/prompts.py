@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tis_jax.tasks import Example
+from tis_jax.tasks.task import Example
 
 
 class Prompts(NamedTuple):
@@ -45,17 +45,17 @@ def encode_prompts(
   """
   render = tokenizer.chat if chat else (lambda prompt: prompt)
   encoded = [tokenizer.encode(render(example.prompt)) for example in examples]
-  kept = [i for i, ids in enumerate(encoded) if len(ids) <= max_tokens]
-  if not kept:
+  fitting = [i for i, ids in enumerate(encoded) if len(ids) <= max_tokens]
+  if not fitting:
     shortest = min(map(len, encoded), default=0)
     raise ValueError(
       f"none of {len(encoded)} prompts fits in {max_tokens} tokens; the shortest has "
       f"{shortest}"
     )
-  tokens = np.full((len(kept), max_tokens), tokenizer.pad_id, np.int32)
-  mask = np.zeros((len(kept), max_tokens), bool)
-  for row, index in enumerate(kept):
+  tokens = np.full((len(fitting), max_tokens), tokenizer.pad_id, np.int32)
+  mask = np.zeros((len(fitting), max_tokens), bool)
+  for row, index in enumerate(fitting):
     ids = encoded[index]
     tokens[row, max_tokens - len(ids) :] = ids
     mask[row, max_tokens - len(ids) :] = True
-  return Prompts(tokens, mask, [examples[i] for i in kept])
+  return Prompts(tokens, mask, [examples[i] for i in fitting])

@@ -1,0 +1,148 @@
+"""Whatever satisfies the protocol generates for samplers and for evaluations alike."""
+
+import jax
+import numpy as np
+import pytest
+
+from tis_jax import models, tasks
+from tis_jax.engines import LENGTH, STOP, Generation, play
+from tis_jax.logprobs import Sampling
+from tis_jax.runner import Evaluation
+from tis_jax.sampler import Assignment, SamplerSettings
+from tis_jax.sampler.worker import Worker
+from tis_jax.store import decode, encode
+
+ALPHABET = "0123456789+-*/="
+EOS, PAD, ROOM = 1, 0, 5
+
+
+class Calculator:
+  """Answers arithmetic: a prompt's first `params["skill"]` samples right, others "0".
+
+  The first token of an answer is by the params before these. Off the mask it leaves
+  what no one may read.
+  """
+
+  sampling = Sampling(engine="calculator", dtype="exact", logprobs="processed")
+
+  def __init__(self):
+    self.version, self.skill = -1, 0
+    self.keys = []
+
+  def update(self, params, version):
+    self.version, self.skill = version, int(params["skill"])
+
+  def generate(self, prompts, prompt_mask, *, samples, key):
+    assert isinstance(prompts, np.ndarray) and isinstance(prompt_mask, np.ndarray)
+    self.keys.append(tuple(jax.random.key_data(key).tolist()))
+    rows = len(prompts) * samples
+    tokens = np.full((rows, ROOM), PAD, np.int32)
+    mask = np.zeros((rows, ROOM), bool)
+    for row in range(rows):
+      prompt, sample = divmod(row, samples)
+      ids = prompts[prompt][prompt_mask[prompt]]
+      text = "".join(ALPHABET[i - 2] for i in ids).rstrip("=")
+      answer = str(eval(text.replace("/", "//"))) if sample < self.skill else "0"
+      tokens[row, : len(answer) + 1] = [*(ALPHABET.index(c) + 2 for c in answer), EOS]
+      mask[row, : len(answer) + 1] = True
+    versions = np.where(mask, self.version, 99).astype(np.int32)
+    versions[:, 0] = self.version - 1
+    return Generation(
+      tokens,
+      mask,
+      sampler_logp=np.where(mask, -0.5, -7).astype(np.float32),
+      versions=versions,
+      finish_reasons=np.full(rows, STOP, np.int8),
+    )
+
+
+@pytest.fixture(scope="module")
+def environments():
+  task = tasks.load("gsm8k_steps")
+  tokenizer = models.CharacterTokenizer(ALPHABET)
+  return [
+    tasks.Environment(task, tokenizer, split, 8) for split in (task.train, task.test)
+  ]
+
+
+@pytest.fixture
+def assignment():
+  return Assignment(
+    model="none",
+    task="gsm8k_steps",
+    task_options={},
+    max_prompt_tokens=8,
+    seed=0,
+    capacity=1,
+    sampler=SamplerSettings(prompts_per_record=4, group_size=3, max_new_tokens=ROOM),
+  )
+
+
+def test_any_engine_makes_records(environments, assignment):
+  engine = Calculator()
+  worker = Worker(assignment, "a", 1, engine, environments[0])
+  engine.update({"skill": np.int32(2)}, version=7)
+  first, second = worker.rollout(0), worker.rollout(1)
+  # The bytes of a record are refused where its arrays do not fit each other.
+  record = decode(encode(first))
+  assert record.rewards.tolist() == [1, 1, 0] * 4
+  assert record.group_ids.tolist() == np.repeat(range(4), 3).tolist()
+  assert record.header.version == 7
+  assert (record.versions[:, 0] == 6).all()
+  assert record.header.sampling == Calculator.sampling
+  assert (record.sampler_logp[record.mask] == -0.5).all()
+  assert record.kept_mass is None and record.kept_tokens is None
+  task = tasks.load("gsm8k_steps")
+  tokenizer = models.CharacterTokenizer(ALPHABET)
+  for row, example in enumerate(record.prompt_ids):
+    prompt = tokenizer.decode(record.prompts[row][record.prompt_mask[row]])
+    assert prompt == task.train[example].prompt
+  assert not set(first.prompt_ids) & set(second.prompt_ids)
+  # Every record has noise of its own, and every incarnation.
+  Worker(assignment, "a", 2, engine, environments[0]).rollout(0)
+  assert len(set(engine.keys)) == 3
+
+
+def test_any_engine_can_be_evaluated(environments):
+  engine = Calculator()
+  # 7 prompts in batches of 3: the last batch wraps around.
+  evaluate = Evaluation(environments[1], prompts=7, samples=2, rows=6)
+  for skill, pass_at_1, pass_at_n in ((0, 0, 0), (1, 0.5, 1), (2, 1, 1)):
+    engine.update({"skill": skill}, version=skill)
+    accuracy = evaluate(engine)
+    assert (accuracy.pass_at_1, accuracy.pass_at_n) == (pass_at_1, pass_at_n)
+    assert accuracy.pass_at_1_stderr == 0
+  assert engine.keys[:3] == engine.keys[3:6] == engine.keys[6:]
+  assert len(set(engine.keys)) == 3
+
+
+def test_answers_are_rewarded_in_the_order_of_the_index(environments):
+  engine = Calculator()
+  engine.update({"skill": 1}, version=0)
+  index = np.array([500, 3, 3, 0])
+  played = play(engine, environments[1], index, samples=2, key=jax.random.key(0))
+  assert played.rows.tolist() == [500, 500, 3, 3, 3, 3, 0, 0]
+  assert played.rewards.tolist() == [1, 0] * 4
+
+
+@pytest.mark.parametrize(
+  ("field", "change"),
+  [
+    ("tokens", lambda tokens: tokens[:-1]),
+    ("tokens", lambda tokens: tokens[:, 0]),
+    ("mask", lambda mask: mask[:, 1:]),
+    ("sampler_logp", lambda logp: None),
+    ("sampler_logp", lambda logp: logp[:, :, None]),
+    ("finish_reasons", lambda finish: np.append(finish, np.int8(LENGTH))),
+    ("kept_mass", lambda mass: np.ones((4, 1), np.float32)),
+    ("kept_tokens", lambda kept: np.ones((4, ROOM), np.int32)),
+  ],
+)
+def test_arrays_that_do_not_fit_are_refused_by_name(environments, field, change):
+  class Sloppy(Calculator):
+    def generate(self, *args, **kwargs):
+      out = super().generate(*args, **kwargs)
+      return out._replace(**{field: change(getattr(out, field))})
+
+  with pytest.raises(ValueError, match=f"the engine's {field} has shape"):
+    play(Sloppy(), environments[1], np.arange(2), samples=2, key=jax.random.key(0))

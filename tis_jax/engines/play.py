@@ -1,0 +1,69 @@
+"""Generate, decode, reward: an engine's answers to an environment's prompts."""
+
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from tis_jax.engines.protocol import Engine, Generation
+from tis_jax.tasks import Environment
+
+
+class Played(NamedTuple):
+  """Answers and what they are worth.
+
+  Attributes:
+    rows: int [B], the prompt in the environment that each row answers.
+    generation: the answers, B rows.
+    rewards: float32 [B].
+  """
+
+  rows: np.ndarray
+  generation: Generation
+  rewards: np.ndarray
+
+
+def play(
+  engine: Engine,
+  environment: Environment,
+  index: np.ndarray,
+  *,
+  samples: int,
+  key: jax.Array,
+) -> Played:
+  """Lets an engine answer some of an environment's prompts, and rewards the answers.
+
+  Args:
+    engine: that holds params.
+    environment: whose prompts and rewards they are.
+    index: int [N], the prompts.
+    samples: answers a prompt.
+    key: PRNG key of the engine's noise.
+
+  Returns:
+    Played, with `B = N * samples`: the prompts in order, each `samples` times in a row.
+
+  Raises:
+    ValueError: what the engine gave is not of the shapes that `Generation` says.
+  """
+  prompts = environment.prompts
+  generation = engine.generate(
+    prompts.tokens[index], prompts.mask[index], samples=samples, key=key
+  )
+  rows = np.repeat(index, samples)
+  _check(generation, len(rows))
+  rewards = environment.rewards(rows, generation.tokens, generation.mask)
+  return Played(rows, generation, rewards)
+
+
+def _check(generation: Generation, rows: int) -> None:
+  # Anyone may write an engine, and rows that are out of step would be rewarded for each
+  # other's answers.
+  length = np.shape(generation.tokens)[-1]
+  for name, value in generation._asdict().items():
+    if value is None and name.startswith("kept"):
+      continue
+    wanted = (rows,) if name == "finish_reasons" else (rows, length)
+    found = np.shape(value)
+    if found[:2] != wanted or len(found) != len(wanted) + (name == "kept_tokens"):
+      raise ValueError(f"the engine's {name} has shape {found}, wants {wanted}")

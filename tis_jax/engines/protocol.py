@@ -1,0 +1,111 @@
+"""What the rest of the library asks of an engine, whoever wrote it."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+
+from tis_jax.logprobs import Sampling
+
+STOP, LENGTH = 0, 1
+
+
+class Generation(NamedTuple):
+  """Responses on the host, B rows right-padded to T tokens.
+
+  The fields of a rollout record (`tis_jax.store.Rollout`) that an engine knows.
+
+  Attributes:
+    tokens: int32 [B, T]; the stop token is part of the response.
+    mask: bool [B, T], the tokens that were sampled.
+    sampler_logp: float32 [B, T], nats, made as the engine's `sampling` says;
+      meaningless where `mask` is False.
+    versions: int32 [B, T], the version of the params that sampled the token.
+    finish_reasons: int8 [B], `STOP` or `LENGTH`.
+    kept_mass: float32 [B, T], probability of the tokens that top-k, top-p and min-p
+      kept; None where everything was.
+    kept_tokens: int32 [B, T, K], which those were, padded with -1 and all -1 where they
+      did not fit; None where they were not recorded.
+  """
+
+  tokens: np.ndarray
+  mask: np.ndarray
+  sampler_logp: np.ndarray
+  versions: np.ndarray
+  finish_reasons: np.ndarray
+  kept_mass: np.ndarray | None = None
+  kept_tokens: np.ndarray | None = None
+
+
+class Engine(Protocol):
+  """Takes params, and samples responses to prompts: ids in, ids out, never text.
+
+  Any object with these three is one; nothing needs to be inherited. A sampler and an
+  evaluation know no more of what generates for them (`tis_jax.engines.play`). What is
+  the same for a whole run (lengths, stop tokens, the law of sampling) is said when an
+  engine is made.
+
+  Example:
+    >>> class Dice:  # one throw a response, whatever the prompt and the params
+    ...   sampling = Sampling(engine="dice", dtype="none")
+    ...   version = -1
+    ...   def update(self, params, version):
+    ...     self.version = version
+    ...   def generate(self, prompts, prompt_mask, *, samples, key):
+    ...     rng = np.random.default_rng(int(jax.random.bits(key)))
+    ...     shape = (samples * len(prompts), 1)
+    ...     return Generation(
+    ...       tokens=rng.integers(1, 7, shape, dtype=np.int32),
+    ...       mask=np.ones(shape, bool),
+    ...       sampler_logp=np.full(shape, -np.log(6), np.float32),
+    ...       versions=np.full(shape, self.version, np.int32),
+    ...       finish_reasons=np.full(shape[0], STOP, np.int8),
+    ...     )
+    >>> engine: Engine = Dice()
+    >>> engine.update({}, version=3)
+    >>> thrown = engine.generate(np.ones((2, 4), np.int32), np.ones((2, 4), bool),
+    ...                          samples=2, key=jax.random.key(0))
+    >>> thrown.tokens.shape, thrown.versions[:, 0].tolist()
+    ((4, 1), [3, 3, 3, 3])
+  """
+
+  @property
+  def sampling(self) -> Sampling:
+    """How tokens are drawn and what is called their log-prob; goes into every record.
+
+    The learner decides by it whether a ratio with these log-probs is one.
+    """
+    ...
+
+  def update(self, params: Mapping[str, Any], version: int) -> None:
+    """Generates with these params from now on.
+
+    Args:
+      params: arrays by name, as published: those of `tis_jax.models.flatten`. An engine
+        that works in another precision converts them.
+      version: number of their publication; said of each token they sample.
+    """
+    ...
+
+  def generate(
+    self,
+    prompts: np.ndarray,
+    prompt_mask: np.ndarray,
+    *,
+    samples: int,
+    key: jax.Array,
+  ) -> Generation:
+    """Samples responses with the params taken last.
+
+    Args:
+      prompts: int32 [N, P], left-padded.
+      prompt_mask: bool [N, P].
+      samples: responses a prompt.
+      key: PRNG key, all the randomness there is: the same key and params give the same
+        tokens. `int(jax.random.bits(key))` is a seed for engines that take one.
+
+    Returns:
+      `N * samples` rows: the prompts in order, each `samples` times in a row.
+    """
+    ...

@@ -1,0 +1,73 @@
+"""A task as token arrays: what to generate for, and what an answer is worth."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from tis_jax.tasks.prompts import encode_prompts
+from tis_jax.tasks.task import Example, Task
+
+
+class Environment:
+  """A task's prompts in a model's tokens, and the rewards of answers in them.
+
+  The one place where tokens meet text: what generates takes and gives ids.
+
+  Attributes:
+    prompts: `Prompts`, N of them; those that are too long are left out.
+    ids: int32 `[N]`, the examples' places in their split.
+
+  Args:
+    task: whose rewards and whose form of prompt are used.
+    tokenizer: of the model.
+    examples: of one of the task's splits.
+    max_prompt_tokens: longer prompts are left out.
+
+  Raises:
+    ValueError: no prompt fits.
+
+  >>> from tis_jax.models import CharacterTokenizer
+  >>> examples = [Example(0, "1+2=", "3"), Example(1, "5+4=", "9")]
+  >>> task = Task("sums", examples, [], lambda text, example: text == example.answer)
+  >>> environment = Environment(task, CharacterTokenizer("0123456789+="), task.train, 5)
+  >>> environment.prompts.tokens.tolist()
+  [[0, 3, 12, 4, 13], [0, 7, 12, 6, 13]]
+  >>> answers = np.array([[5, 1], [5, 1]])  # 3 and the stop token, to both
+  >>> environment.rewards(np.array([0, 1]), answers, answers > 0)
+  array([1., 0.], dtype=float32)
+  """
+
+  def __init__(
+    self,
+    task: Task,
+    tokenizer,
+    examples: Sequence[Example],
+    max_prompt_tokens: int,
+  ):
+    self.prompts = encode_prompts(
+      tokenizer, examples, max_prompt_tokens, chat=task.chat
+    )
+    self.ids = np.array([example.id for example in self.prompts.examples], np.int32)
+    self._reward, self._decode = task.reward, tokenizer.decode
+
+  def __len__(self) -> int:
+    return len(self.ids)
+
+  def rewards(
+    self, index: np.ndarray, tokens: np.ndarray, mask: np.ndarray
+  ) -> np.ndarray:
+    """What answers are worth.
+
+    Args:
+      index: int `[B]`, the prompt that each row answers.
+      tokens: int32 `[B, T]`.
+      mask: bool `[B, T]`, the tokens that were sampled.
+
+    Returns:
+      float32 `[B]`.
+    """
+    rewards = [
+      self._reward(self._decode(row[there]), self.prompts.examples[i])
+      for i, row, there in zip(index, tokens, mask, strict=True)
+    ]
+    return np.array(rewards, np.float32)
