@@ -114,16 +114,16 @@ def alone(rounds: int):
 
 def step(rounds: int):
   """The quickstart's learner step, and what correction and metrics add to it."""
-  from tis_jax import learner, models
+  from tis_jax import learner, models, runner
 
   config, params, _ = models.load("builtin:arithmetic")
   graph = models.decoder_graph(config, remat=True)
   batch, _ = learner.load_batch("notebooks/quickstart_batch.npz")
-  optimizer = learner.make_optimizer(1e-4)
+  optimizer = learner.make_optimizer(learner.AdamW(1e-4), updates=1000)
   mesh = learner.make_mesh(devices=jax.devices()[:1])
 
   def version(**settings) -> Callable:
-    algorithm = learner.algorithm_from_config(
+    algorithm = runner.algorithm_of(
       {"old_logp": "current", "micro_batches": 8, "correction": settings}
     )
     update = learner.make_update(graph, algorithm, optimizer, mesh)

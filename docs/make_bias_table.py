@@ -18,7 +18,7 @@ four random policies.
 - **cosine**: between the expected estimate and the gradient. Near 1 with a large bias,
   the correction shortens the step and does little else.
 - **variance**: of the estimate from one sequence.
-- **kept**: the share of tokens that train.
+- **accepted**: the share of tokens that train.
 - **error at N**: the root mean squared error of the mean over N sequences. The
   smallest in each column is set in bold.
 
@@ -59,7 +59,7 @@ agree. Variance and errors are those of a batch's mean; N counts batches.
 
 def table(rows: list[Row], samples: tuple[int, ...], unit: str = "N") -> str:
   best = [min(row.errors[i] for row in rows) for i in range(len(samples))]
-  heads = ["correction", "bias", "cosine", "variance", "kept"]
+  heads = ["correction", "bias", "cosine", "variance", "accepted"]
   heads += [f"error at {unit} = {n:,}" for n in samples]
   lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
   for row in rows:
@@ -68,7 +68,7 @@ def table(rows: list[Row], samples: tuple[int, ...], unit: str = "N") -> str:
       for i, error in enumerate(row.errors)
     ]
     bias = "0" if row.bias < 1e-10 else f"{row.bias:.4f}"
-    numbers = [bias, f"{row.cosine:.4f}", f"{row.variance:.4g}", f"{row.kept:.3f}"]
+    numbers = [bias, f"{row.cosine:.4f}", f"{row.variance:.4g}", f"{row.accepted:.3f}"]
     lines.append("| " + " | ".join([f"`{row.name}`", *numbers, *errors]) + " |")
   return "\n".join(lines)
 

@@ -79,22 +79,22 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
     old_logp, sampler_logp, valid_BT = prepare(old_logp, sampler_logp, mask)
     log_ratio_BT = old_logp - sampler_logp
     log_ratio_BT = jnp.where(jnp.isfinite(log_ratio_BT), log_ratio_BT, 0.0)
-    weight_BT, kept_BT, metrics = None, valid_BT, {}
+    weight_BT, accepted_BT, metrics = None, valid_BT, {}
     if cfg["m2_threshold"] is not None:
       m2po = chain(reject_second_moment(cfg["m2_threshold"]), metrics="none")
-      kept_BT = m2po(log_ratio_BT, jnp.zeros_like(log_ratio_BT), valid_BT).mask
+      accepted_BT = m2po(log_ratio_BT, jnp.zeros_like(log_ratio_BT), valid_BT).mask
     if cfg["rejection_sampling"] is not None:
-      weight_BT, kept_BT, changed_BT = _filter(
+      weight_BT, accepted_BT, changed_BT = _filter(
         cfg["rejection_sampling"], log_ratio_BT, valid_BT
       )
-      weight_BT = jnp.where(kept_BT, weight_BT, 0.0)
+      weight_BT = jnp.where(accepted_BT, weight_BT, 0.0)
       metrics = {
         "rs_filtered_fraction": masked_mean(changed_BT.astype(jnp.float32), valid_BT),
-        "behave_imp_weight": masked_mean(weight_BT, kept_BT),
-        "behave_approx_kl": masked_mean(log_ratio_BT, kept_BT),
-        "unclipped_behave_tokens": kept_BT.sum(dtype=jnp.float32),
+        "behave_imp_weight": masked_mean(weight_BT, accepted_BT),
+        "behave_approx_kl": masked_mean(log_ratio_BT, accepted_BT),
+        "unclipped_behave_tokens": accepted_BT.sum(dtype=jnp.float32),
       }
-    return weight_BT, kept_BT.astype(dtype), metrics
+    return weight_BT, accepted_BT.astype(dtype), metrics
 
   return correct
 

@@ -53,10 +53,10 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   def correct(logp, sampler_logp, mask, *, advantages=None):
     dtype = jnp.asarray(mask).dtype
     logp, sampler_logp, valid_BT = prepare(logp, sampler_logp, mask)
-    kept_BT = gate(logp, sampler_logp, valid_BT, advantages=advantages).mask
+    accepted_BT = gate(logp, sampler_logp, valid_BT, advantages=advantages).mask
     log_ratio_BT = jnp.where(valid_BT, logp - sampler_logp, 0.0)
     k3_BT = jnp.expm1(log_ratio_BT) - log_ratio_BT
-    dropped_BT = valid_BT & ~kept_BT
+    dropped_BT = valid_BT & ~accepted_BT
     if advantages is None:
       high_BT, low_BT = log_ratio_BT > 0, log_ratio_BT < 0
     else:
@@ -67,12 +67,12 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
     metrics = {
       "mismatch_kl": masked_mean(k3_BT, valid_BT),
       "masked_mismatch_kl": masked_mean(k3_BT, dropped_BT),
-      "unmasked_mismatch_kl": masked_mean(k3_BT, kept_BT),
+      "unmasked_mismatch_kl": masked_mean(k3_BT, accepted_BT),
       "is_masked": share(dropped_BT),
       "is_masked_high": share(dropped_BT & high_BT),
       "is_masked_low": share(dropped_BT & low_BT),
     }
-    return None, kept_BT.astype(dtype), metrics
+    return None, accepted_BT.astype(dtype), metrics
 
   return correct
 
@@ -103,14 +103,14 @@ def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
   correct = correction(config)
 
   def fn(logp, sampler_logp, advantages, mask):
-    _, kept, metrics = correct(logp, sampler_logp, mask, advantages=advantages)
+    _, accepted, metrics = correct(logp, sampler_logp, mask, advantages=advantages)
     valid_BT = jnp.asarray(mask) != 0
     logp = jnp.where(valid_BT, jnp.asarray(logp, jnp.float32), 0.0)
     log_ratio_BT = logp - constant(sampler_logp, valid_BT)
     if jnp.ndim(advantages) == 1:
       advantages = advantages[:, None]
     gain_BT = cfg["adv_tau"] * advantages * jnp.exp(log_ratio_BT)
-    loss_BT = jnp.where(kept != 0, -gain_BT, 0.0) + cfg["kl_tau"] * log_ratio_BT**2
+    loss_BT = jnp.where(accepted != 0, -gain_BT, 0.0) + cfg["kl_tau"] * log_ratio_BT**2
     return masked_mean(loss_BT, valid_BT), metrics
 
   return fn

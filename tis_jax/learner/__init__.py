@@ -6,7 +6,6 @@ from tis_jax.learner.algorithm import Algorithm as Algorithm
 from tis_jax.learner.algorithm import Overlong as Overlong
 from tis_jax.learner.batch import Batch as Batch
 from tis_jax.learner.batch import concatenate as concatenate
-from tis_jax.learner.batch import empty as empty
 from tis_jax.learner.batch import from_rollouts as from_rollouts
 from tis_jax.learner.batch import load_batch as load_batch
 from tis_jax.learner.batch import pad as pad

@@ -66,9 +66,10 @@ def from_rollouts(rollouts: Sequence) -> Batch:
 def concatenate(batches: Sequence[Batch]) -> Batch:
   """The rows of several batches, in order; groups of different batches stay apart.
 
-  >>> one = pad(empty(prompt_length=1, response_length=1), rows=2)
-  >>> concatenate([one._replace(group_ids=np.array([7, 7])),
-  ...              one._replace(group_ids=np.array([7, 3]))]).group_ids.tolist()
+  >>> columns = [np.zeros((2, 1))] * 6  # prompts to versions
+  >>> one = Batch(*columns, np.zeros(2), np.array([7, 7]), np.zeros(2))
+  >>> two = one._replace(group_ids=np.array([7, 3]))
+  >>> concatenate([one, two]).group_ids.tolist()
   [0, 0, 2, 1]
   """
   if not batches:
@@ -139,25 +140,6 @@ def pad(
     return np.pad(x, widths, constant_values=fill.get(name, 0))
 
   return Batch._make(grow(name, x) for name, x in batch._asdict().items())
-
-
-def empty(
-  prompt_length: int, response_length: int, *, kept_mass: bool = False
-) -> Batch:
-  """A batch without rows, of the right dtypes: where assembling starts."""
-  p, t = (0, prompt_length), (0, response_length)
-  return Batch(
-    prompts=np.zeros(p, np.int32),
-    prompt_mask=np.zeros(p, bool),
-    tokens=np.zeros(t, np.int32),
-    mask=np.zeros(t, bool),
-    sampler_logp=np.zeros(t, np.float32),
-    versions=np.zeros(t, np.int32),
-    rewards=np.zeros(0, np.float32),
-    group_ids=np.zeros(0, np.int32),
-    finish_reasons=np.zeros(0, np.int8),
-    kept_mass=np.zeros(t, np.float32) if kept_mass else None,
-  )
 
 
 def save_batch(path: str | Path, batch: Batch, **extra) -> None:

@@ -80,13 +80,13 @@ class Checkpoints:
     step = int(state.step)
     if any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
       return
-    kept = json.loads(json.dumps(dict(info)))
+    written = json.loads(json.dumps(dict(info)))
     response = self._checkpointer.save_async(
       step,
       _leaves(_raw(state)),
-      custom_metadata={"identity": self._identity, "info": kept},
+      custom_metadata={"identity": self._identity, "info": written},
     )
-    self._saving = (kept, response)
+    self._saving = (written, response)
 
   def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
     """The newest committed state and its info; None when there is no checkpoint.

@@ -60,7 +60,7 @@ def mean_at_most_mask(
     bound: scalar.
 
   Returns:
-    `[B, T]` bool, the candidates kept. Equal values stay or go together.
+    `[B, T]` bool, the candidates accepted. Equal values stay or go together.
 
   >>> import jax.numpy as jnp
   >>> mask = jnp.ones((1, 3), bool)
@@ -72,9 +72,9 @@ def mean_at_most_mask(
   rank = _order_preserving_bits(values)
 
   def fits(threshold):
-    kept = mask & (rank <= threshold)
-    total = jnp.where(kept, values, 0.0).sum()
-    return total <= bound * kept.sum(dtype=jnp.float32)
+    accepted = mask & (rank <= threshold)
+    total = jnp.where(accepted, values, 0.0).sum()
+    return total <= bound * accepted.sum(dtype=jnp.float32)
 
   return mask & (rank <= _largest(fits, jnp.uint32, bits=32))
 

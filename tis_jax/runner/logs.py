@@ -70,8 +70,8 @@ class MetricsLog:
   ):
     path = workdir / "metrics.jsonl"
     if path.exists():
-      kept = [row for row in read_metrics(path) if row["step"] <= after_step]
-      path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+      before = [row for row in read_metrics(path) if row["step"] <= after_step]
+      path.write_text("".join(json.dumps(row) + "\n" for row in before))
     self._file = path.open("a")
     self._writers: list[Callable[[int, Scalars], object]] = []
     self._closers = [self._file.close]

@@ -32,10 +32,10 @@ def read_steps(split: str) -> list[str]:
 def load(max_operands: int = 2, max_length: int = 7, max_digits: int = 4) -> Task:
   """The steps that a very small policy can represent, as prompts `48/2=`.
 
-  A step is kept when every number in it is a whole, non-negative one, and the three
+  A step is taken when every number in it is a whole, non-negative one, and the three
   limits hold. Steps that differ only in how a number is written (`7*1=7`, `7*1=7.00`)
   are one prompt, and a prompt that train shows is not in test. The default
-  keeps 5,541 of the 11,021 train steps and 554 of the 1,434 test ones.
+  takes 5,541 of the 11,021 train steps and 554 of the 1,434 test ones.
 
   Args:
     max_operands: most numbers left of `=`.
@@ -58,15 +58,15 @@ def load(max_operands: int = 2, max_length: int = 7, max_digits: int = 4) -> Tas
 
 
 def _subset(split: str, operands: int, length: int, digits: int) -> dict[str, str]:
-  kept = {}
+  taken = {}
   for step in read_steps(split):
     if match := _STEP.fullmatch(step):
       expression = re.sub(r"\d+", lambda number: str(int(number[0])), match[1])
       answer = str(int(match[2]))
       few = len(re.findall(r"\d+", expression)) <= operands
       if few and len(expression) <= length and len(answer) <= digits:
-        kept.setdefault(f"{expression}=", answer)
-  return kept
+        taken.setdefault(f"{expression}=", answer)
+  return taken
 
 
 def _examples(steps: dict[str, str]) -> tuple[Example, ...]:
