@@ -116,6 +116,22 @@ def test_what_is_wrong_is_said(changes, message):
     runner.algorithm_of(changes)
 
 
+def test_a_loss_of_your_own_is_held_to_what_it_says():
+  @losses.policy_loss(selects=True)
+  def ranked(logp, advantages, mask=None):
+    return -advantages * logp, {}
+
+  def critical(logp, advantages, values):
+    return values - advantages * logp, {}
+
+  algorithm = make_algorithm()
+  with pytest.raises(ValueError, match="ranked ranks a token among the others"):
+    dataclasses.replace(algorithm, loss=ranked, micro_batches=2)
+  with pytest.raises(ValueError, match="critical needs values, which an update does"):
+    dataclasses.replace(algorithm, loss=critical)
+  dataclasses.replace(algorithm, loss=ranked)
+
+
 def test_the_samplers_temperature_must_be_the_learners(tiny):
   algorithm, mesh = make_algorithm(), tiny.meshes["one"]
 

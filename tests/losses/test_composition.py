@@ -54,6 +54,17 @@ def test_a_loss_of_your_own_and_a_partial_are_understood():
   check_composition(functools.partial(losses.ppo, clip_low=0.1), weighted=True)
 
 
+def test_a_loss_of_your_own_says_what_its_signature_does_not():
+  @losses.policy_loss(ratio_to="none", selects=True)
+  def mine(logp, old_logp, advantages, mask=None, *, beta):
+    return (logp - old_logp) ** 2 - advantages * logp, {}
+
+  found = losses.traits(functools.partial(mine, beta=1.0))
+  assert (found.name, found.ratio_to, found.selects) == ("mine", "none", True)
+  assert losses.traits(mine).needs == ("logp", "old_logp", "advantages", "beta")
+  check_composition(mine, weighted=True, bypass=True)
+
+
 def test_call_loss_passes_what_the_loss_names_and_misses_what_it_lacks():
   arrays = {"logp": np.zeros((1, 2), np.float32), "advantages": np.ones(1, np.float32)}
   token_loss, _ = call_loss(losses.reinforce, **arrays, old_logp=None, key=1)

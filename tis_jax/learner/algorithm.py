@@ -6,7 +6,7 @@ from typing import Literal
 
 from tis_jax import losses
 from tis_jax.corrections import Chain
-from tis_jax.learner.rows import CHAIN_ARGUMENTS
+from tis_jax.learner.rows import CHAIN_ARGUMENTS, LOSS_ARGUMENTS
 from tis_jax.numerics.checks import check_choice, check_number
 
 
@@ -128,20 +128,12 @@ class Algorithm:
         f"temperature must be positive, got {self.temperature}: a greedy policy has no "
         "log-probs to learn from"
       )
-    losses.check_composition(
-      self.loss, weighted=self.correct.weighs, bypass=self.old_logp == "sampler"
-    )
     if self.updates > 1 and self.old_logp == "current":
       raise ValueError(
         f"old_logp='current' is exact for one update a batch, but epochs={self.epochs} "
         f"and mini_batches={self.mini_batches} make {self.updates}; take 'recompute'"
       )
-    if self.micro_batches > 1 and losses.traits(self.loss).selects:
-      raise ValueError(
-        "this loss ranks a token among the others of its mini-batch, so "
-        f"micro_batches={self.micro_batches} would change what it selects; take "
-        "micro_batches=1, and spread the rows over more devices or mini-batches"
-      )
+    self._check_loss()
     self._check_needs()
     if self.late_correction:
       self._check_late_correction()
@@ -169,6 +161,24 @@ class Algorithm:
   def needs_reference(self) -> bool:
     """Whether an update needs the parameters of a reference policy."""
     return self.kl.coefficient != 0
+
+  def _check_loss(self):
+    losses.check_composition(
+      self.loss, weighted=self.correct.weighs, bypass=self.old_logp == "sampler"
+    )
+    loss = losses.traits(self.loss)
+    unknown = [name for name in loss.needs if name not in LOSS_ARGUMENTS]
+    if unknown:
+      raise ValueError(
+        f"{loss.name} needs {', '.join(unknown)}, which an update does not give; bind "
+        "settings with functools.partial"
+      )
+    if self.micro_batches > 1 and loss.selects:
+      raise ValueError(
+        f"{loss.name} ranks a token among the others of its mini-batch, so "
+        f"micro_batches={self.micro_batches} would change what it selects; take "
+        "micro_batches=1, and spread the rows over more devices or mini-batches"
+      )
 
   def _check_needs(self):
     for stage in self.correct.stages:

@@ -39,3 +39,6 @@ CHAIN_ARGUMENTS: dict[str, Callable[[Rows, Any], Any]] = {
   "rewards": lambda rows, version: rows.batch.rewards,
 }
 """What a learner tells a corrector beside the log-probs: of `corrections.Inputs`."""
+
+LOSS_ARGUMENTS = ("logp", "old_logp", "sampler_logp", "advantages", "mask", "key")
+"""What a learner gives a loss, of `losses.ARGUMENTS`: its rows are not packed."""

@@ -27,8 +27,7 @@ class Traits:
 
   Attributes:
     name: what it is called.
-    needs: the arrays that it cannot do without.
-    takes: the arrays that it knows.
+    needs: the arguments that it cannot do without.
     ratio_to: the policy that its own importance ratio starts at: the "sampler", the
       "old" policy of the start of the update, or "none".
     selects: whether it ranks a token among the others of its batch, so that splitting
@@ -37,7 +36,6 @@ class Traits:
 
   name: str
   needs: tuple[str, ...]
-  takes: tuple[str, ...]
   ratio_to: Anchor
   selects: bool
 
@@ -72,11 +70,10 @@ def traits(loss: Callable) -> Traits:
   ('sampler', True)
   """
   parameters = inspect.signature(loss).parameters
-  takes = tuple(name for name in ARGUMENTS if name in parameters)
   needs = tuple(
     name
     for name, parameter in parameters.items()
-    if name in ARGUMENTS and parameter.default is inspect.Parameter.empty
+    if parameter.default is inspect.Parameter.empty
   )
   function = loss
   while isinstance(function, functools.partial):
@@ -90,7 +87,6 @@ def traits(loss: Callable) -> Traits:
   return Traits(
     name=getattr(function, "__name__", repr(function)),
     needs=needs,
-    takes=takes,
     ratio_to=declared.get("ratio_to") or shown,
     selects=declared.get("selects", False),
   )
