@@ -1,9 +1,10 @@
 """The heart: log-probs of two policies in, a weight and a mask for every token out."""
 
-from collections.abc import Callable
-
 from tis_jax.corrections import presets as presets
 from tis_jax.corrections.adaptive import adaptive_truncate as adaptive_truncate
+from tis_jax.corrections.config import STAGES as STAGES
+from tis_jax.corrections.config import from_config as from_config
+from tis_jax.corrections.config import to_config as to_config
 from tis_jax.corrections.corrector import Chain as Chain
 from tis_jax.corrections.corrector import chain as chain
 from tis_jax.corrections.divergences import reject_divergence as reject_divergence
@@ -35,23 +36,3 @@ from tis_jax.corrections.weights import clip as clip
 from tis_jax.corrections.weights import importance as importance
 from tis_jax.corrections.weights import truncate as truncate
 from tis_jax.corrections.weights import zero_outside as zero_outside
-
-STAGES: dict[str, Callable[..., Stage]] = {
-  "adaptive_truncate": adaptive_truncate,
-  "clip": clip,
-  "importance": importance,
-  "normalize": normalize,
-  "reject": reject,
-  "reject_divergence": reject_divergence,
-  "reject_missing": reject_missing,
-  "reject_negative_divergence": reject_negative_divergence,
-  "reject_probability_difference": reject_probability_difference,
-  "reject_second_moment": reject_second_moment,
-  "reject_stale": reject_stale,
-  "scale_by_ess": scale_by_ess,
-  "truncate": truncate,
-  "truncate_parts": truncate_parts,
-  "veto": veto,
-  "zero_outside": zero_outside,
-}
-"""Every stage, by the name that a config calls it."""

@@ -73,9 +73,12 @@ def chain(
 
 
 @jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Chain:
   """A corrector. Its thresholds are its leaves: passed to jit, it does not recompile.
+
+  A value like its stages: `jax.jit(chain(...))`, a static argument, a dictionary key,
+  a pickle and a print are all of the calls that make it.
 
   Attributes:
     stages: the stages, in order.
@@ -84,6 +87,11 @@ class Chain:
 
   stages: tuple[Stage, ...]
   metrics: str = dataclasses.field(default="core", metadata={"static": True})
+
+  def __repr__(self) -> str:
+    stages = [repr(stage) for stage in self.stages]
+    metrics = [] if self.metrics == "core" else [f"metrics={self.metrics!r}"]
+    return f"chain({', '.join(stages + metrics)})"
 
   @property
   def weighs(self) -> bool:
@@ -122,17 +130,18 @@ class Chain:
       for name in stage.needs:
         if name not in given:
           raise ValueError(f"{stage.name} needs {name}=, which the call does not give")
-    return _correct(self, inputs)
+    return _correct(self, [stage.bounds for stage in self.stages], inputs)
 
 
+# A chain's thresholds are of no interest here, only the bounds made of them are.
 @partial(jax.jit, inline=True)
-def _correct(corrector: Chain, inputs: Inputs) -> Correction:
-  corrector, inputs = jax.lax.stop_gradient((corrector, inputs))
+def _correct(corrector: Chain, bounds: list[dict], inputs: Inputs) -> Correction:
+  bounds, inputs = jax.lax.stop_gradient((bounds, inputs))
   batch = Incoming(inputs, share=corrector.metrics != "none")
   state = batch.begin()
   metrics, seen = {}, {}
-  for stage in corrector.stages:
-    state, found = stage.run(batch, state, **stage.thresholds, **dict(stage.options))
+  for stage, bound in zip(corrector.stages, bounds, strict=True):
+    state, found = stage.run(batch, state, **bound, **dict(stage.options))
     seen[stage.name] = nth = seen.get(stage.name, 0) + 1
     name = stage.name if nth == 1 else f"{stage.name}_{nth}"
     metrics |= {f"{name}/{key}": value for key, value in found.items()}

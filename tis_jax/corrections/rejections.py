@@ -8,7 +8,6 @@ from tis_jax.corrections.stage import Stage, make_stage
 from tis_jax.corrections.state import LEVELS, TOKEN_LEVELS, Level, State, reject_where
 from tis_jax.numerics.checks import check_band, check_choice
 from tis_jax.numerics.metrics import Metrics, fraction
-from tis_jax.numerics.ratios import log_bound
 
 
 def reject(high=None, low=None, *, level: Level = "sequence") -> Stage:
@@ -46,8 +45,13 @@ def reject(high=None, low=None, *, level: Level = "sequence") -> Stage:
   high = jnp.inf if high is None else high
   low = 1.0 / high if low is None else low
   check_band("reject", low, high)
-  thresholds = {"log_high": log_bound(high), "log_low": log_bound(low)}
-  return make_stage(_reject, makes="mask", thresholds=thresholds, level=level)
+  return make_stage(
+    _reject,
+    makes="mask",
+    thresholds={"high": high, "low": low},
+    logs=("high", "low"),
+    level=level,
+  )
 
 
 def _reject(batch: Incoming, state: State, *, log_high, log_low, level: Level):
@@ -82,8 +86,9 @@ def veto(low=1e-4, high=None) -> Stage:
   low = 0.0 if low is None else low
   high = jnp.inf if high is None else high
   check_band("veto", low, high)
-  thresholds = {"log_high": log_bound(high), "log_low": log_bound(low)}
-  return make_stage(_veto, makes="mask", thresholds=thresholds)
+  return make_stage(
+    _veto, makes="mask", thresholds={"low": low, "high": high}, logs=("low", "high")
+  )
 
 
 def _veto(batch: Incoming, state: State, *, log_high, log_low):

@@ -8,7 +8,6 @@ from tis_jax.corrections.stage import Stage, make_stage
 from tis_jax.corrections.state import LEVELS, Level, State
 from tis_jax.numerics.checks import check_band, check_choice, check_number
 from tis_jax.numerics.metrics import Metrics
-from tis_jax.numerics.ratios import log_bound
 
 
 def importance(level: Level = "sequence") -> Stage:
@@ -146,8 +145,13 @@ def zero_outside(high=5.0, low=None, *, level: Level = "token") -> Stage:
   low = 1.0 / high if low is None else low
   check_band("zero_outside", low, high)
   check_choice("zero_outside: level", level, LEVELS)
-  thresholds = {"log_high": log_bound(high), "log_low": log_bound(low)}
-  return make_stage(_zero_outside, makes="weight", thresholds=thresholds, level=level)
+  return make_stage(
+    _zero_outside,
+    makes="weight",
+    thresholds={"high": high, "low": low},
+    logs=("high", "low"),
+    level=level,
+  )
 
 
 def _zero_outside(

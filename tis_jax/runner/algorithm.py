@@ -6,26 +6,18 @@ arguments. Those that are not named by `correction.stages`, `loss.name` or
 `--config.algorithm.loss.gspo.clip_high=...` to find.
 """
 
-import re
 from collections.abc import Callable, Mapping
 
 from ml_collections import ConfigDict
 
-from tis_jax import corrections
 from tis_jax.advantages import ARGUMENTS as ADVANTAGE_ARGUMENTS
 from tis_jax.advantages import ESTIMATORS
-from tis_jax.corrections import STAGES
+from tis_jax.corrections import STAGES, from_config
 from tis_jax.learner import Algorithm
 from tis_jax.losses import ARGUMENTS as LOSS_ARGUMENTS
 from tis_jax.losses import POLICY_LOSSES
-from tis_jax.runner.config import (
-  ConfigError,
-  bind,
-  check_name,
-  config_of,
-  group_of,
-  settings_of,
-)
+from tis_jax.numerics.arguments import bind, check_name
+from tis_jax.runner.config import config_of, group_of, refusing, settings_of
 
 
 def algorithm_config() -> ConfigDict:
@@ -78,49 +70,23 @@ def algorithm_of(config: Mapping, temperature: float = 1.0) -> Algorithm:
   """
   given = config.to_dict() if isinstance(config, ConfigDict) else dict(config)
   default = algorithm_config().to_dict()
-  for name in given:
-    check_name("algorithm", name, default)
-  groups = {
-    name: default[name] | dict(given.pop(name, {}))
-    for name in ("correction", "loss", "advantage")
-  }
+  with refusing():
+    for name in given:
+      check_name("algorithm", name, default)
+    groups = {
+      name: default[name] | dict(given.pop(name, {}))
+      for name in ("correction", "loss", "advantage")
+    }
+    functions = {
+      "correct": from_config(groups["correction"], "algorithm.correction"),
+      "loss": _named("algorithm.loss", POLICY_LOSSES, groups["loss"], LOSS_ARGUMENTS),
+      "advantage": _named(
+        "algorithm.advantage", ESTIMATORS, groups["advantage"], ADVANTAGE_ARGUMENTS
+      ),
+    }
   return settings_of(
-    Algorithm,
-    given,
-    "algorithm",
-    correct=_chain("algorithm.correction", groups["correction"]),
-    loss=_named("algorithm.loss", POLICY_LOSSES, groups["loss"], LOSS_ARGUMENTS),
-    advantage=_named(
-      "algorithm.advantage", ESTIMATORS, groups["advantage"], ADVANTAGE_ARGUMENTS
-    ),
-    temperature=temperature,
+    Algorithm, given, "algorithm", **functions, temperature=temperature
   )
-
-
-def _chain(path: str, config: Mapping) -> corrections.Chain:
-  """The chain of the stages that are named; a suffix `_2` tells repetitions apart."""
-  for name in config:
-    if name not in ("stages", "metrics"):
-      check_name(path, _base(name), STAGES, shown=name)
-  # From a command line, `a,b` is one string.
-  named = config["stages"]
-  named = (named,) if isinstance(named, str) else named
-  stages = []
-  for name in [part.strip() for item in named for part in item.split(",")]:
-    if not name:
-      continue
-    check_name(f"{path}.stages", _base(name), STAGES, shown=name)
-    if name not in config:
-      raise ConfigError(f"{path}.stages names {name!r}, but {path}.{name} is not there")
-    stage = bind(f"{path}.{name}", STAGES[_base(name)], config[name])
-    try:
-      stages.append(stage())
-    except (ValueError, TypeError) as error:
-      raise ConfigError(f"{path}.{error}") from error
-  try:
-    return corrections.chain(*stages, metrics=config["metrics"])
-  except ValueError as error:
-    raise ConfigError(f"{path}: {error}") from error
 
 
 def _named(
@@ -135,7 +101,3 @@ def _named(
   return bind(
     f"{path}.{name}", functions[name], config.get(name, {}), without=arguments
   )
-
-
-def _base(name: str) -> str:
-  return re.sub(r"_\d+$", "", name)

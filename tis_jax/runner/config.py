@@ -7,16 +7,17 @@ statements, and read back into them. Names that do not exist are refused, with t
 nearest that does.
 """
 
+import contextlib
 import dataclasses
-import difflib
-import functools
 import inspect
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from tis_jax.numerics.arguments import check_name, defaults_of
 
 T = TypeVar("T")
 
@@ -76,7 +77,8 @@ def settings_of(cls: type[T], config: Mapping, path: str, **more: Any) -> T:
   fields = {f.name: f for f in dataclasses.fields(cls) if f.name not in more}  # type: ignore
   values = {}
   for name in config:
-    check_name(path, name, fields)
+    with refusing():
+      check_name(path or "the config", name, fields)
     value, default = config[name], fields[name].default
     if dataclasses.is_dataclass(default):
       value = settings_of(type(default), value, f"{path}.{name}")
@@ -85,12 +87,8 @@ def settings_of(cls: type[T], config: Mapping, path: str, **more: Any) -> T:
     elif isinstance(value, list):
       value = tuple(value)
     values[name] = value
-  try:
+  with refusing(path):
     return cls(**values, **more)
-  except (ValueError, TypeError) as error:
-    if isinstance(error, ConfigError):
-      raise
-    raise ConfigError(f"{path}: {error}" if path else str(error)) from error
 
 
 def group_of(function: Callable, *, without: Collection[str] = ()) -> ConfigDict:
@@ -105,38 +103,20 @@ def group_of(function: Callable, *, without: Collection[str] = ()) -> ConfigDict
   return ConfigDict(
     {
       name: placeholder(object) if value is None else value
-      for name, value in _defaults(function, without).items()
+      for name, value in defaults_of(function, without).items()
     }
   )
 
 
-def bind(
-  path: str, function: Callable, config: Mapping, *, without: Collection[str] = ()
-) -> functools.partial:
-  """`function` with the settings of its group bound.
-
-  Raises:
-    ConfigError: an unknown name, or an argument without a default that is not set.
-  """
-  known = _defaults(function, without)
-  for name in config:
-    check_name(path, name, known)
-  bound = known | {name: config[name] for name in config}
-  parameters = inspect.signature(function).parameters
-  for name, value in bound.items():
-    if value is None and parameters[name].default is inspect.Parameter.empty:
-      raise ConfigError(f"{path}.{name} has no default and must be set")
-  return functools.partial(function, **bound)
-
-
-def check_name(path: str, name: str, known: Collection[str], shown: str = "") -> None:
-  """Refuses a name that does not exist, and says which one is nearest."""
-  if name in known:
-    return
-  near = difflib.get_close_matches(name, known, 1, 0.5)
-  hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(known)}"
-  where = path or "the config"
-  raise ConfigError(f"{where} has no setting {(shown or name)!r}; {hint}")
+@contextlib.contextmanager
+def refusing(path: str = "") -> Iterator[None]:
+  """What is refused inside is said as a `ConfigError`, with the setting's place."""
+  try:
+    yield
+  except ConfigError:
+    raise
+  except (ValueError, TypeError) as error:
+    raise ConfigError(f"{path}: {error}" if path else str(error)) from error
 
 
 def docs_of(documented: Any) -> dict[str, str]:
@@ -155,12 +135,3 @@ def docs_of(documented: Any) -> dict[str, str]:
     for name in names.split(","):
       docs[name.strip()] = " ".join(meaning.split())
   return docs
-
-
-def _defaults(function: Callable, without: Collection[str]) -> dict[str, Any]:
-  """The arguments that are settings, with their defaults; None where there is none."""
-  return {
-    name: None if parameter.default is inspect.Parameter.empty else parameter.default
-    for name, parameter in inspect.signature(function).parameters.items()
-    if name not in without
-  }

@@ -6,7 +6,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from tis_jax.runner.config import ConfigError, check_name
+from tis_jax.numerics.arguments import check_name
+from tis_jax.runner.config import ConfigError, refusing
 
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> None:
@@ -48,7 +49,8 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
   *groups, last = name.split(".")
   group, path = config, ""
   for part in groups:
-    check_name(path, part, list(group))
+    with refusing():
+      check_name(path or "the config", part, list(group))
     group, path = group[part], f"{path}.{part}".lstrip(".")
     if not isinstance(group, ConfigDict):
       raise ConfigError(f"{path} is a setting, not a group of them")
@@ -57,7 +59,8 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
     with group.unlocked():
       group[last] = _literal(text)
     return
-  check_name(path, last, list(group))
+  with refusing():
+    check_name(path or "the config", last, list(group))
   if isinstance(group[last], ConfigDict):
     inside = ", ".join(group[last])
     raise ConfigError(f"{name} is a group of settings: {inside}")

@@ -12,8 +12,9 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tis_jax.learner import AdamW, Algorithm, make_mesh
+from tis_jax.numerics.arguments import bind
 from tis_jax.runner.algorithm import algorithm_config, algorithm_of
-from tis_jax.runner.config import bind, config_of, group_of, settings_of
+from tis_jax.runner.config import config_of, group_of, refusing, settings_of
 from tis_jax.sampler import SamplerSettings
 
 
@@ -186,10 +187,12 @@ def read_config(config: ConfigDict) -> Settings:
   """
   given = {name: config[name] for name in config if name not in ("algorithm", "mesh")}
   sampler = settings_of(SamplerSettings, config.sampler, "sampler")
+  with refusing():
+    mesh = bind("mesh", make_mesh, config.mesh, without=("devices",)).keywords
   return settings_of(
     Settings,
     given,
     "",
     algorithm=algorithm_of(config.algorithm, sampler.temperature),
-    mesh=bind("mesh", make_mesh, config.mesh, without=("devices",)).keywords,
+    mesh=mesh,
   )

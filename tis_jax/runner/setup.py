@@ -14,8 +14,9 @@ from tis_jax.engines import NativeEngine
 from tis_jax.learner import Learner
 from tis_jax.logprobs import Sampling
 from tis_jax.models import DecoderConfig
+from tis_jax.numerics.arguments import bind
 from tis_jax.numerics.checks import check_choice
-from tis_jax.runner.config import ConfigError, bind
+from tis_jax.runner.config import refusing
 from tis_jax.runner.evaluate import Accuracy, Evaluation
 from tis_jax.runner.settings import DataSettings, Settings
 from tis_jax.sampler import Assignment
@@ -72,7 +73,7 @@ def build(settings: Settings) -> Parts:
     ConfigError: settings that contradict each other; says what to do.
     MissingDatasetError: the task's dataset is not here; says how to get it.
   """
-  try:
+  with refusing():
     decoder, params, tokenizer = models.load(settings.model.source)
     graph = models.decoder_graph(decoder, remat=settings.model.remat)
     task = _task(settings.data)
@@ -85,10 +86,6 @@ def build(settings: Settings) -> Parts:
       learner.make_mesh(**settings.mesh),
       settings.sampler.sampling,
     )
-  except ValueError as error:
-    if isinstance(error, ConfigError):
-      raise
-    raise ConfigError(str(error)) from error
   evaluation = Evaluation(
     Environment(task, tokenizer, task.test, settings.data.max_prompt_tokens),
     prompts=settings.eval.prompts,
