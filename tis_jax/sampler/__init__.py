@@ -1,4 +1,4 @@
-"""The low-precision engine that generates, and the processes that run it."""
+"""The processes that generate rollouts: their fleet, their settings, their prompts."""
 
 from tis_jax.sampler.fleet import Fleet as Fleet
 from tis_jax.sampler.fleet import SamplerFailedError as SamplerFailedError
