@@ -48,8 +48,8 @@ Made by `docs/make_api.py`; do not edit.
 
 {packages}
 
-Those up to `tis_jax.numerics` need jax, numpy and chex alone; the others need the
-`train` extra and are imported by name.
+Those up to `tis_jax.numerics` need jax and numpy alone; the others need the `train`
+extra and are imported by name.
 
 ## Top level
 

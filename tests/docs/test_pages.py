@@ -12,6 +12,7 @@ import pytest
 import tis_jax as tis
 from tis_jax import advantages, losses
 from tis_jax.runner import default_config
+from tis_jax.runner.recipes import recipes
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
@@ -101,7 +102,7 @@ def test_files_in_the_pages_exist(path):
     there = (ROOT / file).exists() or (ROOT / "docs" / file).exists()
     assert there, f"{path.name}: no {file}"
   for recipe in set(re.findall(r"--config=(\w+)\b(?!/)", text)):
-    assert (ROOT / "configs" / f"{recipe}.py").exists(), f"{path.name}: no {recipe}"
+    assert recipe in recipes(), f"{path.name}: no {recipe}"
 
 
 def _first_column(heading: str, page: str = LOSSES) -> list[str]:

@@ -1,4 +1,4 @@
-"""The processes that generate rollouts: their fleet, their settings, their prompts."""
+"""The processes that generate rollouts: a fleet of them, and their settings."""
 
 from tis_jax.sampler.fleet import Fleet as Fleet
 from tis_jax.sampler.fleet import SamplerFailedError as SamplerFailedError
