@@ -48,7 +48,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   The log-ratio is taken per token, as the mean of a `segment` (a run of the mask: a
   turn), as the mean of the sequence (`geometric`) or as its sum (`sequence`), and
   exponentiated; the difference of probabilities is averaged or summed alike. The weight
-  is min(ratio, `upper_bound`). Each filter keeps a ratio inside
+  is min(ratio, `upper_bound`). Each filter accepts a ratio inside
   [`ratio_low`, `ratio_high`] and, if enabled, a difference inside its own bounds; all
   see the incoming mask, and a token must pass them all.
 

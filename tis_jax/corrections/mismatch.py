@@ -62,11 +62,11 @@ def reward_metrics(batch: Incoming, state: State, rewards) -> Metrics:
     rewards: `[B]`, or `[B, T]` for packed rows (each sequence's at its tokens).
 
   Returns:
-    Poolable metrics: `reward/sampler`, the mean over sequences; `reward/learner`, its
-    estimate for the learner with the whole sequence's ratio, uncut (`_weighted` is
-    unbiased, `_normalized` less noisy); `rejected/positive_sequences` and
-    `rejected/other_sequences`, the share rejected of those with a reward above 0 and of
-    the rest.
+    Poolable metrics: `reward/sampler`, the mean over sequences;
+    `reward/learner_weighted` and `reward/learner_normalized`, estimates of the
+    learner's with the whole sequence's ratio, uncut (the first unbiased, the second
+    less noisy); `rejected/positive_sequences` and `rejected/other_sequences`, the share
+    rejected of those with a reward above 0 and of the rest.
   """
   held, accepted = batch.units(batch.mask), batch.held(state)
   rewards = jnp.where(held, rewards[:, None] if rewards.ndim == 1 else rewards, 0.0)

@@ -83,12 +83,12 @@ def _truncate_parts(
 
 
 def reject_stale(high, *, level: str = "token") -> Stage:
-  """Drops what was sampled by weights more than `high` versions old.
+  """Drops what was sampled by params more than `high` versions old.
 
   Args:
     high: the largest staleness accepted, in versions, at least 0; may be traced.
-    level: "token" drops tokens (a rollout interrupted by a weight update keeps its
-      fresh tail), "sequence" drops a sequence by its oldest token.
+    level: "token" drops tokens (of a rollout that new params interrupted, the tail
+      stays), "sequence" drops a sequence by its oldest token.
 
   Returns:
     A stage for `chain`; needs `versions=` and `learner_version=`.

@@ -1,0 +1,1 @@
+"""Pictures of the gap, of the weights and of a run."""

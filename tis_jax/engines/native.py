@@ -110,7 +110,9 @@ def generate(
     samples_per_prompt: B = N * samples_per_prompt.
     temperature: divides the logits in fp32; 0 decodes greedily (for evaluation: its
       own law is a point, and gives no ratio).
-    top_k, top_p, min_p: see `tis_jax.logprobs.support`.
+    top_k: tokens that may be drawn, see `tis_jax.logprobs.support`.
+    top_p: probability mass that may be drawn.
+    min_p: least probability that may be drawn, relative to the most probable token.
     kept_width: K, room for the ids of the tokens kept; 0 does not record them.
 
   Returns:

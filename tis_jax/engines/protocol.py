@@ -8,7 +8,10 @@ import numpy as np
 
 from tis_jax.logprobs import Sampling
 
-STOP, LENGTH = 0, 1
+STOP = 0
+"""A finish reason: the response ended itself."""
+LENGTH = 1
+"""A finish reason: the response ran into the length limit."""
 
 
 class Generation(NamedTuple):

@@ -62,9 +62,9 @@ def sampler_cispo(
 ) -> tuple[jax.Array, Metrics]:
   """CISPO anchored on the sampler: its weight is `pi / mu`, mismatch and drift in one.
 
-  The loss is that of `cispo` with `sampler_logp` (`[B, T]`, what the engine said
-  of its tokens) in the place of `old_logp`; arguments, returns and errors are the same.
-  It needs no recomputed log-probs and takes no further importance weight.
+  `sampler_logp` (`[B, T]`, what the engine said of its tokens) stands in the place of
+  `old_logp`; otherwise loss, arguments, returns and errors are those of `cispo`. It
+  needs no recomputed log-probs and takes no further importance weight.
 
   >>> import jax.numpy as jnp
   >>> logp = jnp.log(jnp.array([[0.5]]))

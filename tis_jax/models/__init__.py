@@ -1,4 +1,4 @@
-"""A Flax NNX decoder, the weights it reads, and their tokenizers."""
+"""A Flax NNX decoder, the params it reads, and their tokenizers."""
 
 from tis_jax.models.cache import KVCache, init_cache
 from tis_jax.models.config import DecoderConfig, RopeScaling

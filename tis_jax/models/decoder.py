@@ -24,7 +24,7 @@ class Decoder(nnx.Module):
 
   Args:
     config: shapes and arithmetic.
-    rngs: `nnx.Rngs` with a `params` stream; normal(1/sqrt(fan in)) weights.
+    rngs: `nnx.Rngs` with a `params` stream; normal(1/sqrt(fan in)) params.
     dtype: of the activations. Norms, rotary angles, attention logits and softmax are
       fp32 inside, every contraction accumulates in fp32.
     param_dtype: of the parameters.
@@ -107,7 +107,7 @@ class Decoder(nnx.Module):
       positions_BS = _positions(segment_ids_BS, cache)
     mask_BSC = _attention_mask(segment_ids_BS, cache)
     angles = rotary_angles(self.config, positions_BS)
-    # The table is gathered over fsdp before the lookup, like any other weight.
+    # The table is gathered over fsdp before the lookup, like all params.
     embedding_VD = constrain(self.embedding[...], "tensor")
     x_BSD = jnp.take(embedding_VD, tokens_BS, axis=0).astype(self.dtype)
     x_BSD = constrain(x_BSD, _ROWS)

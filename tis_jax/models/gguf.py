@@ -31,14 +31,14 @@ _NAMES = {
 def read_gguf(
   path: str | Path, place
 ) -> tuple[DecoderConfig, nnx.State, BytePairTokenizer]:
-  """Reads weights, shapes and tokenizer from one GGUF file.
+  """Reads params, shapes and tokenizer from one GGUF file.
 
   Args:
     path: the file.
     place: (our name, host array) to the leaf.
 
   Returns:
-    (config, parameters, tokenizer).
+    (config, params, tokenizer).
 
   Raises:
     ValueError: an architecture, tokenizer or tensor that this decoder does not have.

@@ -37,9 +37,9 @@ def contract(equation: str, x_BS, param):
   """`einsum(equation, x, param)` for every token, accumulated in fp32.
 
   Rows and positions are merged into one axis `t` of tokens: with two of them the
-  gradient of a weight contracts over a pair of axes, which takes XLA on a CPU twice
+  gradient of a matrix contracts over a pair of axes, which takes XLA on a CPU twice
   the time. The parameter is cast to the dtype of x first, so the activations' dtype
-  decides what the matrix units multiply, whatever the weights are stored in. An int8
+  decides what the matrix units multiply, whatever the params are stored in. An int8
   parameter (`quantize_int8`) is multiplied as the whole numbers it holds, exact even
   in bf16, and scaled afterwards in fp32.
 

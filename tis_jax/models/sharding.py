@@ -75,9 +75,9 @@ def params_sharding(params: nnx.State, mesh: jax.sharding.Mesh) -> nnx.State:
 def constrain(x, *axes):
   """Asks the compiler to split the leading dimensions of `x` so, and the rest not.
 
-  Rows stay over (data, fsdp): left alone, the compiler may follow the parameters, split
-  the width of the residual stream over fsdp, and sum activations where it should gather
-  weights.
+  Rows stay over (data, fsdp): left alone, the compiler may follow the params, split the
+  width of the residual stream over fsdp, and sum activations where it should gather
+  params.
 
   Args:
     x: array.

@@ -1,4 +1,4 @@
-"""The low-precision engine that generates, and the processes that run it."""
+"""The processes that generate rollouts: a fleet of them, and their settings."""
 
 from tis_jax.sampler.fleet import Fleet as Fleet
 from tis_jax.sampler.fleet import SamplerFailedError as SamplerFailedError

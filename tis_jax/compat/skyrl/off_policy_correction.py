@@ -80,7 +80,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 def native(config: Mapping[str, Any] | None = None) -> Chain:
   """The native chain of a SkyRL config.
 
-  Its mask is that of `correction(config)`, its weight the same on every token kept.
+  Its mask is that of `correction(config)`, its weight the same on every token accepted.
 
   SkyRL divides by the tokens of the incoming mask: give `aggregate` that one as its
   `denominator_mask`.

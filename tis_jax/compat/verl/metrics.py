@@ -98,7 +98,7 @@ def rejection(
 
   Args:
     statistic: `[B]` where `by_row`, else `[B, T]`.
-    passed_BT: what the option alone would keep.
+    passed_BT: what the option alone would accept.
     valid_BT: the tokens that count.
     low: the statistic's lower bound; only two-sided options report falling under it.
     high: the statistic's upper bound.

@@ -66,7 +66,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   With l = old_logp - sampler_logp, rho = exp(clip(l, -20, 20)) per token or
   exp(clip(sum l, -20, 20)) per sequence, the weight is min(rho, C), or for an IcePop
-  threshold `"lo_hi"` rho inside [lo, hi] and 0 outside. Rejection keeps what passes
+  threshold `"lo_hi"` rho inside [lo, hi] and 0 outside. Rejection accepts what passes
   every option of `rollout_rs`: token_k1..k3, seq_sum_k1..k3, seq_mean_k1..k3,
   seq_max_k2..k3. Weights, statistics and metrics all see the incoming mask.
 

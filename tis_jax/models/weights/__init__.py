@@ -1,4 +1,4 @@
-"""Weights that ship in the package."""
+"""Params that ship in the package."""
 
 from tis_jax.models.weights.arithmetic import read_arithmetic, write_arithmetic
 
