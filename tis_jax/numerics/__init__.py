@@ -1,5 +1,6 @@
 """The ground floor: what corrections, losses and advantages are all built from.
 
+arguments  arguments of functions as settings
 arrays     the array type of signatures, fp32 in and out
 checks     what every public function does at the door
 ratios     log-ratios of two policies, and the divergences of one
