@@ -17,7 +17,7 @@ from tis_jax.numerics.metrics import (
   mean,
   mean_of_sums,
 )
-from tis_jax.numerics.ratios import log_ratio
+from tis_jax.numerics.ratios import clamp_log, log_ratio
 from tis_jax.numerics.rows import Rows, by_row, walk
 from tis_jax.numerics.units import prefix_sum
 
@@ -57,7 +57,7 @@ def detail_metrics(batch: Incoming, state: State) -> Metrics:
     log-ratio.
   """
   whole = batch.begin()
-  log_raw = batch.log_ratio if state.raw is None else jnp.log(state.raw)
+  log_raw = clamp_log(batch.log_ratio) if state.raw is None else jnp.log(state.raw)
   log_raw, weight = (
     jnp.broadcast_to(x, batch.mask.shape) for x in (log_raw, state.weight)
   )
@@ -112,7 +112,7 @@ def _by(name: str, values, starts, batch: Incoming) -> Metrics:
       total |= {f"x{i}": x, f"xx{i}": x * x, f"n{i}": inside.astype(d.dtype)}
     return Rows(total, {}, {})
 
-  sums = by_row(features, values, batch.log_ratio, batch.known).total
+  sums = by_row(features, values, clamp_log(batch.log_ratio), batch.known).total
   sums = {key: x.sum() for key, x in sums.items()}
   columns = (
     jnp.stack([sums[f"{key}{i}"] for i in range(len(starts) + 1)])
@@ -127,7 +127,7 @@ def _by_position(batch: Incoming) -> Metrics:
     position = prefix_sum(ones, batch.starts("sequence")) - 1.0
     return _by("position", position, POSITIONS, batch)
   # A position is a column: sum over the batch first, and bucket what is left.
-  d = batch.log_ratio
+  d = clamp_log(batch.log_ratio)
   columns = d.sum(axis=0), (d * d).sum(axis=0), batch.known.sum(axis=0, dtype=d.dtype)
   inside = jnp.stack(_buckets(jnp.arange(d.shape[1]), POSITIONS))
   sums = (jnp.where(inside, x[None], 0.0).sum(axis=1) for x in columns)

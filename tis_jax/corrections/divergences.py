@@ -70,7 +70,9 @@ def reject_divergence(
 def _reject_divergence(
   batch: Incoming, state: State, *, high, low=-math.inf, kind, reduce
 ):
-  values = jnp.where(batch.known, DIVERGENCES[kind](batch.log_ratio), 0.0)
+  # What is exponentiated is clamped, token by token; what is not cancels in a sum.
+  d = batch.log_ratio if kind in ("k1", "k2") else clamp_log(batch.log_ratio)
+  values = jnp.where(batch.known, DIVERGENCES[kind](d), 0.0)
   level = "token" if reduce == "token" else "sequence"
   # Sums of k3 are taken for the metrics as well.
   summed = "k3" if kind == "k3" else values

@@ -24,7 +24,7 @@ Feature = Literal["log_ratio", "k3"]
 
 _FEATURES: dict[Feature, Callable[[jax.Array], jax.Array]] = {
   "log_ratio": lambda d: d,
-  "k3": k3,
+  "k3": lambda d: k3(clamp_log(d)),
 }
 
 
@@ -38,7 +38,7 @@ class Incoming:
     inputs: what the chain was called with.
     mask: `[B, T]` bool, the tokens that train before any stage.
     known: `[B, T]` bool, those of them that have a ratio.
-    log_ratio: `[B, T]`, 0 where it is not known.
+    log_ratio: `[B, T]`, 0 where it is not known; not clamped, see `level`.
 
   Args:
     inputs: what the chain was called with.
@@ -156,7 +156,7 @@ class Incoming:
   def level(self, level: Level, state: State) -> jax.Array:
     """The log-ratio at `level`, clamped: `[B, T]`, or `[B, 1]` where rows are units."""
     if level == "token":
-      return self.log_ratio
+      return clamp_log(self.log_ratio)
     if level == "prefix":
       masked = self.among(self.log_ratio, state)
       return clamp_log(units.prefix_sum(masked, self.starts("sequence")))
@@ -185,15 +185,18 @@ def token_features(old_logp, sampler_logp, mask, present=None) -> Rows:
   """Everything that is summed over the tokens' raw log-ratios.
 
   The log-ratio is 0 where it is not known, and so is each feature of it: no mask here.
+  Its plain sum is that of raw differences, as the levels take it; all else is of the
+  log-ratio clamped, so that no one token rules a mean.
   """
-  known, d = known_log_ratio(old_logp, sampler_logp, mask, present)
+  known, raw = known_log_ratio(old_logp, sampler_logp, mask, present)
+  d = clamp_log(raw)
   # Made once: without the barrier each feature would make them again.
-  known, d, expm1 = jax.lax.optimization_barrier((known, d, jnp.expm1(d)))
+  known, raw, d, expm1 = jax.lax.optimization_barrier((known, raw, d, jnp.expm1(d)))
   k3_ = expm1 - d
   k3_reverse = expm1 * d - k3_
   chi2 = expm1 * (expm1 + 2.0) / UNIT
   means = {
-    "log_ratio": d,
+    "clamped": d,
     "abs": jnp.abs(d),
     "excess": expm1,
     "k3": k3_,
@@ -203,6 +206,7 @@ def token_features(old_logp, sampler_logp, mask, present=None) -> Rows:
     means
     | {f"{name}_squares": x * x for name, x in means.items() if name != "abs"}
     | {
+      "log_ratio": raw,
       "k1_reverse_squares": (k3_reverse + expm1) ** 2,
       "chi2_squares": chi2 * chi2,
       "known": known.astype(d.dtype),

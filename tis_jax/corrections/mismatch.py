@@ -90,7 +90,7 @@ def _token_metrics(sums: Rows, state: State) -> Metrics:
   def token_mean(name, squares=None) -> Mean:
     return mean_of_sums(total[name], total[f"{squares or name}_squares"], known)
 
-  k1 = token_mean("log_ratio")
+  k1 = token_mean("clamped")
   k1_reverse = total["k3_reverse"] + total["excess"]
   chi2 = (total["excess_squares"] + 2.0 * total["excess"]) / UNIT
   return {
@@ -99,7 +99,7 @@ def _token_metrics(sums: Rows, state: State) -> Metrics:
     "mismatch/k1_reverse": mean_of_sums(k1_reverse, total["k1_reverse_squares"], known),
     "mismatch/k3_reverse": token_mean("k3_reverse"),
     "mismatch/chi2_token": HeavyMean(*mean_of_sums(chi2, total["chi2_squares"], known)),
-    "mismatch/abs_log_ratio": token_mean("abs", squares="log_ratio"),
+    "mismatch/abs_log_ratio": token_mean("abs", squares="clamped"),
     "mismatch/log_ratio_max": Max(_fp32(sums.largest["log_ratio"].max())),
     "mismatch/log_ratio_min": Min(_fp32(sums.smallest["log_ratio"].min())),
     "mismatch/catastrophic_tokens": fraction_of(total["catastrophic"], known),
@@ -141,7 +141,7 @@ def _sequence_metrics(batch: Incoming, state: State) -> Metrics:
     "mismatch/log_ppl_gap_abs": mean(jnp.abs(gap), known),
     "mismatch/log_ppl_gap_max": maximum(gap, known),
     "mismatch/log_ppl_gap_min": minimum(gap, known),
-    "mismatch/ppl_ratio": mean(jnp.exp(gap), known),
+    "mismatch/ppl_ratio": mean(jnp.exp(clamp_log(gap)), known),
     "sequences/count": total(held),
     "rejected/sequences": fraction(~batch.held(state), held),
   }

@@ -14,7 +14,7 @@ from tis_jax.corrections.state import State, reject_where
 from tis_jax.numerics.arrays import as_float
 from tis_jax.numerics.checks import check_choice, check_number
 from tis_jax.numerics.metrics import Metrics, fraction, mean
-from tis_jax.numerics.ratios import log_ratio
+from tis_jax.numerics.ratios import log_ratio, ratio
 
 
 def truncate_parts(numeric_high=2.0, stale_high=5.0) -> Stage:
@@ -55,12 +55,12 @@ def truncate_parts(numeric_high=2.0, stale_high=5.0) -> Stage:
 def _truncate_parts(
   batch: Incoming, state: State, *, numeric_high, stale_high
 ) -> tuple[State, Metrics]:
-  rho = jnp.exp(batch.log_ratio)
+  rho = ratio(batch.log_ratio)
   both_high = numeric_high * stale_high
   inputs = batch.inputs
   if inputs.version_logp is not None:
-    numeric = jnp.exp(log_ratio(inputs.version_logp, inputs.sampler_logp, batch.known))
-    stale = jnp.exp(log_ratio(inputs.old_logp, inputs.version_logp, batch.known))
+    numeric = ratio(log_ratio(inputs.version_logp, inputs.sampler_logp, batch.known))
+    stale = ratio(log_ratio(inputs.old_logp, inputs.version_logp, batch.known))
     # A NaN in version_logp alone tells no parts apart: the whole ratio gets both caps.
     apart = ~jnp.isnan(numeric * stale)
     cut = jnp.minimum(numeric, numeric_high) * jnp.minimum(stale, stale_high)

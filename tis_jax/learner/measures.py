@@ -21,6 +21,7 @@ from tis_jax.numerics.metrics import (
   total,
 )
 from tis_jax.numerics.ratios import log_ratio
+from tis_jax.numerics.ratios import ratio as token_ratio
 
 # Ratios from 1/100 to 100, symmetric about 1 on a log axis, one bin centred on it.
 WEIGHT_EDGES = np.exp(np.linspace(-np.log(100), np.log(100), 62))
@@ -54,7 +55,7 @@ def correction_metrics(correction: Correction, batch: Batch, old_logp) -> Metric
   known = batch.mask & ~jnp.isnan(d)
   applied = correction.mask & known
   return correction.metrics | {
-    "weight_histogram/raw": histogram(jnp.exp(d), known, WEIGHT_EDGES),
+    "weight_histogram/raw": histogram(token_ratio(d), known, WEIGHT_EDGES),
     "weight_histogram/applied": histogram(correction.weight, applied, WEIGHT_EDGES),
   }
 

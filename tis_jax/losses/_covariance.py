@@ -16,6 +16,7 @@ from tis_jax.losses._ppo import clipped_surrogate
 from tis_jax.losses._traits import policy_loss
 from tis_jax.numerics.checks import check_number
 from tis_jax.numerics.metrics import Metrics, fraction
+from tis_jax.numerics.ratios import difference, magnitude, ratio
 from tis_jax.numerics.selection import top_k_mask
 
 
@@ -129,14 +130,14 @@ def kl_cov(
   mask, advantages, logp, old_logp = policy_inputs(
     mask, advantages, logp=logp, old_logp=old_logp
   )
-  log_ratio = clamped_log_ratio(logp, old_logp)
+  log_ratio = difference(logp, old_logp)
   covariance = _covariance(logp, advantages, mask)
   chosen = top_k_mask(covariance, mask, _count(select, mask))
-  penalty = jnp.where(chosen, coefficient * jnp.abs(log_ratio), 0.0)
+  penalty = jnp.where(chosen, coefficient * magnitude(log_ratio), 0.0)
   metrics = ratio_metrics(log_ratio, mask) | {
     "policy/covariance_penalised": fraction(chosen, mask)
   }
-  return -advantages * jnp.exp(log_ratio) + penalty, metrics
+  return -advantages * ratio(log_ratio) + penalty, metrics
 
 
 def _covariance(logp, advantages, mask):

@@ -3,11 +3,12 @@
 import jax
 from jax.typing import ArrayLike
 
-from tis_jax.losses._inputs import clamped_log_ratio, policy_inputs
+from tis_jax.losses._inputs import policy_inputs
 from tis_jax.losses._metrics import ratio_metrics
 from tis_jax.losses._traits import policy_loss
 from tis_jax.numerics.checks import check_number
 from tis_jax.numerics.metrics import Metrics
+from tis_jax.numerics.ratios import difference
 
 
 # It takes old_logp to pull towards it, not to weigh by a ratio to it.
@@ -50,6 +51,6 @@ def dro(
   mask, advantages, logp, old_logp = policy_inputs(
     mask, advantages, logp=logp, old_logp=old_logp
   )
-  log_ratio = clamped_log_ratio(logp, old_logp)
+  log_ratio = difference(logp, old_logp)
   token_loss = -advantages * logp + 0.5 * beta * log_ratio**2
   return token_loss, ratio_metrics(log_ratio, mask)

@@ -4,10 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.losses._inputs import check_clip, clamped_log_ratio, policy_inputs
+from tis_jax.losses._inputs import check_clip, policy_inputs
 from tis_jax.losses._metrics import ratio_metrics
 from tis_jax.numerics.checks import as_segment_ids
 from tis_jax.numerics.metrics import Metrics, fraction
+from tis_jax.numerics.ratios import clamp_log, clip_within, difference
 from tis_jax.numerics.units import sequence_mean
 
 
@@ -57,11 +58,11 @@ def gmpo(
     mask, advantages, logp=logp, old_logp=old_logp
   )
   segment_ids = as_segment_ids(segment_ids, logp.shape)
-  log_ratio = clamped_log_ratio(logp, old_logp)
-  bounded = jnp.clip(log_ratio, -clip_low, clip_high)
+  log_ratio = difference(logp, old_logp)
+  bounded = clip_within(log_ratio, -clip_low, clip_high)
   sign = jnp.sign(advantages)
   pessimistic = sign * jnp.minimum(sign * log_ratio, sign * bounded)
-  ratio = jnp.exp(sequence_mean(pessimistic, mask, segment_ids))
+  ratio = jnp.exp(clamp_log(sequence_mean(pessimistic, mask, segment_ids)))
   advantage = sequence_mean(advantages, mask, segment_ids)
   metrics = ratio_metrics(log_ratio, mask) | {
     "policy/clipped": fraction(sign * pessimistic < sign * log_ratio, mask)

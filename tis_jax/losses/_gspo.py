@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.losses._inputs import check_clip, clamped_log_ratio, policy_inputs
+from tis_jax.losses._inputs import check_clip, policy_inputs
 from tis_jax.losses._metrics import ratio_metrics
 from tis_jax.losses._ppo import clipped_surrogate
 from tis_jax.numerics.checks import as_segment_ids
 from tis_jax.numerics.metrics import Metrics, fraction
+from tis_jax.numerics.ratios import clamp_log, difference
 from tis_jax.numerics.units import sequence_length, sequence_mean
 
 
@@ -132,7 +133,7 @@ def _sequence_ratio(logp, old_logp, advantages, mask, segment_ids, clip_low, cli
     mask, advantages, logp=logp, old_logp=old_logp
   )
   segment_ids = as_segment_ids(segment_ids, logp.shape)
-  log_ratio = sequence_mean(clamped_log_ratio(logp, old_logp), mask, segment_ids)
+  log_ratio = clamp_log(sequence_mean(difference(logp, old_logp), mask, segment_ids))
   return mask, advantages, log_ratio, logp
 
 

@@ -12,7 +12,7 @@ from tis_jax.numerics.checks import (
   check_shape,
   per_token,
 )
-from tis_jax.numerics.ratios import clamp_log
+from tis_jax.numerics.ratios import clamp_log, difference
 
 
 def clean(mask: ArrayLike | None, /, **arrays: ArrayLike) -> tuple[jax.Array, ...]:
@@ -50,8 +50,8 @@ def policy_inputs(
 
 
 def clamped_log_ratio(logp: jax.Array, anchor_logp: jax.Array) -> jax.Array:
-  """`logp - anchor_logp` in +-20, of arrays that `clean` has cleaned."""
-  return clamp_log(logp - anchor_logp)
+  """`logp - anchor_logp` in +-20, of tokens that are exponentiated one by one."""
+  return clamp_log(difference(logp, anchor_logp))
 
 
 def check_clip(clip_low, clip_high):

@@ -6,7 +6,7 @@ from jax.typing import ArrayLike
 
 from tis_jax.losses._inputs import clamped_log_ratio, clean
 from tis_jax.numerics.checks import as_mask, check_choice, check_number, per_token
-from tis_jax.numerics.ratios import k3
+from tis_jax.numerics.ratios import clamp_log, difference, k3, magnitude
 
 KL_KINDS = ("k1", "k2", "k3", "abs", "k1+", "k2+", "k3+", "abs+")
 
@@ -48,7 +48,7 @@ def kl_penalty(
   References: Schulman, "Approximating KL divergence", 2020; verl's `kl_penalty`.
   """
   _, logp, ref_logp = clean(mask, logp=logp, ref_logp=ref_logp)
-  return _estimate(clamped_log_ratio(logp, ref_logp), kind)
+  return _estimate(difference(logp, ref_logp), kind)
 
 
 def weighted_kl_penalty(
@@ -100,7 +100,7 @@ def weighted_kl_penalty(
     mask, logp=logp, ref_logp=ref_logp, anchor_logp=anchor_logp
   )
   ratio = jnp.exp(clamped_log_ratio(logp, anchor_logp))
-  return ratio * _estimate(clamped_log_ratio(logp, ref_logp), kind)
+  return ratio * _estimate(difference(logp, ref_logp), kind)
 
 
 def kl_in_reward(
@@ -179,16 +179,16 @@ def adaptive_kl_coefficient(
   return jnp.asarray(coefficient, jnp.float32) * (1.0 + error * rows / horizon)
 
 
-def _estimate(difference, kind):
+def _estimate(d, kind):
   check_choice("kind", kind, KL_KINDS)
   if kind.endswith("+"):
-    value = _estimate(jax.lax.stop_gradient(difference), kind[:-1])
-    slope = _estimate(difference, "k2")
+    value = _estimate(jax.lax.stop_gradient(d), kind[:-1])
+    slope = _estimate(d, "k2")
     return value + slope - jax.lax.stop_gradient(slope)
   if kind == "k1":
-    return difference
+    return d
   if kind == "k2":
-    return 0.5 * difference**2
+    return 0.5 * d**2
   if kind == "abs":
-    return jnp.abs(difference)
-  return k3(-difference)
+    return magnitude(d)
+  return k3(-clamp_log(d))

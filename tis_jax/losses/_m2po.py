@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.losses._inputs import clamped_log_ratio, policy_inputs
+from tis_jax.losses._inputs import policy_inputs
 from tis_jax.losses._metrics import ratio_metrics
 from tis_jax.losses._traits import policy_loss
 from tis_jax.numerics.checks import check_number
 from tis_jax.numerics.metrics import Metrics, fraction
+from tis_jax.numerics.ratios import difference, ratio
 from tis_jax.numerics.selection import mean_at_most_mask
 
 
@@ -58,11 +59,11 @@ def m2po(
   mask, advantages, logp, old_logp = policy_inputs(
     mask, advantages, logp=logp, old_logp=old_logp
   )
-  log_ratio = clamped_log_ratio(logp, old_logp)
+  log_ratio = difference(logp, old_logp)
   distance = jax.lax.stop_gradient(log_ratio)
   outward = mask & (advantages * distance > 0)
   accepted = mean_at_most_mask(distance**2, outward, high) | ~outward
   metrics = ratio_metrics(log_ratio, mask) | {
     "policy/clipped": fraction(~accepted, mask)
   }
-  return -advantages * jnp.where(accepted, jnp.exp(log_ratio), 0.0), metrics
+  return -advantages * jnp.where(accepted, ratio(log_ratio), 0.0), metrics

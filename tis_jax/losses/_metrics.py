@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.numerics.metrics import Metrics, maximum, mean, minimum
-from tis_jax.numerics.ratios import k1, k3
+from tis_jax.numerics.ratios import clamp_log, k1, k3
 
 
 def ratio_metrics(log_ratio, mask) -> Metrics:
@@ -13,7 +13,7 @@ def ratio_metrics(log_ratio, mask) -> Metrics:
   `policy/ratio` and its extremes, and the two estimates of KL(anchor || policy) that a
   sample from the anchor allows: k1 (signed, unbiased) and k3 (non-negative, unbiased).
   """
-  log_ratio = jax.lax.stop_gradient(log_ratio)
+  log_ratio = clamp_log(jax.lax.stop_gradient(log_ratio))
   ratio = jnp.exp(log_ratio)
   return {
     "policy/ratio": mean(ratio, mask),

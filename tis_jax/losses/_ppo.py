@@ -8,6 +8,7 @@ from tis_jax.losses._inputs import check_clip, clamped_log_ratio, policy_inputs
 from tis_jax.losses._metrics import ratio_metrics
 from tis_jax.numerics.checks import check_number
 from tis_jax.numerics.metrics import Metrics, fraction
+from tis_jax.numerics.ratios import clip_within
 
 
 def ppo(
@@ -73,7 +74,7 @@ def ppo(
 def clipped_surrogate(ratio, advantages, clip_low, clip_high, dual_clip=None):
   """PPO's loss on given ratios: `(token_loss, was_clipped, was_dual_clipped)`."""
   free = -advantages * ratio
-  bounded = -advantages * jnp.clip(ratio, 1.0 - clip_low, 1.0 + clip_high)
+  bounded = -advantages * clip_within(ratio, 1.0 - clip_low, 1.0 + clip_high)
   loss = jnp.maximum(free, bounded)
   clipped = bounded > free
   if dual_clip is None:

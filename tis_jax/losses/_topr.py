@@ -4,11 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
 
-from tis_jax.losses._inputs import clamped_log_ratio, policy_inputs
+from tis_jax.losses._inputs import policy_inputs
 from tis_jax.losses._metrics import ratio_metrics
 from tis_jax.numerics.checks import as_segment_ids, check_choice
 from tis_jax.numerics.metrics import Metrics, fraction
-from tis_jax.numerics.ratios import clamp_log
+from tis_jax.numerics.ratios import clamp_log, difference
 from tis_jax.numerics.units import sequence_sum
 
 LEVELS = ("sequence", "token")
@@ -62,7 +62,7 @@ def topr(
     mask, advantages, logp=logp, sampler_logp=sampler_logp
   )
   segment_ids = as_segment_ids(segment_ids, logp.shape)
-  log_ratio = clamped_log_ratio(jax.lax.stop_gradient(logp), sampler_logp)
+  log_ratio = difference(jax.lax.stop_gradient(logp), sampler_logp)
   decides = log_ratio
   if level == "sequence":
     decides = sequence_sum(log_ratio, mask, segment_ids)

@@ -7,6 +7,7 @@ from jax.typing import ArrayLike
 from tis_jax.losses._inputs import clean
 from tis_jax.numerics.checks import check_number
 from tis_jax.numerics.metrics import Metrics, fraction, mean
+from tis_jax.numerics.ratios import clip_within
 
 
 def value(
@@ -51,7 +52,7 @@ def value(
   if clip is None:
     loss, clipped = free, jnp.zeros(mask.shape, bool)
   else:
-    bounded = jnp.clip(values, old_values - clip, old_values + clip)
+    bounded = clip_within(values, old_values - clip, old_values + clip)
     bounded = (bounded - returns) ** 2
     loss, clipped = jnp.maximum(free, bounded), bounded > free
   metrics: Metrics = {

@@ -17,6 +17,8 @@ from tis_jax.numerics.arrays import Array, as_float
 LOG_LIMIT = 20.0
 """Log-ratios are clamped to +-20 before exp: ratios stay in [2.1e-9, 4.9e8]."""
 
+_LARGEST = 1e4
+
 
 def clamp_log(x: jax.Array, limit: float = LOG_LIMIT) -> jax.Array:
   """`x` clamped to `[-limit, limit]`, so that its exp is finite and not 0.
@@ -27,23 +29,28 @@ def clamp_log(x: jax.Array, limit: float = LOG_LIMIT) -> jax.Array:
   return jnp.clip(x, -limit, limit)
 
 
-def log_ratio(
-  logp: ArrayLike,
-  other_logp: ArrayLike,
-  mask: Array,
-  *,
-  limit: float | None = LOG_LIMIT,
-) -> jax.Array:
+def difference(logp: ArrayLike, other_logp: ArrayLike) -> jax.Array:
+  """`logp - other_logp` of tokens that are not masked; an infinite one is +-1e4.
+
+  Not clamped further: one token's -30 and another's +30 cancel in a sum, and only what
+  is exponentiated needs a bound. Sums of these stay numbers.
+
+  >>> difference(jnp.array([-1.0, -jnp.inf]), jnp.array([-1.5, -1.0])).tolist()
+  [0.5, -10000.0]
+  """
+  return jnp.clip(as_float(logp) - as_float(other_logp), -_LARGEST, _LARGEST)
+
+
+def log_ratio(logp: ArrayLike, other_logp: ArrayLike, mask: Array) -> jax.Array:
   """The log of `pi / pi_other` per token: `logp - other_logp`, 0 where masked.
 
   Args:
     logp: `[...]` log-probs in nats, any float dtype.
     other_logp: `[...]` log-probs in nats, any float dtype.
     mask: `[...]` bool or 0/1. What stands elsewhere is never read.
-    limit: clamp each token to `[-limit, limit]`; None leaves it as it is.
 
   Returns:
-    `[...]` fp32 log-ratios in nats.
+    `[...]` fp32 log-ratios in nats, not clamped; see `difference`.
 
   >>> log_ratio(jnp.array([-1.0, -2.0]), jnp.array([-1.5, jnp.nan]),
   ...           jnp.array([True, False])).tolist()
@@ -53,9 +60,7 @@ def log_ratio(
   # The inputs are masked, not the difference: the gradient of a masked slot is then 0
   # even where it holds inf.
   logp = jnp.where(mask, as_float(logp), 0.0)
-  other_logp = jnp.where(mask, as_float(other_logp), 0.0)
-  difference = logp - other_logp
-  return difference if limit is None else clamp_log(difference, limit)
+  return difference(logp, jnp.where(mask, as_float(other_logp), 0.0))
 
 
 def ratio(log_ratio: jax.Array, limit: float = LOG_LIMIT) -> jax.Array:
@@ -65,6 +70,30 @@ def ratio(log_ratio: jax.Array, limit: float = LOG_LIMIT) -> jax.Array:
   [1.0, 2.06115e-09]
   """
   return jnp.exp(clamp_log(log_ratio, limit))
+
+
+def magnitude(x: jax.Array) -> jax.Array:
+  """`|x|`, with the gradient 0 at 0, where every token is before its first update.
+
+  JAX's own takes 1 there, and pushes all tokens of an unchanged policy one way.
+
+  >>> jax.grad(magnitude)(0.0).item(), jax.grad(magnitude)(-2.0).item()
+  (0.0, -1.0)
+  """
+  return x * jnp.sign(jax.lax.stop_gradient(x))
+
+
+def clip_within(x: jax.Array, low: ArrayLike, high: ArrayLike) -> jax.Array:
+  """`x` clipped to `[low, high]`, with the gradient 1 on the bounds themselves.
+
+  A bound is part of its range. JAX's own takes 1/2 there, which halves the first update
+  under a range that ends at the ratio 1.
+
+  >>> jax.grad(clip_within)(1.0, 1.0, 1.2), jax.grad(clip_within)(1.3, 1.0, 1.2)
+  (Array(1., ...), Array(0., ...))
+  """
+  inside = (low <= x) & (x <= high)
+  return jnp.where(inside, x, jax.lax.stop_gradient(jnp.clip(x, low, high)))
 
 
 def k1(log_ratio: jax.Array) -> jax.Array:
