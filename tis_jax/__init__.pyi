@@ -33,6 +33,7 @@ from tis_jax.corrections import scale_by_ess as scale_by_ess
 from tis_jax.corrections import truncate as truncate
 from tis_jax.corrections import truncate_parts as truncate_parts
 from tis_jax.corrections import veto as veto
+from tis_jax.corrections import watch as watch
 from tis_jax.corrections import zero_outside as zero_outside
 
 # Log-probs of tokens, and token losses as one number.

@@ -1,6 +1,7 @@
 """A chain is a value: called under jit, compared, hashed, pickled, printed, written."""
 
 import functools
+import json
 import pickle
 
 import jax
@@ -10,10 +11,12 @@ import pytest
 from correction_oracles import rollouts
 
 import tis_jax as tis
+from tis_jax import corrections
 from tis_jax.corrections import STAGES, presets
 
 DATA = rollouts(seed=5)
 CHAINS = {
+  "watched": tis.chain(tis.watch(tis.reject(1.5, level="token")), tis.truncate(2.0)),
   "nothing": tis.chain(),
   "truncate": tis.chain(tis.truncate(2.0)),
   "three": tis.chain(
@@ -50,7 +53,7 @@ def test_a_chain_is_a_key_a_pickle_and_the_code_that_makes_it(name):
   correct = CHAINS[name]
   again = pickle.loads(pickle.dumps(correct))
   assert again == correct and {correct: name}[again] == name
-  names = {**STAGES, "chain": tis.chain}
+  names = {**STAGES, "chain": tis.chain, "watch": tis.watch}
   assert eval(repr(correct), names) == correct
   for stage in correct.stages:
     assert eval(repr(stage), names) == stage
@@ -74,3 +77,49 @@ def test_thresholds_on_the_device_are_thresholds_too():
 def test_leaves_are_the_bounds_as_they_were_given():
   doubled = jax.tree.map(lambda bound: 2.0 * bound, tis.chain(tis.reject(1.5, 0.25)))
   assert doubled == tis.chain(tis.reject(3.0, 0.5))
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_a_chain_goes_to_json_and_back(name):
+  correct = CHAINS[name]
+  written = json.loads(json.dumps(corrections.to_config(correct)))
+  assert corrections.from_config(written) == correct
+
+
+def test_a_chain_of_repeated_stages_goes_to_json_and_back():
+  correct = tis.chain(
+    tis.reject(2.0), tis.watch(tis.reject(1.1, level="token")), tis.reject(3.0)
+  )
+  written = corrections.to_config(correct)
+  assert written["stages"] == ["reject", "watch:reject_2", "reject_3"]
+  assert corrections.from_config(written) == correct
+
+
+@pytest.mark.parametrize(
+  ("config", "message"),
+  [
+    ({"stages": ["truncat"]}, "correction.stages has no .* did you mean 'truncate'"),
+    ({"truncate": {"hihg": 2.0}}, "correction.truncate has no .* did you mean 'high'"),
+    ({"stages": ["veto_2"]}, "correction.veto_2 is not there"),
+    ({"stages": ["truncate"], "truncate": {"high": -1.0}}, "truncate: high must be"),
+  ],
+)
+def test_a_config_that_names_nothing_is_refused(config, message):
+  with pytest.raises(ValueError, match=message):
+    corrections.from_config(config)
+
+
+def test_watching_reports_what_would_have_been_and_changes_nothing():
+  stages = tis.truncate(1.1), tis.veto(0.5), tis.reject(1.05, level="geometric")
+  plain = tis.chain()(*DATA.arrays)
+  out = tis.chain(*map(tis.watch, stages))(*DATA.arrays)
+  np.testing.assert_array_equal(out.weight, plain.weight)
+  np.testing.assert_array_equal(out.mask, plain.mask)
+  seen = tis.finalize(out.metrics)
+  for stage in stages:
+    alone = tis.finalize(tis.chain(stage)(*DATA.arrays).metrics)
+    names = [x for x in alone if x.startswith(f"{stage.name}/")]
+    assert names
+    for name in names:
+      np.testing.assert_array_equal(seen[f"watch/{name}"], alone[name], err_msg=name)
+  assert seen["watch/truncate/low"] > 0  # the share below 1 / high, as verl has it

@@ -27,6 +27,7 @@ from tis_jax.corrections.second_moment import (
 )
 from tis_jax.corrections.stage import Stage as Stage
 from tis_jax.corrections.stage import make_stage as make_stage
+from tis_jax.corrections.stage import watch as watch
 from tis_jax.corrections.staleness import interpolate_old_logp as interpolate_old_logp
 from tis_jax.corrections.staleness import reject_stale as reject_stale
 from tis_jax.corrections.staleness import truncate_parts as truncate_parts

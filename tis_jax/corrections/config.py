@@ -17,7 +17,7 @@ from tis_jax.corrections.divergences import (
 from tis_jax.corrections.normalization import normalize, scale_by_ess
 from tis_jax.corrections.rejections import reject, reject_missing, veto
 from tis_jax.corrections.second_moment import reject_second_moment
-from tis_jax.corrections.stage import Stage
+from tis_jax.corrections.stage import Stage, watch
 from tis_jax.corrections.staleness import reject_stale, truncate_parts
 from tis_jax.corrections.weights import clip, importance, truncate, zero_outside
 from tis_jax.numerics.arguments import bind, check_name, defaults_of
@@ -48,7 +48,8 @@ def to_config(correct: Chain) -> dict[str, Any]:
 
   Returns:
     `stages`, their names in order; `metrics`; and the arguments of each stage under its
-    name. The second stage of a name is called NAME_2.
+    name. The second stage of a name is called NAME_2; one that is only watched stands
+    as watch:NAME among the names.
 
   Raises:
     ValueError: a stage that is not in `STAGES`, or whose threshold is traced.
@@ -63,9 +64,10 @@ def to_config(correct: Chain) -> dict[str, Any]:
       raise ValueError(
         f"{stage.name} is no stage of tis_jax, so a config cannot name it"
       )
-    nth = sum(_base(name) == stage.name for name in names) + 1
-    names.append(stage.name if nth == 1 else f"{stage.name}_{nth}")
-    settings[names[-1]] = {x: _plain(x, y) for x, y in stage.settings.items()}
+    nth = sum(_base(name) == stage.name for name in settings) + 1
+    group = stage.name if nth == 1 else f"{stage.name}_{nth}"
+    names.append(f"watch:{group}" if stage.watched else group)
+    settings[group] = {x: _plain(x, y) for x, y in stage.settings.items()}
   return {"stages": names, "metrics": correct.metrics, **settings}
 
 
@@ -75,8 +77,8 @@ def from_config(config: Mapping[str, Any], path: str = "correction") -> Chain:
   Args:
     config: `stages`, names in order, or one string with commas between them; `metrics`,
       "core" by default; arguments of stages under their names. A name may end in _2,
-      _3, ..., for stages that a chain holds more than once. Settings of stages that are
-      not named are checked and not used.
+      _3, ..., for stages that a chain holds more than once; watch:NAME only watches.
+      Settings of stages that are not named are checked and not used.
     path: where the config stands, for messages.
 
   Raises:
@@ -97,11 +99,12 @@ def from_config(config: Mapping[str, Any], path: str = "correction") -> Chain:
   for name in [part.strip() for item in named for part in item.split(",")]:
     if not name:
       continue
+    watched, name = name.startswith("watch:"), name.removeprefix("watch:")
     check_name(f"{path}.stages", _base(name), STAGES, shown=name)
     if name not in config and name != _base(name):
       raise ValueError(f"{path}.stages names {name!r}, but {path}.{name} is not there")
     make = bind(f"{path}.{name}", STAGES[_base(name)], config.get(name, {}))
-    stages.append(make())
+    stages.append(watch(make()) if watched else make())
   return chain(*stages, metrics=config.get("metrics", "core"))
 
 

@@ -141,9 +141,12 @@ def _correct(corrector: Chain, bounds: list[dict], inputs: Inputs) -> Correction
   state = batch.begin()
   metrics, seen = {}, {}
   for stage, bound in zip(corrector.stages, bounds, strict=True):
-    state, found = stage.run(batch, state, **bound, **dict(stage.options))
-    seen[stage.name] = nth = seen.get(stage.name, 0) + 1
-    name = stage.name if nth == 1 else f"{stage.name}_{nth}"
+    after, found = stage.run(batch, state, **bound, **dict(stage.options))
+    if not stage.watched:
+      state = after
+    name = f"watch/{stage.name}" if stage.watched else stage.name
+    seen[name] = nth = seen.get(name, 0) + 1
+    name = name if nth == 1 else f"{name}_{nth}"
     metrics |= {f"{name}/{key}": value for key, value in found.items()}
   weight = jnp.where(batch.mask, state.weight, 0.0)
   if corrector.metrics == "none":

@@ -12,7 +12,7 @@ from tis_jax.corrections.state import State
 from tis_jax.numerics.metrics import Metrics
 from tis_jax.numerics.ratios import log_bound
 
-Makes = Literal["weight", "mask", "scale"]
+Makes = Literal["weight", "mask", "scale", "nothing"]
 
 _STATIC = {"static": True}
 
@@ -31,13 +31,14 @@ class Stage:
     thresholds: the leaves, as they were given, so that a sweep over them does not
       recompile.
     name: what its metrics are called after.
-    makes: what it changes: the "weight" (made of a ratio, once a chain), the "mask", or
-      the "scale" of a weight that an earlier stage made.
+    makes: what it changes: the "weight" (made of a ratio, once a chain), the "mask",
+      the "scale" of a weight that an earlier stage made, or "nothing".
     options: everything static that `run` takes.
     needs: the keyword arguments of the chain that it cannot do without.
     pools: whether what it does to a row depends on other rows of the batch (a batch
       mean, a prompt group, a cap it estimates), so that micro-batches would differ.
     logs: the thresholds that `run` takes as `log_NAME`.
+    watched: whether its metrics are all that is taken of it; see `watch`.
   """
 
   run: Callable[..., tuple[State, Metrics]] = dataclasses.field(metadata=_STATIC)
@@ -48,6 +49,7 @@ class Stage:
   needs: tuple[str, ...] = dataclasses.field(metadata=_STATIC)
   pools: bool = dataclasses.field(metadata=_STATIC)
   logs: tuple[str, ...] = dataclasses.field(metadata=_STATIC)
+  watched: bool = dataclasses.field(default=False, metadata=_STATIC)
 
   @property
   def settings(self) -> dict[str, Any]:
@@ -78,11 +80,40 @@ class Stage:
 
   def __hash__(self) -> int:
     # Not the thresholds: they may be arrays. Equal stages still hash alike.
-    return hash((self.run, self.name, self.options, tuple(self.thresholds)))
+    shape = (self.run, self.name, self.watched, self.options)
+    return hash((*shape, tuple(self.thresholds)))
 
   def __repr__(self) -> str:
     shown = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
-    return f"{self.name}({shown})"
+    call = f"{self.name}({shown})"
+    return f"watch({call})" if self.watched else call
+
+
+def watch(stage: Stage) -> Stage:
+  """A stage that changes nothing, and reports what it would have done.
+
+  Its metrics stand under `watch/NAME`. A run that only looks can so keep the thresholds
+  that it may train with one day.
+
+  Args:
+    stage: any; what it would make of the weight and the mask at its place in the chain.
+
+  Returns:
+    A stage for `chain`, as often as wanted beside one that weights.
+
+  Raises:
+    TypeError: something that is not a stage.
+
+  >>> from tis_jax.corrections import chain, truncate
+  >>> import jax.numpy as jnp
+  >>> correct = chain(watch(truncate(2.0)))
+  >>> out = correct(jnp.zeros((1, 2)), jnp.array([[-1.0, 0.0]]), jnp.ones((1, 2)))
+  >>> out.weight.tolist(), out.metrics["watch/truncate/high"].total.item()
+  ([[1.0, 1.0]], 1.0)
+  """
+  if not isinstance(stage, Stage):
+    raise TypeError(f"watch: {stage!r} is not a stage; write watch(tis.truncate(2.0))")
+  return dataclasses.replace(stage, makes="nothing", watched=True)
 
 
 def _same(x: Any, y: Any) -> bool:

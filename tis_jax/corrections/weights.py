@@ -48,7 +48,8 @@ def truncate(high=2.0, *, level: Level = "token") -> Stage:
     level: what the ratio is taken over.
 
   Returns:
-    A stage for `chain`.
+    A stage for `chain`. Its metrics are the shares of tokens above `high` and, left as
+    they are, below `1 / high`.
 
   Raises:
     ValueError: a cap that is not above 0, or an unknown level.
@@ -70,7 +71,11 @@ def _truncate(
   batch: Incoming, state: State, *, high, level: Level
 ) -> tuple[State, Metrics]:
   raw = raw_ratio(batch, state, level)
-  metrics: Metrics = {"high": state.fraction(raw > high)}
+  # A ratio as far below 1 is as much of a gap, though no cap touches it.
+  metrics: Metrics = {
+    "high": state.fraction(raw > high),
+    "low": state.fraction(raw < 1.0 / high),
+  }
   return set_weight(batch, state, raw, jnp.minimum(raw, high), level), metrics
 
 
