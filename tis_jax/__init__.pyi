@@ -40,8 +40,12 @@ from tis_jax.corrections import zero_outside as zero_outside
 from tis_jax.logprobs import token_logprobs as token_logprobs
 from tis_jax.losses import aggregate as aggregate
 
+# Rows of different lengths as one array.
+from tis_jax.numerics.arrays import pad_ragged as pad_ragged
+
 # Metrics that pool exactly.
 from tis_jax.numerics.metrics import finalize as finalize
 from tis_jax.numerics.metrics import merge as merge
 from tis_jax.numerics.metrics import merge_stacked as merge_stacked
+from tis_jax.numerics.metrics import pool as pool
 from tis_jax.version import __version__ as __version__

@@ -1,11 +1,18 @@
 """The one table of what a chain is called with: names, shapes, meanings."""
 
 import difflib
+import warnings
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
+from tis_jax.numerics.arrays import as_array
 from tis_jax.numerics.checks import check_rank, check_shape
+
+# How many tokens a look takes in, and what the rounding of an fp32 log-softmax may add.
+_SEEN, _SLACK = 4096, 1e-3
 
 
 class Inputs(NamedTuple):
@@ -66,7 +73,9 @@ def check_inputs(old_logp, sampler_logp, mask, given: dict[str, Any]) -> Inputs:
     if name not in SHAPES:
       near = difflib.get_close_matches(name, SHAPES, 1, 0.0)[0]
       raise TypeError(f"a chain takes no {name}=; did you mean {near}=?")
-  inputs = Inputs(old_logp, sampler_logp, mask, **given)
+  arrays = {"old_logp": old_logp, "sampler_logp": sampler_logp, "mask": mask} | given
+  inputs = Inputs(**{name: as_array(name, x) for name, x in arrays.items()})
+  old_logp = inputs.old_logp
   check_rank("old_logp", old_logp, "BT")
   rows, tokens = jnp.shape(old_logp)
   size = {"B": rows, "T": tokens}
@@ -74,4 +83,52 @@ def check_inputs(old_logp, sampler_logp, mask, given: dict[str, Any]) -> Inputs:
     x = getattr(inputs, name)
     if x is not None:
       check_shape(name, x, *(tuple(size[axis] for axis in axes) for axes in shapes))
+  _check_kinds(inputs)
+  if all(map(_on_host, (inputs.old_logp, inputs.sampler_logp, inputs.mask))):
+    _look(inputs)
   return inputs
+
+
+_ORDER = "the order is (old_logp, sampler_logp, mask)"
+
+
+def _check_kinds(inputs: Inputs) -> None:
+  """Refuses what cannot be log-probs by its type: a mask in their place, token ids."""
+  for name in ("old_logp", "sampler_logp", "version_logp"):
+    x = getattr(inputs, name)
+    if x is not None and not jnp.issubdtype(x.dtype, jnp.floating):
+      raise TypeError(
+        f"{name} must be log-probs in floating point, got {x.dtype}; {_ORDER}"
+      )
+
+
+def _on_host(x: Any) -> bool:
+  """Whether values can be read without waiting for a device or for a trace."""
+  if isinstance(x, np.ndarray):
+    return True
+  if isinstance(x, jax.core.Tracer) or len(x.devices()) > 1:
+    return False
+  return x.device.platform == "cpu"
+
+
+def _look(inputs: Inputs) -> None:
+  """A look at the first rows, for what silently gives nonsense.
+
+  Raises:
+    ValueError: a mask that is neither True nor False.
+  """
+  tokens = inputs.mask.shape[1]
+  rows = slice(max(_SEEN // max(tokens, 1), 1))
+  mask = np.asarray(inputs.mask)[rows]
+  odd = mask[(mask != 0) & (mask != 1)]
+  if odd.size:
+    raise ValueError(f"mask must be bool or 0/1, it holds {odd[0]:g}; {_ORDER}")
+  for name in ("old_logp", "sampler_logp"):
+    seen = np.asarray(getattr(inputs, name))[rows][mask != 0]
+    seen = seen[np.isfinite(seen)]
+    if (seen > _SLACK).any():
+      what = "are they probabilities? take their log" if (seen >= 0).all() else _ORDER
+      warnings.warn(
+        f"{name} holds {seen.max():g}, and no log-prob is above 0; {what}",
+        stacklevel=4,  # where the chain is called
+      )

@@ -347,6 +347,27 @@ def merge_stacked(metrics: Mapping[str, Metric], axis: int = 0) -> Metrics:
   }
 
 
+def pool(metrics: Mapping[str, Metric], axis_name: str | tuple[str, ...]) -> Metrics:
+  """Pools metrics over the shards of a `shard_map`, a `pmap` or a `vmap`.
+
+  `lax.psum` of them would add up extrema and lose spreads; this is exact.
+
+  Args:
+    metrics: of one shard.
+    axis_name: the mapped axis, or axes.
+
+  Returns:
+    The metrics of all of them, on every shard.
+
+  >>> x = jnp.array([[1.0, 2.0], [3.0, 6.0]])
+  >>> parts = lambda x: pool({"x": mean(x, x > 0), "max": maximum(x, x > 0)}, "rows")
+  >>> pooled = jax.vmap(parts, axis_name="rows")(x)
+  >>> pooled["x"].total.tolist(), pooled["max"].value.tolist()
+  ([12.0, 12.0], [6.0, 6.0])
+  """
+  return merge_stacked(jax.lax.all_gather(dict(metrics), axis_name))
+
+
 def finalize(metrics: Mapping[str, Metric]) -> dict[str, jax.Array]:
   """Plain scalars: each metric's value under its name, extras under `name/extra`.
 
