@@ -24,15 +24,6 @@ CONFIG = DecoderConfig(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def fast_compiles():
-  """An update is compiled more often than run here: the compiler need not try hard."""
-  flag = "jax_disable_most_optimizations"
-  jax.config.update(flag, True)
-  yield
-  jax.config.update(flag, False)
-
-
 @pytest.fixture(scope="session")
 def tiny():
   """The model, one optimizer, meshes by name, and updates compiled once a session."""

@@ -310,6 +310,7 @@ def test_only_what_is_differentiated_is_computed(case):
   assert products((0, 1)) == 4 and products(0) == products(1) == 3
 
 
+@pytest.mark.usefixtures("optimized")
 def test_memory_is_one_block_of_logits():
   """By the compiler's own account, at a sixteenth of the benchmark's token count."""
   tokens, width, vocab = 128, 256, 32_000

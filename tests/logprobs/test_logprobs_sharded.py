@@ -92,6 +92,7 @@ def test_explicit_mesh_with_every_token_axis_sharded():
   check(out, grads, expected(flat))
 
 
+@pytest.mark.usefixtures("optimized")
 def test_the_vocabulary_axis_stays_where_it_is():
   """No device ever holds more than its part of the head, or its gradient."""
   mesh = jax.make_mesh((8,), ("tensor",), axis_types=(AxisType.Auto,))
