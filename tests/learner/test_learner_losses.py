@@ -13,12 +13,12 @@ ROLLOUTS = Path(__file__).parents[2] / "notebooks" / "quickstart_batch.npz"
 
 @pytest.fixture(scope="module")
 def quickstart():
-  """The base policy, 64 rollouts that a run saved, and their log-probs under it."""
+  """The base policy, 32 rollouts that a run saved, and their log-probs under it."""
   config, params, _ = models.load("builtin:arithmetic")
   graph = models.decoder_graph(config)
   mesh = learner.make_mesh(devices=jax.devices()[:1])
   batch, _ = learner.load_batch(ROLLOUTS)
-  batch = learner.take_rows(batch, np.arange(len(batch.rewards)) < 64)
+  batch = learner.take_rows(batch, np.arange(len(batch.rewards)) < 32)
   score = learner.make_score(graph, mesh)
   logp = np.asarray(score(params, batch).logp)
   # What a sampler of a little less precision would have said.
