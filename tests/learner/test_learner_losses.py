@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from learner_oracle import make_algorithm
 
 from tis_jax import advantages, learner, losses, models
 
@@ -31,16 +32,13 @@ def quickstart():
 def test_every_loss_trains_the_quickstart_policy(name, quickstart):
   graph, params, mesh, batch, score, before = quickstart
   weighs = not losses.uses_sampler_ratio(losses.POLICY_LOSSES[name])
-  algorithm = learner.algorithm_from_config(
-    {
-      "loss": {"name": name, "dro": {"beta": 1.0}},
-      "correction": {
-        "stages": ("truncate",) if weighs else (),
-        "metrics": "none",  # the corrections' own tests read them
-      },
-    }
+  algorithm = make_algorithm(
+    loss__name=name,
+    loss__dro__beta=1.0,
+    correction__stages=("truncate",) if weighs else (),
+    correction__metrics="none",  # the corrections' own tests read them
   )
-  optimizer = learner.make_optimizer(1e-4)
+  optimizer = learner.make_optimizer(learner.AdamW(1e-4, warmup_steps=0), updates=3)
   update = learner.make_update(graph, algorithm, optimizer, mesh)
   state = learner.init_state(params, optimizer, jax.random.key(0), mesh)
   for version in range(3):
