@@ -117,6 +117,7 @@ def expected_metrics():
     "reject/sequences_low": (gap < -np.log(BAND)).mean(),
     "reject/high": DATA.mask[rows][gap > np.log(BAND)].sum() / DATA.mask.sum(),
     "truncate/high": (rho > CAP)[trains].mean(),
+    "truncate/low": (rho < 1 / CAP)[trains].mean(),
     "weight/raw_mean": rho[known].mean(),
     "weight/raw_mean/std": rho[known].std(),
     "weight/raw_max": rho[known].max(),

@@ -213,7 +213,7 @@ def test_an_unchanged_policy_has_ratio_one_under_top_p(tiny, batch):
   nucleus = batch._replace(sampler_logp=logp - np.log(mass), kept_tokens=kept)
 
   sampling = Sampling(top_p=0.8, logprobs="processed")
-  algorithm = make_algorithm(old_logp="current", **NO_METRICS)
+  algorithm = make_algorithm(old_logp="current")
   update = learner.make_update(
     tiny.graph, algorithm, tiny.optimizer, tiny.meshes["one"], sampling=sampling
   )
@@ -264,7 +264,7 @@ def test_what_was_dispatched_behind_a_nan_changes_nothing(tiny, batch):
   assert metrics["update/skipped"] == 1
   assert state.step == 0
   jax.tree.map(np.testing.assert_array_equal, state.params, fresh.params)
-  healed = state._replace(healthy=np.ones((), bool))
+  healed = state._replace(healthy=jnp.ones_like(state.healthy))
   state, metrics = update(healed, batch, np.int32(VERSION))
   assert metrics["update/skipped"] == 0
   assert_same_params(state.params, tiny.step(batch)[0].params)

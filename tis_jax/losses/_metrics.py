@@ -16,7 +16,7 @@ def ratio_metrics(log_ratio, mask) -> Metrics:
   log_ratio = clamp_log(jax.lax.stop_gradient(log_ratio))
   ratio = jnp.exp(log_ratio)
   return {
-    "policy/ratio": mean(ratio, mask),
+    "policy/ratio": mean(ratio, mask, pivot=1.0),
     "policy/ratio_max": maximum(ratio, mask),
     "policy/ratio_min": minimum(ratio, mask),
     "policy/drift_k1": mean(k1(log_ratio), mask),
