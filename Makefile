@@ -1,5 +1,5 @@
 # make quickstart   train a small policy here, end to end (about three minutes)
-# make test         the test suite (under 12 minutes on two cores)
+# make test         the test suite (under 10 minutes on two cores)
 # make help         everything else
 
 PYTHON ?= python3
