@@ -46,6 +46,8 @@ class Recipe(NamedTuple):
 # What verl rejects leaves the denominator, what SkyRL masks stays in it.
 _ACCEPTED = {"aggregation": {"denominator": "accepted"}}
 _BYPASS = {"old_logp": "sampler"}
+# SkyRL's default loss, `regular`: 0.2 both ways, and no dual clip.
+_SKYRL_LOSS = {"loss": {"ppo": {"clip_high": 0.2, "dual_clip": None}}}
 _REINFORCE = {"old_logp": "sampler", "loss": {"name": "reinforce"}}
 
 _TOKEN_TIS = ("truncate", {"high": 2.0, "level": "token"})
@@ -65,7 +67,7 @@ def _verl(options, *stages, **algorithm) -> Recipe:
 
 
 def _skyrl(options, *stages) -> Recipe:
-  return Recipe("skyrl", options, list(stages))
+  return Recipe("skyrl", options, list(stages), _SKYRL_LOSS)
 
 
 RECIPES = {

@@ -148,6 +148,7 @@ _IMPOSSIBLE = [
     "verl: give kl_penalty or kl_loss_type",
   ),
   (skyrl.correction, {"use_tis": True}, "SkyRL: tis_imp_ratio_cap .*above 0; got -1.0"),
+  (skyrl.correction, {"use_tis": True}, "README .* set tis_imp_ratio_cap to 2.0"),
   (
     skyrl.correction,
     {"use_tis": True, "tis_imp_ratio_cap": 0},
@@ -171,7 +172,9 @@ _IMPOSSIBLE = [
     {"cispo": {"cispo_anchor": "ref"}},
     "SkyRL: cispo_anchor must be",
   ),
-  (skyrl.reduction, {"loss_reduction": "token_mean_legacy"}, "SkyRL: loss_reduction"),
+  (skyrl.reduction, {"loss_reduction": "token_sum"}, "SkyRL: loss_reduction"),
+  (skyrl.kl_penalty, {"kl_estimator_type": "k4"}, "SkyRL: kl_estimator_type"),
+  (skyrl.value_loss, {"value_clip": -0.2}, "SkyRL: value_clip must be at least 0"),
   (
     skyrl.reduction,
     {"loss_reduction": "seq_mean_token_sum_norm"},
@@ -236,7 +239,28 @@ _IMPOSSIBLE = [
   (
     prime_rl.correction,
     {"dppo_mask_low": -0.2},
-    "prime-rl: dppo_mask_low must be above",
+    r"prime-rl \(2026-08\): dppo_mask_low must be above",
+  ),
+  (prime_rl.correction, {"kl_tau": 1e-3}, "prime-rl: give a type beside kl_tau"),
+  (
+    prime_rl.correction,
+    {"type": "icepop", "eps": 0.3},
+    "prime-rl icepop has no option 'eps'",
+  ),
+  (
+    prime_rl.policy_loss,
+    {"type": "icepop", "ratio_low": 6.0},
+    "prime-rl icepop: ratio_low .*is above ratio_high",
+  ),
+  (
+    prime_rl.policy_loss,
+    {"type": "ppo", "max_importance_ratio": 1.1},
+    "prime-rl ppo: max_importance_ratio must be at least 1.2",
+  ),
+  (
+    areal.correction,
+    {"rejection_sampling": {"metric": "binary_kl", "action": "clamp"}},
+    "AReaL rejection_sampling: action 'clamp' goes with metric 'ratio'",
   ),
   (roll.correction, {"is_weight": {"detach": False}}, "ROLL is_weight: detach must be"),
   (

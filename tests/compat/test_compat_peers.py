@@ -207,6 +207,19 @@ _WEIGHTS = [
     _RAW,
     _ALL,
   ),
+  (  # KPop, both ways by hand: (0.8, 0.2), (0.4, 0.8), (0.6, 0.5), (0.45, 0.5),
+    # (0.05, 0.5) are 0.8318, 0.3820, 0.0204, 0.0050 and 0.8304 at the larger
+    areal,
+    {"rejection_sampling": {"metric": "binary_kl", "upper": 0.4}},
+    [[0, 0.5, 1, 0], [1.2, 0.9, 1, 0]],
+    [[0, 1, 1, 0], [1, 1, 1, 0]],
+  ),
+  (  # their means over the rows: 0.4046 and 0.2139
+    areal,
+    {"rejection_sampling": {"level": "sequence", "metric": "binary_kl", "upper": 0.3}},
+    [[0, 0, 0, 0], _RAW[1]],
+    [[0, 0, 0, 0], _ALL[1]],
+  ),
   (  # squares 1.92 0.48 0 / 0.033 0.011 0 5.30: without the last the mean is 0.41
     areal,
     {"m2_threshold": 0.5},
@@ -290,7 +303,8 @@ _METRICS = [
     {
       "sampler_is/weight_mean": 6.7 / 7,
       "sampler_is/weight_max": 2,
-      "sampler_is/weight_min": 0.1,
+      "sampler_is/seq_geo_ratio_mean": (1.259921 + 0.573265) / 2,
+      "sampler_trainer/mult_prob_error_max": 10,
       "sampler_is/frac_clipped_at_threshold": 1 / 7,
       "sampler_trainer/prob_diff_mean": (0.6 + 0.4 + 0.1 + 0.05 + 0.45) / 7,
       "sampler_trainer/prob_diff_max": 0.6,
@@ -347,7 +361,7 @@ def test_opsm_drops_what_the_learner_left_behind():
   ("config", "kept"),
   [
     # probabilities moved by 0.6 -0.4 0 / 0.1 -0.05 0 -0.45
-    ({}, [[0, 1, 1, 0], [1, 1, 1, 0]]),
+    ({"type": "default"}, [[0, 1, 1, 0], [1, 1, 1, 0]]),
     ({"dppo_mask_high": 0.7, "dppo_mask_low": 0.5}, _ALL),
     ({"type": "ipo", "ipo_threshold": 0.08}, [[0, 0, 1, 0], [0, 1, 1, 0]]),
   ],

@@ -36,6 +36,16 @@ def test_bypass_and_denominator_are_the_peers(name):
   assert algorithm.aggregation.denominator == ("accepted" if leaves else "sampled")
 
 
+@pytest.mark.parametrize("name", _NAMES)
+def test_skyrls_recipes_train_its_regular_loss_without_dual_clip(name):
+  recipe = rollout_correction.RECIPES[name]
+  loss = algorithm_of(rollout_correction.get_config(name).algorithm).loss
+  if recipe.peer == "skyrl":
+    assert loss.func.__name__ == "ppo"
+    assert loss.keywords["dual_clip"] is None
+    assert loss.keywords["clip_low"] == loss.keywords["clip_high"] == 0.2
+
+
 def test_nothing_else_differs_from_the_default():
   config = rollout_correction.get_config("outlier_tokens").to_dict()
   plain = default_config().to_dict()

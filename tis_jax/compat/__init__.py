@@ -4,8 +4,9 @@ One module a peer. `correction(config)` takes the peer's mapping, pasted as it i
 when it is built if a key is unknown or a value impossible, and returns
 `fn(old_logp, sampler_logp, mask) -> (weight or None, mask, metrics)` under the peer's
 metric names. `native(config)` is the same correction as a chain of
-`tis_jax.corrections`. verl and SkyRL have their losses and advantages here too. No peer
-is imported.
+`tis_jax.corrections`; `VERSION` says which version of the peer it reproduces. verl and
+SkyRL have their losses and advantages here too, prime-rl its losses. No peer is
+imported.
 """
 
 from tis_jax.compat import (

@@ -20,6 +20,7 @@ from tis_jax.corrections import (
 )
 from tis_jax.corrections.state import Level
 
+VERSION = "cbff54d (2026-08-22)"
 _PEER = "AReaL"
 _DEFAULTS = {
   "use_decoupled_loss": False,
@@ -34,18 +35,26 @@ _SECTION = {
   "upper": 5.0,
   "lower": None,
 }
-_METRICS = ("ratio", "kl_k1", "kl_k2", "kl_k3")
+_METRICS = ("ratio", "kl_k1", "kl_k2", "kl_k3", "binary_kl")
 
 
 def correction(config: Mapping[str, Any] | None = None) -> Correct:
   r"""The correction of AReaL's actor options: proximal over behaviour policy.
 
   With d = old_logp - sampler_logp, the metric is exp(d) (`ratio`), d (`kl_k1`), d^2 / 2
-  (`kl_k2`) or exp(-d) - 1 + d (`kl_k3`); at level `sequence` it is aggregated by sum,
-  mean or max, of d and then exponentiated for `ratio`. `mask` takes what lies outside
-  [lower, upper] out of the mask, `clamp` (for `ratio`) brings the weight of it to the
-  bounds. The weight is exp(d); for `ratio` by sequence it is always the geometric mean,
-  whatever the aggregation. A difference that is not finite counts as 0.
+  (`kl_k2`), exp(-d) - 1 + d (`kl_k3`) or, for KPop (`binary_kl`), the larger of
+  D(p, q) and D(q, p), D(p, q) = p log(p/q) + (1-p) log((1-p)/(1-q)), p and q the two
+  probabilities of the token. At level `sequence` it is aggregated by sum, mean or max,
+  of d and then exponentiated for `ratio`. `mask` takes what lies outside [lower, upper]
+  out of the mask, `clamp` (for `ratio`) brings the weight of it to the bounds. The
+  weight is exp(d); for `ratio` by sequence it is always the geometric mean, whatever
+  the aggregation. A difference that is not finite counts as 0 in the weight and in
+  `ratio`; a divergence that is not a number drops its token or sequence.
+
+  `binary_kl` holds probabilities in [1e-8, 1 - 1e-8], and 1 - 1e-8 is 1 in fp32: as in
+  AReaL, a token that either policy is certain of (probability 1 in fp32) has no
+  divergence and is dropped. Its config class of this commit refuses the name, which
+  its documentation, its example and its function know.
 
   Without `rejection_sampling` there is no weight at all, decoupled loss or not, as in
   AReaL, where the weighting lives inside the filter. AReaL divides by the tokens of the
@@ -70,7 +79,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   >>> mask, metrics["rs_filtered_fraction"]  # the product is 9
   (Array([[False, False]], dtype=bool), Array(1., dtype=float32))
 
-  Source: AReaL, `utils/functional/functional.py` (2026).
+  Source: AReaL, `utils/functional/functional.py` (2026-08); KPop: Ring-2.6 (2026-05).
   """
   cfg = _check(config)
 
@@ -85,7 +94,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
       accepted_BT = m2po(log_ratio_BT, jnp.zeros_like(log_ratio_BT), valid_BT).mask
     if cfg["rejection_sampling"] is not None:
       weight_BT, accepted_BT, changed_BT = _filter(
-        cfg["rejection_sampling"], log_ratio_BT, valid_BT
+        cfg["rejection_sampling"], old_logp, sampler_logp, log_ratio_BT, valid_BT
       )
       weight_BT = jnp.where(accepted_BT, weight_BT, 0.0)
       metrics = {
@@ -107,8 +116,8 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
 
   Raises:
     ValueError: as `correction`; and for options that the native algebra has no stage
-      for: `kl_k3` (of the inverse ratio), a clamp decided by another statistic than the
-      weight, a lower bound on a maximum or on `kl_k2`.
+      for: `kl_k3` (of the inverse ratio), `binary_kl`, a clamp decided by another
+      statistic than the weight, a lower bound on a maximum or on `kl_k2`.
 
   >>> [stage.name for stage in native({"rejection_sampling": {}}).stages]
   ['importance', 'reject']
@@ -139,7 +148,7 @@ def _stages(section) -> list[Stage]:
       raise ValueError(f"{_PEER}: a clamp by {reduce} has no native stage")
     return [clip(high, low, level=weight_level)]
   weight = importance(weight_level)
-  if metric == "kl_k3" or (metric == "kl_k2" and low > 0):
+  if metric in ("kl_k3", "binary_kl") or (metric == "kl_k2" and low > 0):
     raise ValueError(f"{_PEER}: {metric!r} with these bounds has no native stage")
   if metric == "kl_k2":
     return [weight, reject_divergence(high, kind="k2", reduce=reduce)]
@@ -155,15 +164,19 @@ def _exp(x: float) -> float:
   return float(jnp.exp(x))
 
 
-def _filter(section, log_ratio_BT, valid_BT):
+def _filter(section, old_logp, sampler_logp, log_ratio_BT, valid_BT):
   """The weight, the mask, and which tokens either of them changed."""
   low, high, metric = section["lower"], section["upper"], section["metric"]
+  raw_BT = old_logp - sampler_logp
   value_BT = {
-    "ratio": lambda d: d,
-    "kl_k1": lambda d: d,
-    "kl_k2": lambda d: d * d / 2,
-    "kl_k3": lambda d: jnp.expm1(-d) + d,
-  }[metric](log_ratio_BT)
+    "ratio": lambda: log_ratio_BT,
+    "kl_k1": lambda: raw_BT,
+    "kl_k2": lambda: raw_BT * raw_BT / 2,
+    "kl_k3": lambda: jnp.expm1(-raw_BT) + raw_BT,
+    "binary_kl": lambda: jnp.maximum(
+      _binary_kl(old_logp, sampler_logp), _binary_kl(sampler_logp, old_logp)
+    ),
+  }[metric]()
   weight_BT = jnp.exp(log_ratio_BT)
   if section["level"] == "sequence":
     value_BT = _AGGREGATE[section["agg"]](value_BT, valid_BT)[:, None]
@@ -178,6 +191,12 @@ def _filter(section, log_ratio_BT, valid_BT):
   clamped_BT = jnp.clip(weight_BT, section["lower"], section["upper"])
   bounded_BT = jnp.where(outside_BT, clamped_BT, weight_BT)
   return bounded_BT, valid_BT, bounded_BT != weight_BT
+
+
+def _binary_kl(logp, other_logp):
+  """KL between "this token or another" of two policies; NaN beside a certainty."""
+  p, q = (jnp.clip(jnp.exp(x), 1e-8, 1.0 - 1e-8) for x in (logp, other_logp))
+  return p * jnp.log(p / q) + (1 - p) * jnp.log((1 - p) / (1 - q))
 
 
 _AGGREGATE = {
@@ -220,6 +239,6 @@ def _check_section(section) -> dict[str, Any]:
     above = 0.0 if metric == "ratio" else None
     lower = options.number(peer, "lower", lower, above=above)
   options.order(peer, "lower", lower, "upper", upper)
-  if metric in ("kl_k2", "kl_k3") and section["lower"] is None:
+  if metric in ("kl_k2", "kl_k3", "binary_kl") and section["lower"] is None:
     lower = float("-inf")
   return section | {"upper": upper, "lower": lower}

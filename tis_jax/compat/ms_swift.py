@@ -19,6 +19,7 @@ from tis_jax.corrections import (
 )
 from tis_jax.numerics.ratios import ratio
 
+VERSION = "3602360 (2026-08-22)"
 _PEER = "ms-swift"
 _PREFIX = "rollout_correction/"
 _MODES = (None, "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")

@@ -24,6 +24,7 @@ from tis_jax.corrections import (
   zero_outside,
 )
 
+VERSION = "7ea279a (2026-08-22)"
 _PEER = "NeMo-RL"
 _TYPES = (None, "tis", "icepop", "seq-mask-tis")
 _DEFAULTS = {

@@ -9,6 +9,7 @@ from tis_jax.compat import options
 from tis_jax.compat.arrays import Correct, masked_mean, prepare
 from tis_jax.corrections import Chain, chain, clip, importance, reject, zero_outside
 
+VERSION = "3c3be62 (2026-08-13)"
 _PEER = "OpenRLHF"
 _DEFAULTS = {
   "is_correction_enable": False,

@@ -16,6 +16,7 @@ from tis_jax.corrections import (
 )
 from tis_jax.numerics.units import unit_mean, unit_starts, unit_sum
 
+VERSION = "8eb27cc (2026-08-19)"
 _PEER = "ROLL"
 _LEVELS = ("token", "segment", "geometric", "sequence")
 _REDUCTIONS: dict[str, Literal["token", "sum", "mean"]] = {

@@ -15,7 +15,6 @@ from tis_jax.compat.arrays import (
   masked_min,
   masked_sum,
   prepare,
-  quotient,
 )
 from tis_jax.compat.mismatch import mismatch
 from tis_jax.corrections import (
@@ -31,6 +30,7 @@ from tis_jax.corrections import (
 )
 from tis_jax.numerics.ratios import ratio
 
+VERSION = "624b824 (2026-08-21)"
 _PEER = "slime"
 _LEVELS = ("token", "sequence", "geometric")
 _DEFAULTS = {
@@ -69,7 +69,12 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   itself with the tokens outside the bounds leaving the mask (`mask`). Rejection tests
   the ratio at `rs_level` against the `rs_` bounds, which fall back to the `tis_` ones;
   the veto, part of it, drops a sequence that holds a ratio under `rs_veto_threshold`.
-  A lower bound of None is 1/upper.
+  A lower bound of None is 1/upper. Sums and means are of raw differences; the result is
+  clamped to +-20 before exp.
+
+  As in slime, `use_rs` without `use_tis` rejects nothing: its helper returns before it
+  looks at either. And `tis_batch_normalize` at the sequence level divides by the mean
+  over all rows, those without tokens counting as a weight of 0.
 
   Args:
     config: slime's options: `use_tis`, `tis_mode` (truncate, clip, mask), `tis_level`
@@ -97,23 +102,31 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   Source: slime, `examples/train_infer_mismatch_helper/mis.py` (2026-08).
   """
   cfg = _check(options.read(_PEER, config, _DEFAULTS))
-  correct_native = chain(*_stages(cfg), metrics="none")
-  bound = chain(*_stages(cfg | {"tis_batch_normalize": False})[:1], metrics="none")
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
     old_logp, sampler_logp, valid_BT = prepare(old_logp, sampler_logp, mask)
-    weight_BT, kept_BT, _ = correct_native(old_logp, sampler_logp, valid_BT)
-    log_ratio_BT = old_logp - sampler_logp
-    metrics = {}
-    if cfg["use_tis"]:
-      bounded_BT = bound(old_logp, sampler_logp, valid_BT).weight
-      metrics |= _weight_metrics(cfg, log_ratio_BT, bounded_BT, weight_BT, valid_BT)
-    if cfg["use_rs"]:
-      metrics |= _rejection_metrics(cfg, log_ratio_BT, valid_BT)
     gap = mismatch(old_logp, sampler_logp, valid_BT)
-    metrics |= {f"mis_{name}": gap[name] for name in _MISMATCH}
-    return weight_BT if cfg["use_tis"] else None, kept_BT.astype(dtype), metrics
+    metrics = {f"mis_{name}": gap[name] for name in _MISMATCH}
+    if not cfg["use_tis"]:
+      return None, valid_BT.astype(dtype), metrics
+    log_ratio_BT = old_logp - sampler_logp
+    bounded_BT, accepted_BT, more = _weigh(cfg, log_ratio_BT, valid_BT)
+    metrics |= more
+    if cfg["use_rs"]:
+      accepted_BT, more = _reject(cfg, log_ratio_BT, accepted_BT, valid_BT)
+      metrics |= more
+    weight_BT = bounded_BT
+    if cfg["tis_batch_normalize"]:
+      factor = _batch_mean(cfg["tis_level"], bounded_BT, valid_BT)
+      weight_BT = bounded_BT / factor
+      metrics["mis_batch_norm_factor"] = factor
+    metrics |= {
+      "mis_is_ratio_mean_final": masked_mean(weight_BT, valid_BT),
+      "mis_is_ratio_min_final": masked_min(weight_BT, valid_BT),
+      "mis_is_ratio_max_final": masked_max(weight_BT, valid_BT),
+    }
+    return weight_BT, accepted_BT.astype(dtype), metrics
 
   return correct
 
@@ -121,27 +134,31 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 def native(config: Mapping[str, Any] | None = None) -> Chain:
   """The native chain of a slime config: the weight and mask of `correction(config)`.
 
-  >>> correct = native({"use_rs": True, "rs_level": "geometric"})
+  With `tis_batch_normalize` at the sequence level the native mean leaves out the rows
+  without tokens, which slime counts as 0; with none of those the two are equal.
+
+  >>> correct = native({"use_tis": True, "use_rs": True, "rs_level": "geometric"})
   >>> [stage.name for stage in correct.stages]
-  ['veto', 'reject']
+  ['truncate', 'normalize', 'veto', 'reject']
   """
   return chain(*_stages(_check(options.read(_PEER, config, _DEFAULTS))))
 
 
 def _stages(cfg) -> list[Stage]:
   """Weight, then whole sequences, then tokens: each sees the incoming mask."""
+  if not cfg["use_tis"]:
+    return []
   low, high, level = cfg["tis_lower_bound"], cfg["tis_upper_bound"], cfg["tis_level"]
   weight, masks = [], []
-  if cfg["use_tis"]:
-    if cfg["tis_mode"] == "truncate":
-      weight.append(truncate(high, level=level))
-    elif cfg["tis_mode"] == "clip":
-      weight.append(clip(high, low, level=level))
-    else:
-      weight.append(importance(level))
-      masks.append((level, reject(high, low, level=level)))
-    if cfg["tis_batch_normalize"]:
-      weight.append(normalize(by=level))
+  if cfg["tis_mode"] == "truncate":
+    weight.append(truncate(high, level=level))
+  elif cfg["tis_mode"] == "clip":
+    weight.append(clip(high, low, level=level))
+  else:
+    weight.append(importance(level))
+    masks.append((level, reject(high, low, level=level)))
+  if cfg["tis_batch_normalize"]:
+    weight.append(normalize(by=level))
   if cfg["use_rs"]:
     if cfg["rs_veto_threshold"] is not None:
       masks.append(("sequence", veto(cfg["rs_veto_threshold"])))
@@ -192,37 +209,58 @@ def _ratio(level: str, log_ratio_BT: Array, valid_BT: Array) -> Array:
   return jnp.broadcast_to(row_B[:, None], log_ratio_BT.shape)
 
 
-def _weight_metrics(cfg, log_ratio_BT, bounded_BT, weight_BT, valid_BT):
+def _weigh(cfg, log_ratio_BT, valid_BT):
+  """The bounded weight, 0 outside the mask; what `mask` accepts; the metrics."""
+  low, high, mode = cfg["tis_lower_bound"], cfg["tis_upper_bound"], cfg["tis_mode"]
   ratio_BT = _ratio(cfg["tis_level"], log_ratio_BT, valid_BT)
-  low_BT = ratio_BT < cfg["tis_lower_bound"]
-  high_BT = ratio_BT > cfg["tis_upper_bound"]
+  below_BT, above_BT = ratio_BT < low, ratio_BT > high
   share = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
-  metrics = {
+  if mode == "truncate":
+    bounded_BT = jnp.minimum(ratio_BT, high)
+    metrics = {"mis_tis_truncate_fraction": share(above_BT)}
+  else:
+    bounded_BT = jnp.clip(ratio_BT, low, high) if mode == "clip" else ratio_BT
+    metrics = {
+      f"mis_tis_{mode}_fraction_low": share(below_BT),
+      f"mis_tis_{mode}_fraction_high": share(above_BT),
+    }
+  bounded_BT = jnp.where(valid_BT, bounded_BT, 0.0)
+  metrics |= {
     "mis_tis_weight_before_bound": masked_mean(ratio_BT, valid_BT),
     "mis_tis_weight_after_bound": masked_mean(bounded_BT, valid_BT),
-    "mis_is_ratio_mean_final": masked_mean(weight_BT, valid_BT),
-    "mis_is_ratio_min_final": masked_min(weight_BT, valid_BT),
-    "mis_is_ratio_max_final": masked_max(weight_BT, valid_BT),
   }
-  if cfg["tis_batch_normalize"]:
-    metrics["mis_batch_norm_factor"] = quotient(bounded_BT, weight_BT)
-  if cfg["tis_mode"] == "truncate":
-    return metrics | {"mis_tis_truncate_fraction": share(high_BT)}
-  name = f"mis_tis_{cfg['tis_mode']}_fraction"
-  return metrics | {f"{name}_low": share(low_BT), f"{name}_high": share(high_BT)}
+  if mode == "mask":
+    return bounded_BT, valid_BT & ~below_BT & ~above_BT, metrics
+  return bounded_BT, valid_BT, metrics
 
 
-def _rejection_metrics(cfg, log_ratio_BT, valid_BT):
+def _batch_mean(level, bounded_BT, valid_BT):
+  """What slime divides the weights by; 1 where their mean is not above 1e-8."""
+  if level == "token":
+    mean = masked_mean(bounded_BT, valid_BT)
+  else:
+    mean = masked_mean(bounded_BT, valid_BT, 1).mean()
+  return jnp.where(mean > 1e-8, mean, 1.0)
+
+
+def _reject(cfg, log_ratio_BT, accepted_BT, valid_BT):
+  """What rejection and veto leave of `accepted_BT`, and their metrics."""
   ratio_BT = _ratio(cfg["rs_level"], log_ratio_BT, valid_BT)
+  below_BT, above_BT = (
+    ratio_BT < cfg["rs_lower_bound"],
+    ratio_BT > cfg["rs_upper_bound"],
+  )
+  accepted_BT = accepted_BT & ~below_BT & ~above_BT
   share = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
   metrics = {
-    "mis_rs_mask_fraction_low": share(ratio_BT < cfg["rs_lower_bound"]),
-    "mis_rs_mask_fraction_high": share(ratio_BT > cfg["rs_upper_bound"]),
+    "mis_rs_mask_fraction_low": share(below_BT),
+    "mis_rs_mask_fraction_high": share(above_BT),
   }
   if cfg["rs_veto_threshold"] is None:
-    return metrics
+    return accepted_BT, metrics
   bad_BT = valid_BT & (log_ratio_BT < log(cfg["rs_veto_threshold"]))
-  return metrics | {
+  bad_B = bad_BT.any(1)
+  return accepted_BT & ~bad_B[:, None], metrics | {
     "mis_rs_catastrophic_token_fraction": share(bad_BT),
-    "mis_rs_catastrophic_seq_fraction": bad_BT.any(1).mean(dtype=jnp.float32),
+    "mis_rs_catastrophic_seq_fraction": bad_B.mean(dtype=jnp.float32),
   }

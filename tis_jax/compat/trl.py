@@ -22,6 +22,7 @@ from tis_jax.corrections import (
   zero_outside,
 )
 
+VERSION = "f2cd577 (2026-07-24)"
 _PEER = "TRL"
 _MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 _DEFAULTS = {

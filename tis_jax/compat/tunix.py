@@ -10,7 +10,6 @@ from tis_jax.compat.arrays import (
   Correct,
   masked_max,
   masked_mean,
-  masked_min,
   prepare,
 )
 from tis_jax.corrections import (
@@ -22,8 +21,13 @@ from tis_jax.corrections import (
   reject_missing,
   truncate,
 )
-from tis_jax.numerics.ratios import ratio
+from tis_jax.numerics.ratios import LOG_LIMIT, ratio
 
+VERSION = (
+  "a commit after pull request 2270 (2026-09-17), where its sequence options are "
+  "called `sampler_rs*`; neither release 0.1.7 (2026-06-09) nor main at c7d8950 "
+  "(2026-08-21) has them or `seq_logprob_error_threshold`"
+)
 _PEER = "Tunix"
 _DEFAULTS = {
   "sampler_is": None,
@@ -40,9 +44,11 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   `sampler_is: token` weighs by min(rho, threshold), the log-ratio clamped to +-20.
   `sampler_rs` zeroes the weight of tokens (`token`) or of sequences by their geometric
-  mean (`geometric`) outside [min, max]. A token whose log-prob is not finite has weight
-  0. All of that stays in the denominator; `seq_logprob_error_threshold` takes sequences
-  of mean exp|log rho| above it, or with a log-prob that is not finite, out of the mask.
+  mean (`geometric`), of raw differences, outside [min, max]. A token whose log-prob is
+  not finite has weight 0. All of that stays in the denominator;
+  `seq_logprob_error_threshold` takes sequences of mean exp|log rho| above it, or with a
+  log-prob that is not finite, out of the mask. Tunix 0.1.7 has `sampler_is` and
+  `sampler_is_threshold` alone; see `VERSION`.
 
   Args:
     config: `sampler_is` (None, token), `sampler_is_threshold` (2.0; None: no cap),
@@ -62,35 +68,29 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   >>> weight, metrics["sampler_is/frac_clipped_at_threshold"]
   (Array([[1., 2., 2.]], dtype=float32), Array(0.6666667, dtype=float32))
 
-  Source: Tunix, `rl/common.py` (2026).
+  Source: Tunix, `rl/common.py` and `rl/algorithm_config.py`; see `VERSION`.
   """
   cfg = _check(config)
-  gate = chain(*_gate_stages(cfg), metrics="none")
-  weigh = chain(*_weight_stages(cfg), metrics="none")
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
-    old_logp, sampler_logp, incoming_BT = prepare(old_logp, sampler_logp, mask)
+    old_logp, sampler_logp, valid_BT = prepare(old_logp, sampler_logp, mask)
     finite_BT = jnp.isfinite(old_logp) & jnp.isfinite(sampler_logp)
-    known_BT = incoming_BT & finite_BT
-    old_logp = jnp.where(known_BT, old_logp, 0.0)
-    sampler_logp = jnp.where(known_BT, sampler_logp, 0.0)
-    arrays = old_logp, sampler_logp
-    valid_BT = gate(*arrays, incoming_BT, present=finite_BT).mask
-    metrics = _agreement(*arrays, incoming_BT)
+    old_logp, sampler_logp = (
+      jnp.where(valid_BT & finite_BT, x, 0.0) for x in (old_logp, sampler_logp)
+    )
+    metrics = _agreement(old_logp, sampler_logp, valid_BT)
     if cfg["seq_logprob_error_threshold"] is not None:
-      filled_B = incoming_BT.any(1)
-      dropped_B = (filled_B & ~valid_BT.any(1)).astype(jnp.float32)
-      metrics["sampler_trainer/seq_error_masked_frac"] = masked_mean(
-        dropped_B, filled_B
-      )
+      valid_BT, more = _gate(cfg, old_logp - sampler_logp, finite_BT, valid_BT)
+      metrics |= more
+    known_BT = valid_BT & finite_BT
+    log_ratio_BT = jnp.where(known_BT, old_logp - sampler_logp, 0.0)
+    geometric_B = ratio(masked_mean(log_ratio_BT, valid_BT, 1))
+    metrics |= _sequence_metrics(log_ratio_BT, geometric_B, valid_BT)
     weight_BT = None
     if cfg["sampler_is"] is not None or cfg["sampler_rs"] is not None:
-      weight_BT, kept_BT, _ = weigh(*arrays, valid_BT)
-      weight_BT = jnp.where(kept_BT & finite_BT, weight_BT, 0.0)
-      metrics |= _weight_metrics(
-        cfg, old_logp - sampler_logp, weight_BT, kept_BT & finite_BT, valid_BT
-      )
+      weight_BT, more = _weigh(cfg, log_ratio_BT, geometric_B, known_BT, valid_BT)
+      metrics |= more
     return weight_BT, valid_BT.astype(dtype), metrics
 
   return correct
@@ -130,16 +130,19 @@ def _weight_stages(cfg) -> list:
 
 def _agreement(old_logp, sampler_logp, valid_BT):
   gap_BT = jnp.abs(old_logp - sampler_logp)
+  error_BT = jnp.exp(jnp.minimum(gap_BT, LOG_LIMIT))
   old_BT, sampler_BT = jnp.exp(old_logp), jnp.exp(sampler_logp)
-  return {
-    "sampler_trainer/logp_diff_mean": masked_mean(gap_BT, valid_BT),
-    "sampler_trainer/logp_diff_max": masked_max(gap_BT, valid_BT),
-    "sampler_trainer/prob_diff_mean": masked_mean(
-      jnp.abs(old_BT - sampler_BT), valid_BT
-    ),
-    "sampler_trainer/prob_diff_max": masked_max(jnp.abs(old_BT - sampler_BT), valid_BT),
-    "sampler_trainer/probs_pearson_corr": _correlation(old_BT, sampler_BT, valid_BT),
+  apart_BT = jnp.abs(old_BT - sampler_BT)
+  both = lambda name, x_BT: {
+    f"sampler_trainer/{name}_mean": masked_mean(x_BT, valid_BT),
+    f"sampler_trainer/{name}_max": masked_max(x_BT, valid_BT),
   }
+  return (
+    both("logp_diff", gap_BT)
+    | both("mult_prob_error", error_BT)
+    | both("prob_diff", apart_BT)
+    | {"sampler_trainer/probs_pearson_corr": _correlation(old_BT, sampler_BT, valid_BT)}
+  )
 
 
 def _correlation(x_BT, y_BT, valid_BT):
@@ -148,24 +151,54 @@ def _correlation(x_BT, y_BT, valid_BT):
   return masked_mean(x_BT * y_BT, valid_BT) / jnp.where(scale > 0, scale, 1.0)
 
 
-def _weight_metrics(cfg, log_ratio_BT, weight_BT, kept_BT, valid_BT):
-  share = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
-  metrics = {
-    "sampler_is/weight_mean": masked_mean(weight_BT, valid_BT),
-    "sampler_is/weight_max": masked_max(weight_BT, valid_BT),
-    "sampler_is/weight_min": masked_min(weight_BT, valid_BT),
+def _gate(cfg, log_ratio_BT, finite_BT, valid_BT):
+  """The mask without the sequences that the two policies disagree on too much."""
+  error_BT = jnp.exp(jnp.minimum(jnp.abs(log_ratio_BT), LOG_LIMIT))
+  close_B = masked_mean(error_BT, valid_BT, 1) <= cfg["seq_logprob_error_threshold"]
+  close_B &= ~(valid_BT & ~finite_BT).any(1)
+  filled_B = valid_BT.any(1)
+  dropped_B = (filled_B & ~close_B).astype(jnp.float32)
+  return valid_BT & close_B[:, None], {
+    "sampler_trainer/seq_error_masked_frac": masked_mean(dropped_B, filled_B),
+    "sampler_trainer/seq_error_masked_count": dropped_B.sum(),
   }
+
+
+def _sequence_metrics(log_ratio_BT, geometric_B, valid_BT):
+  filled_B = valid_BT.any(1)
+  k1_B = -masked_mean(log_ratio_BT, valid_BT, 1)
+  return {
+    "sampler_is/seq_kl_mean": masked_mean(k1_B, filled_B),
+    "sampler_is/seq_geo_ratio_mean": masked_mean(geometric_B, filled_B),
+    "sampler_is/seq_geo_ratio_max": masked_max(geometric_B, filled_B),
+  }
+
+
+def _weigh(cfg, log_ratio_BT, geometric_B, known_BT, valid_BT):
+  """The weight, 0 where rejected or unknown, and its metrics."""
+  share = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
+  low, high, metrics = cfg["sampler_rs_min"], cfg["sampler_rs_max"], {}
+  ratio_BT = jnp.where(known_BT, ratio(log_ratio_BT), 0.0)
+  weight_BT, kept_BT = jnp.ones_like(ratio_BT), known_BT
+  if cfg["sampler_rs"] == "token":
+    kept_BT = known_BT & (ratio_BT >= low) & (ratio_BT <= high)
+    metrics["sampler_rs/rejected_fraction"] = share(~kept_BT)
+  elif cfg["sampler_rs"] == "geometric":
+    inside_B = (geometric_B >= low) & (geometric_B <= high)
+    kept_BT = known_BT & inside_B[:, None]
+    rejected_B, filled_B = (~inside_B).astype(jnp.float32), valid_BT.any(1)
+    metrics["sampler_rs/rejected_fraction"] = masked_mean(rejected_B, filled_B)
   if cfg["sampler_is"] is not None:
     cap = cfg["sampler_is_threshold"]
     cap = float("inf") if cap is None else cap
-    metrics["sampler_is/frac_clipped_at_threshold"] = share(ratio(log_ratio_BT) > cap)
-  if cfg["sampler_rs"] == "token":
-    metrics["sampler_rs/rejected_fraction"] = share(~kept_BT)
-  elif cfg["sampler_rs"] == "geometric":
-    filled_B = valid_BT.any(1)
-    rejected_B = (filled_B & ~kept_BT.any(1)).astype(jnp.float32)
-    metrics["sampler_rs/rejected_fraction"] = masked_mean(rejected_B, filled_B)
-  return metrics
+    weight_BT = jnp.minimum(ratio_BT, cap)
+    above_BT = known_BT & (ratio_BT > cap)
+    metrics["sampler_is/frac_clipped_at_threshold"] = share(above_BT)
+  weight_BT = jnp.where(kept_BT, weight_BT, 0.0)
+  return weight_BT, metrics | {
+    "sampler_is/weight_mean": masked_mean(weight_BT, valid_BT),
+    "sampler_is/weight_max": masked_max(weight_BT, valid_BT),
+  }
 
 
 def _check(config) -> dict[str, Any]:
@@ -181,7 +214,9 @@ def _check(config) -> dict[str, Any]:
   if cfg["sampler_rs"] is not None and cfg[low] is None:
     raise ValueError(f"{_PEER}: sampler_rs needs {low} and {high}")
   if cfg[low] is not None:
-    cfg[low], cfg[high] = options.band(_PEER, low, cfg[low], high, cfg[high])
+    cfg[low] = options.number(_PEER, low, cfg[low], at_least=0)
+    cfg[high] = options.number(_PEER, high, cfg[high], above=0)
+    options.order(_PEER, low, cfg[low], high, cfg[high])
   key = "seq_logprob_error_threshold"
   if cfg[key] is not None:
     cfg[key] = options.number(_PEER, key, cfg[key], at_least=1)

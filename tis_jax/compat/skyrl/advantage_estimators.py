@@ -69,14 +69,17 @@ def advantages(config: Mapping[str, Any] | None = None) -> Callable:
       return _reinforce(rewards, mask_BT, gamma)
     if group is None:
       raise ValueError(f"{_PEER}: advantage_estimator {name!r} needs group")
-    score_B = rewards.sum(1)
+    score_B, rows = rewards.sum(1), len(rewards)
+    if rows == 1:
+      # The native baselines refuse a batch of one row; a stranger changes nothing.
+      score_B, group = jnp.pad(score_B, (0, 1)), jnp.arange(2)
     if name == "grpo":
       advantage_B = native.grpo(score_B, group, normalize=by_std, singleton="raw")
     elif name == "rloo":
       advantage_B = native.rloo(score_B, group)
     else:
       advantage_B = native.maxrl(score_B, group, singleton="raw")
-    advantage_BT = jnp.where(mask_BT, advantage_B[:, None], 0.0)
+    advantage_BT = jnp.where(mask_BT, advantage_B[:rows, None], 0.0)
     return advantage_BT, advantage_BT
 
   def fn(rewards, mask, group=None, **extras):

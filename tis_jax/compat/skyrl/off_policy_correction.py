@@ -120,7 +120,13 @@ def check(config: Mapping[str, Any] | None) -> dict[str, Any]:
   if nested is not None:
     cfg = options.read(_PEER, nested, cfg)
   if use_tis:
-    cap = options.number(_PEER, "tis_imp_ratio_cap (with use_tis)", cap, above=0)
+    try:
+      cap = options.number(_PEER, "tis_imp_ratio_cap (with use_tis)", cap, above=0)
+    except ValueError as error:
+      raise ValueError(
+        f"{error}. SkyRL's default of -1 turns every weight into -1; its README and "
+        "its scripts set tis_imp_ratio_cap to 2.0"
+      ) from None
     cfg |= {"tis_ratio_type": "token", "token_tis_ratio_clip_high": cap}
   options.choice(
     _PEER, "tis_ratio_type", cfg["tis_ratio_type"], (None, "token", "sequence")
@@ -131,11 +137,15 @@ def check(config: Mapping[str, Any] | None) -> dict[str, Any]:
     cfg["sequence_mask_metric"],
     (None, "product", "geometric"),
   )
-  for key in ("token_tis_ratio_clip_high", "sequence_tis_ratio_clip_high"):
-    cfg[key] = options.number(_PEER, key, cfg[key], above=0)
-  for name in ("geo_mask", "product_mask"):
+  # SkyRL reads a bound when its stage is on: a null of one that is off means nothing.
+  for level in ("token", "sequence"):
+    key = f"{level}_tis_ratio_clip_high"
+    if cfg[key] is not None or cfg["tis_ratio_type"] == level:
+      cfg[key] = options.number(_PEER, key, cfg[key], above=0)
+  for name, metric in (("geo_mask", "geometric"), ("product_mask", "product")):
     low, high = f"{name}_low", f"{name}_high"
-    cfg[low], cfg[high] = options.band(_PEER, low, cfg[low], high, cfg[high])
+    if cfg["sequence_mask_metric"] == metric or None not in (cfg[low], cfg[high]):
+      cfg[low], cfg[high] = options.band(_PEER, low, cfg[low], high, cfg[high])
   low, high = "token_mask_is_threshold_low", "token_mask_is_threshold_high"
   if (cfg[low] is None) != (cfg[high] is None):
     raise ValueError(f"{_PEER}: {low} and {high} work together; set both or neither")

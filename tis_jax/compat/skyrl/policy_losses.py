@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tis_jax import losses
 from tis_jax.compat import options, shared_losses
 from tis_jax.compat.arrays import Array, masked_max, masked_mean, masked_min, masked_sum
 from tis_jax.compat.skyrl import off_policy_correction
+from tis_jax.compat.skyrl.kl import absolute
 from tis_jax.losses import clipped_surrogate
-from tis_jax.numerics.metrics import finalize
 from tis_jax.numerics.ratios import ratio
+from tis_jax.numerics.selection import top_k_mask
 
 _PEER = "SkyRL"
 _DEFAULTS = {
@@ -47,14 +47,15 @@ _REDUCTIONS = (
   *("prompt_mean", "token_mean_legacy"),
 )
 _UNCORRECTED = ("clip_cov", "kl_cov", "cross_entropy", "importance_sampling")
+_ANCHORED = ("rollout_is", "dppo")  # on the sampler; cispo as its config says
 
 
 class _Arrays(NamedTuple):
   """fp32 and clean under the mask."""
 
   logp: Array
-  old_logp: Array
-  sampler_logp: Any  # None when not given: `policy_loss` checks who needs it
+  old_logp: Any  # None when not given: `policy_loss` checks who needs it
+  sampler_logp: Any  # as old_logp
   advantages: Array
   valid_BT: Array
   key: Array | None
@@ -72,11 +73,14 @@ def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
   masks stays in the denominator. The weight of `off_policy_correction`, on the ratio of
   old to sampler, multiplies the token's loss after its clip.
 
+  rollout_is, dppo and cispo anchored on the rollout take `old_logp=None`, as SkyRL does
+  where it skips the forward pass of the old policy; so does cross_entropy.
+
   As in SkyRL, clip_cov, kl_cov, cross_entropy and importance_sampling ignore the
   correction; rollout_is and dppo, whose ratio is on the sampler already, accept a
   weight and count the mismatch twice; and clip_cov and kl_cov see the divided
   advantages, which moves every covariance under its bound and lets the penalty outgrow
-  the loss.
+  the loss. clip_cov, kl_cov and importance_sampling exponentiate without a clamp.
 
   Args:
     config: keys of `trainer.algorithm`: `policy_loss_type`, `eps_clip_low`,
@@ -90,8 +94,9 @@ def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
 
   Raises:
     ValueError: an unknown key, an impossible value, a weight on cispo anchored on the
-      sampler (SkyRL refuses it too), or, at the call, `sampler_logp` missing where the
-      loss or an active correction needs it (SkyRL drops the correction in silence).
+      sampler (SkyRL refuses it too), or, at the call, `sampler_logp` or `old_logp`
+      missing where the loss or an active correction needs it (without the sampler's
+      SkyRL drops the correction in silence).
 
   >>> fn = policy_loss({"policy_loss_type": "dual_clip"})
   >>> logp = jnp.log(jnp.array([[4.0, 1.0]]))
@@ -104,17 +109,23 @@ def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
   cfg = _check(config)
   kind, correction = cfg["policy_loss_type"], cfg["off_policy_correction"]
   corrected = off_policy_correction.active(correction) and kind not in _UNCORRECTED
-  needs_sampler = (
-    corrected
-    or kind == "rollout_is"
-    or (kind == "cispo" and cfg["cispo"]["cispo_anchor"] == "rollout")
+  anchored = kind in _ANCHORED or (
+    kind == "cispo" and cfg["cispo"]["cispo_anchor"] == "rollout"
   )
+  # dppo falls back on the old policy.
+  needs_sampler = corrected or (anchored and kind != "dppo")
 
   def fn(logp, old_logp, advantages, mask, sampler_logp=None, *, key=None):
     if sampler_logp is None and needs_sampler:
       raise ValueError(
         f"{_PEER}: policy_loss_type {kind!r} with this correction needs sampler_logp"
       )
+    skips_old = kind == "cross_entropy" or (anchored and sampler_logp is not None)
+    if old_logp is None and (corrected or not skips_old):
+      what = (
+        "an active off_policy_correction" if corrected else f"policy_loss_type {kind!r}"
+      )
+      raise ValueError(f"{_PEER}: {what} needs old_logp")
     if kind == "clip_cov" and key is None:
       raise ValueError(f"{_PEER}: clip_cov draws tokens at random; pass key=")
     arrays = _prepare(logp, old_logp, advantages, mask, sampler_logp, key)
@@ -184,7 +195,7 @@ def _prepare(logp, old_logp, advantages, mask, sampler_logp, key) -> _Arrays:
   constant = lambda x: jax.lax.stop_gradient(clean(x))
   return _Arrays(
     clean(logp),
-    constant(old_logp),
+    None if old_logp is None else constant(old_logp),
     None if sampler_logp is None else constant(sampler_logp),
     constant(advantages),
     valid_BT,
@@ -236,15 +247,11 @@ def _cispo(cfg, x):
 
 
 def _sapo(cfg, x):
-  token_loss_BT, _ = losses.sapo(
-    x.logp,
-    x.old_logp,
-    x.advantages,
-    x.valid_BT,
-    temperature_positive=cfg["sapo"]["tau_pos"],
-    temperature_negative=cfg["sapo"]["tau_neg"],
-  )
-  return token_loss_BT, {"clip_ratio": jnp.zeros(())}
+  section = cfg["sapo"]
+  tau_BT = jnp.where(x.advantages > 0, section["tau_pos"], section["tau_neg"])
+  rise_BT = ratio(x.logp - x.old_logp) - 1
+  gate_BT = jax.nn.sigmoid(tau_BT * rise_BT) * 4 / tau_BT
+  return -gate_BT * x.advantages, {"clip_ratio": jnp.zeros(())}
 
 
 def _rollout_is(cfg, x):
@@ -270,31 +277,43 @@ def _dppo(cfg, x):
 
 def _clip_cov(cfg, x):
   section = cfg["clip_cov"]
-  token_loss_BT, native = losses.clip_cov(
-    x.logp,
-    x.old_logp,
+  token_loss_BT, clipped_BT, _ = clipped_surrogate(
+    jnp.exp(x.logp - x.old_logp),
     x.advantages,
-    x.valid_BT,
-    key=x.key,
-    select=section["clip_ratio"],
-    covariance_low=section["clip_cov_lb"],
-    covariance_high=section["clip_cov_ub"],
-    clip_low=cfg["eps_clip_low"],
-    clip_high=cfg["eps_clip_high"],
+    cfg["eps_clip_low"],
+    cfg["eps_clip_high"],
+    None,
   )
-  return token_loss_BT, {"clip_ratio": finalize(native)["policy/covariance_clipped"]}
+  covariance_BT = _covariance(x)
+  eligible_BT = x.valid_BT & ~clipped_BT & (covariance_BT > section["clip_cov_lb"])
+  eligible_BT &= covariance_BT < section["clip_cov_ub"]
+  draw_BT = jax.random.uniform(x.key, x.logp.shape)
+  dropped_BT = top_k_mask(draw_BT, eligible_BT, _count(section["clip_ratio"], x))
+  metrics = {"clip_ratio": x.share(dropped_BT)}
+  return jnp.where(dropped_BT, 0.0, token_loss_BT), metrics
 
 
 def _kl_cov(cfg, x):
-  token_loss_BT, _ = losses.kl_cov(
-    x.logp,
-    x.old_logp,
-    x.advantages,
-    x.valid_BT,
-    select=cfg["kl_cov"]["kl_cov_frac"],
-    coefficient=cfg["kl_cov"]["ppo_kl_coef"],
-  )
+  section = cfg["kl_cov"]
+  log_ratio_BT = x.logp - x.old_logp
+  chosen_BT = top_k_mask(_covariance(x), x.valid_BT, _count(section["kl_cov_frac"], x))
+  penalty_BT = section["ppo_kl_coef"] * absolute(log_ratio_BT)
+  token_loss_BT = -x.advantages * jnp.exp(log_ratio_BT)
+  token_loss_BT += jnp.where(chosen_BT, penalty_BT, 0.0)
   return token_loss_BT, {"clip_ratio": jnp.zeros(())}
+
+
+def _covariance(x):
+  """Each token's part of the covariance of log-prob and advantage; no gradient."""
+  logp = jax.lax.stop_gradient(x.logp)
+  rise = x.advantages - masked_mean(x.advantages, x.valid_BT)
+  return rise * (logp - masked_mean(logp, x.valid_BT))
+
+
+def _count(share, x):
+  """`max(int(share N), 1)`; the nudge keeps 0.1 of 30 at 3 in fp32."""
+  tokens = x.valid_BT.sum(dtype=jnp.float32)
+  return jnp.maximum(jnp.floor(share * tokens * (1.0 + 1e-6)), 1.0).astype(jnp.int32)
 
 
 def _cross_entropy(cfg, x):
