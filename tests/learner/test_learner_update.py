@@ -213,7 +213,7 @@ def test_an_unchanged_policy_has_ratio_one_under_top_p(tiny, batch):
   nucleus = batch._replace(sampler_logp=logp - np.log(mass), kept_tokens=kept)
 
   sampling = Sampling(top_p=0.8, logprobs="processed")
-  algorithm = make_algorithm(old_logp="current", **NO_METRICS)
+  algorithm = make_algorithm(old_logp="current")
   update = learner.make_update(
     tiny.graph, algorithm, tiny.optimizer, tiny.meshes["one"], sampling=sampling
   )
