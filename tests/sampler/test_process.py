@@ -11,6 +11,7 @@ from tis_jax import models, tasks
 from tis_jax.sampler import Assignment, SamplerSettings
 from tis_jax.sampler.worker import Worker, build
 from tis_jax.store import RolloutReader, Store
+from tis_jax.store.checks import check_values
 
 
 def wait_until(condition, seconds=60):
@@ -142,6 +143,38 @@ def test_truncated_sampling_is_recorded(open_run, serving):
   assert (record.kept_mass[record.mask] <= 1).all()
   sampled = record.tokens[record.mask][:, None]
   assert (record.kept_tokens[record.mask] == sampled).any(axis=1).all()
+
+
+@pytest.mark.parametrize(
+  "law", [{"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 2}, {"top_k": 99}], ids=str
+)
+def test_what_truncated_sampling_kept_is_recorded_by_default(assignment, params, law):
+  sampler = dataclasses.replace(assignment.sampler, **law)
+  told = json.loads(
+    json.dumps(dataclasses.replace(assignment, sampler=sampler).to_json())
+  )
+  told = Assignment.from_json(told)
+  engine, environment = build(told)
+  engine.update(params, 0)
+  record = Worker(told, "a", 0, engine, environment).rollout(0)
+  # As many as top-k keeps; else, with a vocabulary this small, all there are.
+  assert record.kept_tokens.shape == (8, 5, 2 if law == {"top_k": 2} else 17)
+  kept = (record.kept_tokens >= 0).sum(-1)[record.mask]
+  assert (kept >= 1).all() and ((kept == 17).all() if law == {"top_k": 99} else True)
+  assert (record.kept_mass[record.mask] <= 1).all()
+  check_values(record, vocab_size=17)
+
+
+def test_the_room_for_what_was_kept_follows_the_law_of_sampling():
+  def width(**settings):
+    return SamplerSettings(**settings).kept_width(49_152)
+
+  assert width() == width(temperature=0.5) == 0
+  assert width(top_p=0.9) == width(min_p=0.1, top_p=0.9) == 64
+  assert width(top_k=20) == width(top_k=20, top_p=0.9) == 20
+  assert width(top_p=0.9, kept_tokens=200) == 200
+  assert width(top_p=0.9, kept_tokens=0) == 0
+  assert SamplerSettings(top_p=0.9).kept_width(17) == 17
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,16 @@ def test_kept_mass_prompts_runs_and_shapes_are_checked(make_rollout):
   with pytest.raises(RolloutValueError, match="kept_tokens"):
     kept_tokens = np.full((4, 5, 2), 19, np.int32)
     check_values(dataclasses.replace(good, kept_tokens=kept_tokens), vocab_size=19)
+  with pytest.raises(RolloutValueError, match="not among the kept_tokens"):
+    kept_tokens = np.where(good.tokens[..., None] == 3, 4, [3, -1]).astype(np.int32)
+    check_values(dataclasses.replace(good, kept_tokens=kept_tokens), vocab_size=19)
+  kept_tokens[good.tokens != 3] = -1  # sets that did not fit say nothing
+  kept_tokens[good.tokens == 3] = [3, 4]
+  check_values(dataclasses.replace(good, kept_tokens=kept_tokens), vocab_size=19)
+  for mass in (0.0, -0.5, 1.1):
+    with pytest.raises(RolloutValueError, match="kept_mass is outside"):
+      kept_mass = np.full(good.mask.shape, mass, np.float32)
+      check_values(dataclasses.replace(good, kept_mass=kept_mass))
   with pytest.raises(RolloutValueError, match="left"):
     prompt_mask = np.array([[True, False, True]] * 4)
     check_values(dataclasses.replace(good, prompt_mask=prompt_mask))

@@ -145,6 +145,9 @@ def generate(
     kept_BV = support(scaled_BV, top_k=top_k, top_p=top_p, min_p=min_p)
     allowed_BV = scaled_BV
     mass_B = tokens_BK = None
+    if kept_BV is None and top_k:
+      # As many as there are: the record holds all of them, as of any other top-k.
+      kept_BV = jnp.ones(scaled_BV.shape, bool)
     if kept_BV is not None:
       allowed_BV = jnp.where(kept_BV, scaled_BV, -jnp.inf)
       mass_B = kept_mass(scaled_BV, kept_BV)

@@ -22,4 +22,6 @@ from tis_jax.learner.optimizer import make_optimizer as make_optimizer
 from tis_jax.learner.state import TrainState as TrainState
 from tis_jax.learner.state import abstract_state as abstract_state
 from tis_jax.learner.state import init_state as init_state
+from tis_jax.learner.support import ComparableBatch as ComparableBatch
+from tis_jax.learner.support import comparable_batch as comparable_batch
 from tis_jax.learner.update import make_update as make_update

@@ -87,6 +87,12 @@ class Algorithm:
       before the update (decoupled: three policies); "current" takes the log-probs of
       the gradient's own pass, the same number without the extra pass, as long as a
       batch is one update; "sampler" takes the sampler's (bypass: two policies).
+    inexact: what becomes of a token that truncated sampling (top-k, top-p, min-p) drew
+      from a set that is not in the record, so that its ratio is not that of two laws on
+      one support. "reject" takes it out of the mask; its ratio counts as missing.
+      "train" goes on with the ratio over all tokens, too large by the quotient of the
+      kept masses; a record without any sets is refused otherwise. Either way
+      `support/inexact` is their share. See `tis_jax.learner.support`.
     baseline: "all" rows make the group's baseline, or only those that the correction
       "accepted".
     aggregation: how token losses become one number.
@@ -107,6 +113,7 @@ class Algorithm:
   loss: Callable
   advantage: Callable
   old_logp: Literal["recompute", "current", "sampler"] = "recompute"
+  inexact: Literal["reject", "train"] = "reject"
   baseline: Literal["all", "accepted"] = "all"
   aggregation: Aggregation = Aggregation()
   kl: KL = KL()
@@ -120,6 +127,7 @@ class Algorithm:
 
   def __post_init__(self):
     check_choice("old_logp", self.old_logp, ("recompute", "current", "sampler"))
+    check_choice("inexact", self.inexact, ("reject", "train"))
     check_choice("baseline", self.baseline, ("all", "accepted"))
     for name in ("epochs", "mini_batches", "micro_batches"):
       check_number(name, getattr(self, name), at_least=1)

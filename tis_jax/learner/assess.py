@@ -1,7 +1,5 @@
 """What is taken over a whole batch before its first gradient."""
 
-import jax.numpy as jnp
-
 from tis_jax import losses
 from tis_jax.advantages import overlong_filter, soft_overlong_penalty
 from tis_jax.corrections import Correction
@@ -11,7 +9,7 @@ from tis_jax.learner.learner import Learner
 from tis_jax.learner.measures import batch_metrics, correction_metrics
 from tis_jax.learner.microbatch import map_parts
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, Rows
-from tis_jax.logprobs import Sampling, agree, comparable
+from tis_jax.learner.support import comparable_batch, support_chain, support_metrics
 from tis_jax.numerics.metrics import Metrics
 
 
@@ -20,11 +18,15 @@ def assess(
 ) -> tuple[Rows, Metrics]:
   """What is taken over the whole batch, before the first optimizer update."""
   algorithm = learner.algorithm
-  batch = _comparable(learner.sampling, batch)
+  recorded = batch
+  batch, exact = comparable_batch(learner.sampling, batch, algorithm.inexact)
   rows, metrics = Rows(batch), {}
   if algorithm.overlong.filter:
     mask = overlong_filter(batch.mask, batch.finish_reasons == 1)
     rows = Rows(batch._replace(mask=mask))
+  support = support_metrics(recorded, exact, rows.batch.mask)
+  if algorithm.inexact == "reject":
+    rows = rows._replace(exact=exact)
   parts = algorithm.mini_batches * algorithm.micro_batches
   logp = lambda params: map_parts(
     lambda part: learner.score(params, part).logp, rows.batch, parts, learner.mesh
@@ -41,7 +43,8 @@ def assess(
     rows = rows._replace(weight=correction.weight, trains=correction.mask)
   if algorithm.baseline == "accepted":
     rows = rows._replace(advantages=_advantages(algorithm, rewards, batch, rows.trains))
-  return rows, metrics | batch_metrics(batch, rewards, rows.advantages, version)
+  metrics |= support | batch_metrics(batch, rewards, rows.advantages, version)
+  return rows, metrics
 
 
 def correct(
@@ -50,27 +53,11 @@ def correct(
   """The correction of these rows, and all that is reported of it."""
   batch = rows.batch
   told = {name: of(rows, version) for name, of in CHAIN_ARGUMENTS.items()}
-  correction = algorithm.correct(old_logp, batch.sampler_logp, batch.mask, **told)
+  corrector = algorithm.correct
+  if rows.exact is not None:
+    corrector, told["present"] = support_chain(corrector), rows.exact
+  correction = corrector(old_logp, batch.sampler_logp, batch.mask, **told)
   return correction, correction_metrics(correction, batch, old_logp)
-
-
-def _comparable(sampling: Sampling, batch: Batch) -> Batch:
-  """The batch with sampler log-probs that the learner's may be subtracted from."""
-  kept = {"kept_mass": batch.kept_mass, "kept_tokens": batch.kept_tokens}
-  given = {name: x is not None for name, x in kept.items()}
-  if any(given.values()) and (sampling.top_k, sampling.top_p, sampling.min_p) == (
-    (0, 1, 0)
-  ):
-    raise ValueError(
-      "the batch records what sampling kept, so tokens were dropped, but `sampling` of "
-      "this update drops none: make it with the sampling of the rollouts' headers"
-    )
-  found = comparable(sampling, batch.sampler_logp, **kept)
-  # What cannot be compared is as good as missing.
-  sampler_logp = jnp.where(found.present, found.sampler_logp, jnp.nan)
-  if not agree(sampling, **given).processed:
-    batch = batch._replace(kept_tokens=None)
-  return batch._replace(sampler_logp=sampler_logp, kept_mass=None)
 
 
 def _shaped_rewards(algorithm: Algorithm, rows: Rows, sampled):

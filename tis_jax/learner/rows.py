@@ -20,6 +20,8 @@ class Rows(NamedTuple):
     weight: `[B, T]` of the correction.
     trains: `[B, T]` bool, its mask.
     denominator: `[B]` of the mini-batch.
+    exact: `[B, T]` bool, False where a ratio is only approximate and its token is left
+      out for that; None where none is.
   """
 
   batch: Batch
@@ -29,6 +31,7 @@ class Rows(NamedTuple):
   weight: Any = None
   trains: Any = None
   denominator: Any = None
+  exact: Any = None
 
 
 CHAIN_ARGUMENTS: dict[str, Callable[[Rows, Any], Any]] = {

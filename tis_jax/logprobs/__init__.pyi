@@ -6,6 +6,7 @@ from tis_jax.logprobs.comparison import comparable as comparable
 from tis_jax.logprobs.contract import Agreement as Agreement
 from tis_jax.logprobs.contract import Sampling as Sampling
 from tis_jax.logprobs.contract import agree as agree
+from tis_jax.logprobs.contract import truncates as truncates
 from tis_jax.logprobs.kept import kept_mass as kept_mass
 from tis_jax.logprobs.kept import kept_tokens as kept_tokens
 from tis_jax.logprobs.kept import support as support

@@ -144,6 +144,15 @@ def agree(
   return Agreement(temperature, False, int(logprobs == "processed"), False, why)
 
 
+def truncates(sampling: Sampling) -> bool:
+  """Whether top-k, top-p or min-p leave tokens out of what may be drawn.
+
+  >>> truncates(Sampling(temperature=0.7)), truncates(Sampling(top_p=0.9))
+  (False, True)
+  """
+  return bool(_rules(sampling))
+
+
 def check_rules(top_k: int, top_p: float, min_p: float) -> None:
   """Raises ValueError for a number outside its range."""
   if top_k < 0:

@@ -21,7 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from tis_jax import models
-from tis_jax.learner import Batch, Checkpoints, TrainState, save_batch
+from tis_jax.learner import (
+  Batch,
+  Checkpoints,
+  TrainState,
+  comparable_batch,
+  save_batch,
+)
 from tis_jax.runner import logs
 from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
@@ -261,6 +267,8 @@ class Run:
       self._deleted_below = committed["position"]
 
   def _keep_for_notebooks(self, batch: Batch) -> None:
+    learner = self._parts.learner
+    batch, _ = comparable_batch(learner.sampling, batch, learner.algorithm.inexact)
     old_logp = self._parts.score(self._state.params, batch).logp
     path = self._workdir / "batch.npz"
     save_batch(path, batch, old_logp=old_logp, learner_version=self.version)

@@ -12,7 +12,7 @@ from flax import nnx
 from tis_jax import learner, models, tasks
 from tis_jax.engines import NativeEngine
 from tis_jax.learner import Learner
-from tis_jax.logprobs import Sampling
+from tis_jax.logprobs import Sampling, truncates
 from tis_jax.models import DecoderConfig
 from tis_jax.numerics.arguments import bind
 from tis_jax.numerics.checks import check_choice
@@ -75,6 +75,7 @@ def build(settings: Settings) -> Parts:
   """
   with refusing():
     decoder, params, tokenizer = models.load(settings.model.source)
+    _check_record(settings, decoder.vocab_size)
     graph = models.decoder_graph(decoder, remat=settings.model.remat)
     task = _task(settings.data)
     algorithm = settings.algorithm
@@ -106,6 +107,19 @@ def build(settings: Settings) -> Parts:
     return evaluation(engine)
 
   return Parts(decoder, params, parts, evaluate, len(task.train))
+
+
+def _check_record(settings: Settings, vocab_size: int) -> None:
+  """Refuses room for kept ids in which nothing that is kept can ever fit."""
+  width = settings.sampler.kept_width(vocab_size)
+  least = settings.sampler.keeps_at_least(vocab_size)
+  truncated = truncates(settings.sampler.sampling)
+  if truncated and width < least and settings.algorithm.inexact == "reject":
+    raise ValueError(
+      f"sampler.kept_tokens={width} has no room for what truncated sampling keeps, at "
+      f"least {least} tokens, so that no ratio would be exact and nothing train: leave "
+      "it unset, or train on approximate ratios with algorithm.inexact='train'"
+    )
 
 
 def _task(data: DataSettings) -> tasks.Task:

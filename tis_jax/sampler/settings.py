@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from tis_jax.engines.native import PRECISIONS
-from tis_jax.logprobs.contract import Sampling, check_rules
+from tis_jax.logprobs.contract import Sampling, check_rules, truncates
 from tis_jax.numerics.checks import check_choice, check_number
+
+KEPT_TOKENS = 64
+"""Room for the ids that top-p and min-p keep, where nothing else is asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,8 +24,12 @@ class SamplerSettings:
     top_k: tokens that may be drawn, 0 for all.
     top_p: probability mass that may be drawn, 1 for all.
     min_p: least probability that may be drawn, relative to the most probable token.
-    kept_tokens: room in a record for the ids that top-k, top-p and min-p kept, without
-      which ratios under them are approximate; 0 does not record them.
+    kept_tokens: room in a record for the ids that top-k, top-p and min-p kept. None is
+      top_k where there is one, else 64 for top_p and min_p (the whole vocabulary where
+      that is smaller), and 0 where nothing is truncated. It costs 4 bytes each a token
+      (256 at 64, beside 17 for all else) and as many compares a logit in the
+      learner's passes. Ratios are exact where the set fits; what becomes of the other
+      tokens, and of all of them at 0, algorithm.inexact says.
     prompts_per_record: prompts a rollout record.
     group_size: responses a prompt.
     max_new_tokens: the length limit of a response.
@@ -37,7 +44,7 @@ class SamplerSettings:
   top_k: int = 0
   top_p: float = 1.0
   min_p: float = 0.0
-  kept_tokens: int = 0
+  kept_tokens: int | None = None
   prompts_per_record: int = 64
   group_size: int = 8
   max_new_tokens: int = 8
@@ -49,8 +56,9 @@ class SamplerSettings:
         f"temperature {self.temperature}: greedy rollouts have no ratio to learn from"
       )
     check_rules(self.top_k, self.top_p, self.min_p)
-    for name in ("count", "kept_tokens"):
-      check_number(name, getattr(self, name), at_least=0)
+    check_number("count", self.count, at_least=0)
+    if self.kept_tokens is not None:
+      check_number("kept_tokens", self.kept_tokens, at_least=0)
     for name in ("prompts_per_record", "group_size", "max_new_tokens"):
       check_number(name, getattr(self, name), at_least=1)
 
@@ -63,6 +71,24 @@ class SamplerSettings:
       top_p=self.top_p,
       min_p=self.min_p,
     )
+
+  def kept_width(self, vocab_size: int) -> int:
+    """Room in a record for the ids that sampling kept.
+
+    >>> SamplerSettings(top_p=0.9).kept_width(49_152), SamplerSettings().kept_width(17)
+    (64, 0)
+    >>> SamplerSettings(top_k=100, top_p=0.9).kept_width(49_152)
+    100
+    """
+    if self.kept_tokens is not None:
+      return self.kept_tokens
+    return min(self.top_k or KEPT_TOKENS, vocab_size) if truncates(self.sampling) else 0
+
+  def keeps_at_least(self, vocab_size: int) -> int:
+    """The least number of tokens that sampling may choose from."""
+    if self.top_p < 1 or self.min_p > 0:
+      return 1
+    return min(self.top_k or vocab_size, vocab_size)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -73,7 +73,7 @@ def build(assignment: Assignment) -> tuple[Engine, Environment]:
     max_new_tokens=settings.max_new_tokens,
     eos_ids=tokenizer.eos_ids,
     pad_id=tokenizer.pad_id,
-    kept_width=settings.kept_tokens,
+    kept_width=settings.kept_width(decoder.vocab_size),
     precision=settings.precision,
   )
   return engine, Environment(task, tokenizer, task.train, assignment.max_prompt_tokens)

@@ -72,6 +72,9 @@ def _check_ranges(rollout: Rollout, versions, vocab_size):
   mask_BT = rollout.mask
   if (rollout.sampler_logp[mask_BT] > _LOGP_SLACK).any():
     raise RolloutValueError("a log-prob is above 0")
+  mass = 1.0 if rollout.kept_mass is None else rollout.kept_mass[mask_BT]
+  if np.any(mass <= 0) or np.any(mass > 1 + _LOGP_SLACK):
+    raise RolloutValueError("a kept_mass is outside (0, 1]")
   if (versions < 0).any():
     raise RolloutValueError("a policy version is negative")
   prompt_mask = rollout.prompt_mask
@@ -83,7 +86,11 @@ def _check_ranges(rollout: Rollout, versions, vocab_size):
   }
   if rollout.kept_tokens is not None:
     # -1 is padding there.
-    ids["kept_tokens"] = np.maximum(rollout.kept_tokens[mask_BT], 0)
+    kept = rollout.kept_tokens[mask_BT]
+    ids["kept_tokens"] = np.maximum(kept, 0)
+    drawn = (kept == ids["tokens"][:, None]).any(axis=1)
+    if (~drawn & (kept >= 0).any(axis=1)).any():
+      raise RolloutValueError("a token is not among the kept_tokens it was drawn from")
   for name, values in ids.items():
     too_large = vocab_size is not None and (values >= vocab_size).any()
     if (values < 0).any() or too_large:
