@@ -8,11 +8,13 @@ WORKDIR ?= runs/quickstart
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart test test-chaos test-learning test-peers lint gsm8k benchmarks \
+.PHONY: quickstart setup test test-chaos test-learning test-peers lint gsm8k benchmarks \
 	docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
 	$(VENV)/bin/tis train --config=quickstart --workdir=$(WORKDIR)
+
+setup: $(VENV)/.run  ## the environment alone, in .venv
 
 test: $(VENV)/.test lint  ## lint, then the quick tests and doctests
 	$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not peers and not chaos and not learning"

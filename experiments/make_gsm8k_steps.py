@@ -16,9 +16,14 @@ import re
 import shutil
 from pathlib import Path
 
-from absl import app, flags
+try:
+  from absl import app, flags
 
-import tis_jax.tasks.gsm8k_steps
+  import tis_jax.tasks.gsm8k_steps
+except ModuleNotFoundError as error:
+  from environment import refuse
+
+  refuse(error)
 
 _GSM8K = flags.DEFINE_string(
   "gsm8k_dir", None, "folder with train.jsonl, test.jsonl and LICENSE", required=True

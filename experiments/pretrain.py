@@ -15,21 +15,26 @@ import functools
 import time
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
-from absl import app, flags
-from flax import nnx
+try:
+  import jax
+  import jax.numpy as jnp
+  import numpy as np
+  import optax
+  from absl import app, flags
+  from flax import nnx
 
-from tis_jax import tasks
-from tis_jax.models import (
-  CharacterTokenizer,
-  DecoderConfig,
-  decoder_graph,
-  init_params,
-  weights,
-)
+  from tis_jax import tasks
+  from tis_jax.models import (
+    CharacterTokenizer,
+    DecoderConfig,
+    decoder_graph,
+    init_params,
+    weights,
+  )
+except ModuleNotFoundError as error:
+  from environment import refuse
+
+  refuse(error)
 
 ALPHABET = "0123456789+-*/="
 MAX_EXPRESSION, MAX_DIGITS = 7, 4  # the task's default subset

@@ -5,7 +5,12 @@ python experiments/sample.py --store=gs://bucket/run --name=node7
 
 import sys
 
-from tis_jax.cli import main
+try:
+  from tis_jax.cli import main
+except ModuleNotFoundError as error:
+  from environment import refuse
+
+  refuse(error)
 
 if __name__ == "__main__":
   main(["sample", *sys.argv[1:]])

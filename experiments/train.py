@@ -5,7 +5,12 @@ python experiments/train.py --config=configs/quickstart.py --workdir=runs/quicks
 
 import sys
 
-from tis_jax.cli import main
+try:
+  from tis_jax.cli import main
+except ModuleNotFoundError as error:
+  from environment import refuse
+
+  refuse(error)
 
 if __name__ == "__main__":
   main(["train", *sys.argv[1:]])

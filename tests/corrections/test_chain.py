@@ -73,6 +73,8 @@ def test_the_empty_chain_weighs_one_and_still_measures():
     ),
     (lambda: reject_stale(-1), ValueError, "reject_stale: high"),
     (lambda: chain(truncate), TypeError, "is not a stage"),
+    (lambda: chain([truncate(2.0)]), TypeError, r"write chain\(\*stages\)"),
+    (lambda: chain((truncate(2.0),)), TypeError, r"write chain\(\*stages\)"),
     (lambda: chain(metrics="all"), ValueError, "metrics must be one of"),
     (
       lambda: chain(truncate(2.0), importance("sequence")),

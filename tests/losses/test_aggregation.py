@@ -143,9 +143,10 @@ def test_sharded_equals_one_device():
   ("arguments", "message"),
   [
     ({"mode": "mean"}, "mode must be one of"),
-    ({"mode": "prompt_mean"}, "group_ids belongs to mode 'prompt_mean'"),
-    ({"group_ids": GROUPS}, "group_ids belongs to mode 'prompt_mean'"),
-    ({"mode": "sequence_sum_constant"}, "length belongs to mode"),
+    ({"mode": "prompt_mean"}, "^mode 'prompt_mean' needs group_ids=, the prompt of"),
+    ({"group_ids": GROUPS}, "group_ids belongs to mode 'prompt_mean', the mode is 't"),
+    ({"mode": "sequence_sum_constant"}, "^mode 'sequence_sum_constant' needs length="),
+    ({"length": 3.0}, "length belongs to mode 'sequence_sum_constant', the mode is 't"),
     ({"mode": "sequence_sum_constant", "length": 0}, "length must be above 0"),
     ({"denominator": 1.0, "denominator_mask": MASK}, "denominator is given"),
     ({"denominator": np.ones(2)}, "denominator must be a scalar"),

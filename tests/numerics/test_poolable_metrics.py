@@ -1,5 +1,7 @@
 """Metrics that pool exactly, and keep their precision where fp32 would lose it."""
 
+import typing
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 from tis_jax.numerics.metrics import (
   EffectiveSampleSize,
+  Metric,
   finalize,
   fraction,
   histogram,
@@ -121,6 +124,34 @@ def test_merging_refuses_other_keys():
   one = {"a": total(jnp.ones(1))}
   with pytest.raises(ValueError, match=r"differ in their keys: \['a', 'b'\]"):
     merge(one, {"b": total(jnp.ones(1))})
+
+
+@pytest.mark.parametrize(
+  ("call", "says"),
+  [
+    (lambda parts: merge(parts), r"one by one: merge\(\*parts\), and finalize\("),
+    (
+      lambda parts: merge(*parts, parts[0]["a"]),
+      "merge takes a dict of metrics, got",
+    ),
+    (lambda parts: merge(), "merge takes one dict of metrics or more"),
+    (lambda parts: finalize(parts), r"finalize\(merge\(\*parts\)\) gives plain"),
+    (lambda parts: finalize(parts[0]["a"]), r'finalize\({"name": metric}\)'),
+  ],
+)
+def test_merging_and_finalizing_say_what_they_take(call, says):
+  parts = [{"a": total(jnp.ones(1))}, {"a": total(jnp.ones(2))}]
+  with pytest.raises(TypeError, match=says):
+    call(parts)
+
+
+@pytest.mark.parametrize("kind", typing.get_args(Metric))
+@pytest.mark.parametrize("use", [float, int, "{:.3f}".format])
+def test_a_metric_that_is_taken_for_a_number_says_finalize(use, kind):
+  metric = kind(*(jnp.ones(()) for _ in kind._fields))
+  with pytest.raises(TypeError, match=rf"a {kind.__name__} .*tis.finalize\("):
+    use(metric)
+  assert f"{metric}" == str(metric)
 
 
 def test_the_spread_of_weights_near_one_survives_fp32():

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -14,16 +15,23 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from configs import quickstart
+from tis_jax import models
 from tis_jax.learner import load_batch
 from tis_jax.runner import (
   BadUpdateError,
   ConfigChangedError,
   ConfigError,
+  WorkdirInUseError,
   evaluate_run,
   logs,
+  read_config,
   train,
 )
+from tis_jax.runner.setup import assignment
+from tis_jax.runner.workdir import identify
 from tis_jax.sampler import Fleet, SamplerFailedError
+from tis_jax.sampler.worker import Worker, build
+from tis_jax.store import Store, TakenOverError, WrongRunError
 
 
 def small(workdir, steps, **changes):
@@ -133,6 +141,119 @@ def test_a_sampler_that_cannot_live_is_given_up_on_with_its_last_words(tmp_path)
   fleet.stop()
   assert "died with exit code 1" in said[0]
   assert "started again" in said[1]
+
+
+def records_ready(config, workdir, count):
+  """Fills the store of a run to come, as a sampler elsewhere does that is far ahead."""
+  assigned = assignment(read_config(config))
+  identity = identify(config.store.url, workdir)
+  store = Store.open(
+    identity.store, identity.run, create=True, config=assigned.to_json()
+  )
+  params = models.flatten(models.load(assigned.model)[1])
+  store.publish(0, params, {"cursor": {}})
+  engine, environment = build(assigned)
+  engine.update(store.read_params(store.latest()), 0)
+  record = Worker(assigned, "elsewhere", 1, engine, environment).rollout(0)
+  for seq in range(count):
+    store.put_rollout("elsewhere", seq, record)
+
+
+def test_signals_and_dead_samplers_are_seen_with_records_ready_for_every_step(
+  tmp_path, monkeypatch
+):
+  config = small(tmp_path, 300, **{"checkpoint.every": 1000})
+  records_ready(config, tmp_path, 300)
+  said, signalled, ended = [], [], threading.Event()
+  monkeypatch.setattr(logs, "say", lambda *parts, sep=" ": said.append(sep.join(parts)))
+
+  def until(condition):
+    while not condition() and not ended.is_set():
+      time.sleep(0.01)
+
+  def disturb():
+    until(lambda: steps_of_or_none(tmp_path))
+    for pid in children_named("tis_jax.sampler", str(tmp_path)):
+      os.kill(pid, signal.SIGKILL)
+    until(lambda: any("local0 died by signal 9" in line for line in said))
+    if not ended.is_set():
+      signalled.append(steps_of(tmp_path)[-1])
+      os.kill(os.getpid(), signal.SIGTERM)
+
+  disturber = threading.Thread(target=disturb)
+  disturber.start()
+  try:
+    summary = train(config, tmp_path)
+  finally:
+    ended.set()
+    disturber.join()
+  assert signalled, "the death of a sampler was not seen"
+  assert summary == {}
+  (stopped,) = [line for line in said if line.startswith("stopped at step")]
+  step = int(stopped.split()[3].rstrip(";"))
+  assert signalled[0] <= step <= signalled[0] + 10
+  assert step in {int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*")}
+
+
+_TRAIN = """
+import json, sys
+from pathlib import Path
+from ml_collections import ConfigDict
+from tis_jax.runner import train
+train(ConfigDict(json.loads(sys.argv[1])), Path(sys.argv[2]))
+"""
+
+
+def test_a_second_learner_is_refused_and_the_first_goes_on(tmp_path):
+  workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+  config = small(tmp_path, 2000, **{"checkpoint.every": 5000})
+  command = [sys.executable, "-c", _TRAIN, config.to_json(), str(workdir)]
+  first = subprocess.Popen(
+    command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+  )
+  try:
+    while not steps_of_or_none(workdir):
+      assert first.poll() is None, first.communicate()[0]
+      time.sleep(0.1)
+    written = [workdir / name for name in ("run.json", "config.json")]
+    before = [path.stat().st_mtime_ns for path in written]
+    with pytest.raises(WorkdirInUseError, match=f"process {first.pid} on"):
+      train(small(tmp_path, 2001, **{"checkpoint.every": 5000}), workdir)
+    assert before == [path.stat().st_mtime_ns for path in written]
+    # Another workdir is another run, whose store this is not.
+    with pytest.raises(WrongRunError, match="belongs to run"):
+      train(config, elsewhere)
+    refused_at = steps_of(workdir)[-1]
+    while steps_of(workdir)[-1] < refused_at + 5:
+      assert first.poll() is None, first.communicate()[0]
+      time.sleep(0.1)
+    first.terminate()
+    said = first.communicate(timeout=300)[0]
+  finally:
+    first.kill()
+    first.wait()
+  assert first.returncode == 0, said
+  steps = steps_of(workdir)
+  assert steps == list(range(1, len(steps) + 1))
+  assert f"stopped at step {len(steps)};" in said
+
+
+def test_a_learner_that_was_taken_over_ends_and_leaves_the_run_to_the_other(tmp_path):
+  def take_over():
+    while not steps_of_or_none(tmp_path):
+      time.sleep(0.01)
+    # As a learner does whose workdir is a copy of this one.
+    run = json.loads((tmp_path / "run.json").read_text())["run"]
+    opened.append(Store.open(config.store.url, run, create=True))
+
+  opened, config = [], small(tmp_path, 300)
+  other = threading.Thread(target=take_over, daemon=True)
+  other.start()
+  with pytest.raises(TakenOverError, match="another learner has gone on with run"):
+    train(config, tmp_path)
+  other.join()
+  assert opened[0].stopped() is None
+  opened[0].stop("enough")
 
 
 @pytest.mark.chaos

@@ -1,9 +1,19 @@
+import errno
+import fcntl
 import json
+import subprocess
+import sys
 
 import pytest
 from ml_collections import ConfigDict
 
-from tis_jax.runner.workdir import ConfigChangedError, check_config, keep_config
+from tis_jax.runner.workdir import (
+  ConfigChangedError,
+  WorkdirInUseError,
+  check_config,
+  keep_config,
+  locked,
+)
 
 
 def settings(**changes):
@@ -32,3 +42,45 @@ def test_other_settings_are_refused_and_named(tmp_path):
   keep_config(settings(), tmp_path)
   with pytest.raises(ConfigChangedError, match=r"train.prompts: 4 then, 8 now"):
     check_config(settings(**{"train.prompts": 8}), tmp_path)
+
+
+_HOLD = """
+import sys, time
+from pathlib import Path
+from tis_jax.runner.workdir import locked
+with locked(Path(sys.argv[1])):
+  print("held", flush=True)
+  time.sleep(600)
+"""
+
+
+def test_a_workdir_has_one_learner_and_the_lock_of_a_dead_one_is_none(tmp_path):
+  holder = subprocess.Popen(
+    [sys.executable, "-c", _HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True
+  )
+  try:
+    assert holder.stdout.readline() == "held\n"
+    with (
+      pytest.raises(WorkdirInUseError, match=f"{tmp_path} .* process {holder.pid} on"),
+      locked(tmp_path),
+    ):
+      pass
+  finally:
+    holder.kill()
+    holder.wait()
+  # Not the process but the learner has it.
+  with locked(tmp_path), pytest.raises(WorkdirInUseError), locked(tmp_path):
+    pass
+  with locked(tmp_path):
+    pass
+
+
+def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
+  def refuse(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+  monkeypatch.setattr(fcntl, "flock", refuse)
+  said = []
+  with locked(tmp_path, said.append):
+    pass
+  assert said[0].startswith(f"{tmp_path} cannot be locked (No locks available)")

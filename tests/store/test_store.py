@@ -1,6 +1,7 @@
 """The store: whose it is, how params appear and vanish, and who may write."""
 
 import http.server
+import itertools
 import json
 import threading
 
@@ -16,6 +17,7 @@ from tis_jax.store import (
   StoreError,
   StoreReadOnlyError,
   StoreUnreachableError,
+  TakenOverError,
   WrongRunError,
   WrongStoreSchemaError,
   default_url,
@@ -43,6 +45,18 @@ def test_conditions_hold_and_failing_them_is_no_exception(store_url):
   assert kv.get("k/a", unless=first.generation).value == b"3"
   with pytest.raises(StoreError, match="generation"):
     kv.swap("k/a", b"5", b"")
+
+
+def test_a_race_that_is_always_lost_ends_with_words(store_url):
+  kv, wins = KeyValue(store_url), itertools.count()
+
+  def too_late(found):
+    kv.put("k", str(next(wins)).encode())
+    return b"mine"
+
+  with pytest.raises(StoreError, match=f"{kv.url}: 'k' was changed by others at 50"):
+    kv.update("k", too_late)
+  assert next(wins) == 50
 
 
 def test_listing_and_deleting_stay_below_their_prefix(store_url):
@@ -81,6 +95,35 @@ def test_one_url_is_one_run(store_url):
       Store.open(store_url, run="other", create=create)
   with pytest.raises(WrongRunError, match="already"):
     Store.open(store_url, create=True)
+
+
+def test_only_the_incarnation_of_now_stops_the_samplers(store_url):
+  first = Store.open(store_url, run="mine", create=True)
+  sampler = Store.open(store_url)
+  second = Store.open(store_url, run="mine", create=True)
+  first.stop("the first has failed")
+  assert sampler.stopped() is None
+  # Also when the first had looked just before the second came.
+  late = {"reason": "the first has failed", "incarnation": 1}
+  second.kv.put("stop", json.dumps(late).encode())
+  assert sampler.stopped() is None
+  second.stop("the second has ended")
+  assert sampler.stopped() == "the second has ended"
+
+
+def test_a_learner_that_was_taken_over_writes_nothing_of_its_own(store, store_url):
+  store.publish(0, _PARAMS, {})
+  second = Store.open(store_url, run="r", create=True)
+  params = {name: array * 0 for name, array in _PARAMS.items()}
+  manifest = second.publish(1, params, {})
+  with pytest.raises(TakenOverError, match="incarnation 2; this one is 1"):
+    store.publish(1, _PARAMS, {})
+  assert not second.read_params(manifest)["layers/mlp/up"].any()
+  second.kv.delete("run")
+  with pytest.raises(WrongRunError, match="holds run 'r' no longer"):
+    second.publish(2, _PARAMS, {})
+  second.stop("the end")
+  assert second.kv.get("stop").value is None
 
 
 def test_another_schema_is_refused(store_url):

@@ -53,6 +53,10 @@ def chain(
       flat.extend(stage.stages)
     elif isinstance(stage, Stage):
       flat.append(stage)
+    elif isinstance(stage, (list, tuple)):
+      raise TypeError(
+        "chain takes its stages one by one, not in a list: write chain(*stages)"
+      )
     else:
       raise TypeError(f"chain: {stage!r} is not a stage; write tis.truncate(2.0), ...")
   weights = [stage.name for stage in flat if stage.makes == "weight"]

@@ -9,6 +9,8 @@ batch of an optimizer step; a micro-batch or a shard then divides its own rows b
 own slice, and the sum over micro-batches and shards is the batch's loss, exactly.
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -147,12 +149,8 @@ def denominators(
   References: arXiv:2503.14476 (DAPO), arXiv:2503.20783 (Dr. GRPO).
   """
   check_choice("mode", mode, MODES)
-  if (group_ids is not None) != (mode == "prompt_mean"):
-    raise ValueError(f"group_ids belongs to mode 'prompt_mean', the mode is {mode!r}")
-  if (length is not None) != (mode == "sequence_sum_constant"):
-    raise ValueError(
-      f"length belongs to mode 'sequence_sum_constant', the mode is {mode!r}"
-    )
+  _check_belongs("group_ids", group_ids, "prompt_mean", mode, "the prompt of each row")
+  _check_belongs("length", length, "sequence_sum_constant", mode, "a number of tokens")
   if mode == "prompt_mean" and segment_ids is not None:
     raise ValueError("mode 'prompt_mean' takes one sequence a row, not packed rows")
   check_rank("mask", mask, "BT")
@@ -181,3 +179,11 @@ def denominators(
     prompts = (filled / jnp.maximum(rows_of_prompt, 1.0)).sum()
     return filled * prompts * group_sum(tokens, group_ids)
   return filled  # token_sum
+
+
+def _check_belongs(name: str, value: Any, owner: str, mode: str, meaning: str) -> None:
+  """Raises if an argument of one mode is missing there, or given to another."""
+  if value is None and mode == owner:
+    raise ValueError(f"mode {mode!r} needs {name}=, {meaning}")
+  if value is not None and mode != owner:
+    raise ValueError(f"{name} belongs to mode {owner!r}, the mode is {mode!r}")

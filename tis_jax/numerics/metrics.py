@@ -11,7 +11,7 @@ any order. `finalize` turns a dict of them into plain numbers, with standard err
 
 from collections.abc import Mapping
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,28 @@ from jax.typing import ArrayLike
 
 from tis_jax.numerics.arrays import Array
 
+_Class = TypeVar("_Class", bound=type)
 
+
+def _no_number(metric: _Class) -> _Class:
+  """Lets a class of metrics say what to do when one is taken for a number."""
+
+  def refuse(self, *_):
+    raise TypeError(
+      f"a {metric.__name__} is a metric that can still be merged, not a number; "
+      "tis.finalize(metrics) gives a dict of numbers"
+    )
+
+  def formatted(self, spec: str) -> str:
+    return refuse(self) if spec else str(self)
+
+  methods = {"__float__": refuse, "__int__": refuse, "__format__": formatted}
+  for name, method in methods.items():
+    setattr(metric, name, method)
+  return metric
+
+
+@_no_number
 class Mean(NamedTuple):
   """A mean over counted items: their sum, their squared deviations, their number.
 
@@ -49,6 +70,7 @@ UNIT = 1e9
 """Of `HeavyMean`: squared ratios reach 2e17, and their squares in this unit 6e16."""
 
 
+@_no_number
 class HeavyMean(NamedTuple):
   """A mean of items so large that their squares do not fit fp32: in units of `UNIT`."""
 
@@ -63,6 +85,7 @@ class HeavyMean(NamedTuple):
     return {name: UNIT * x for name, x in Mean(*self).finalize().items()}
 
 
+@_no_number
 class Ratio(NamedTuple):
   """A quotient of two sums, for averages with weights of their own."""
 
@@ -76,6 +99,7 @@ class Ratio(NamedTuple):
     return {"": quotient(self.numerator, self.denominator)}
 
 
+@_no_number
 class Sum(NamedTuple):
   """A plain total: tokens, sequences, events."""
 
@@ -88,6 +112,7 @@ class Sum(NamedTuple):
     return {"": self.value}
 
 
+@_no_number
 class Max(NamedTuple):
   """The largest value seen; 0 when nothing was."""
 
@@ -100,6 +125,7 @@ class Max(NamedTuple):
     return {"": jnp.where(jnp.isneginf(self.value), 0.0, self.value)}
 
 
+@_no_number
 class Min(NamedTuple):
   """The smallest value seen; 0 when nothing was."""
 
@@ -112,6 +138,7 @@ class Min(NamedTuple):
     return {"": jnp.where(jnp.isposinf(self.value), 0.0, self.value)}
 
 
+@_no_number
 class EffectiveSampleSize(NamedTuple):
   """`(sum w)^2 / (n sum w^2)`: the share of n samples that the weights leave in force.
 
@@ -134,6 +161,7 @@ class EffectiveSampleSize(NamedTuple):
     return {"": mean_weight * quotient(self.total, self.squares)}
 
 
+@_no_number
 class Histogram(NamedTuple):
   """Counts between fixed edges, and the percentiles that follow from them."""
 
@@ -321,11 +349,16 @@ def merge(*parts: Mapping[str, Metric]) -> Metrics:
 
   Raises:
     ValueError: keys that differ.
+    TypeError: something that is not a dict of metrics.
 
   >>> parts = [{"w": mean(jnp.array(x), jnp.ones(len(x)))} for x in ([1.0], [2.0, 6.0])]
   >>> finalize(merge(*parts))["w"]
   Array(3., ...)
   """
+  for part in parts:
+    _check_dict("merge", part)
+  if not parts:
+    raise TypeError("merge takes one dict of metrics or more, got none")
   first, *rest = parts
   for other in rest:
     if set(other) != set(first):
@@ -374,6 +407,7 @@ def finalize(metrics: Mapping[str, Metric]) -> dict[str, jax.Array]:
   >>> finalize({"tokens": total(jnp.ones(3))})
   {'tokens': Array(3., ...)}
   """
+  _check_dict("finalize", metrics)
   return {
     f"{name}/{extra}" if extra else name: value
     for name, metric in metrics.items()
@@ -385,6 +419,20 @@ def quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
   """A quotient that is 0, not NaN, when nothing was counted."""
   empty = denominator == 0
   return jnp.where(empty, 0.0, numerator / jnp.where(empty, 1.0, denominator))
+
+
+def _check_dict(function: str, metrics: Any) -> None:
+  if isinstance(metrics, Mapping):
+    return
+  if isinstance(metrics, (list, tuple)) and not hasattr(metrics, "pooled"):
+    raise TypeError(
+      "dicts of metrics are merged one by one: merge(*parts), and "
+      "finalize(merge(*parts)) gives plain numbers"
+    )
+  raise TypeError(
+    f"{function} takes a dict of metrics, got a {type(metrics).__name__}; "
+    'finalize({"name": metric}) gives the numbers of one'
+  )
 
 
 def _count(mask: Array) -> jax.Array:

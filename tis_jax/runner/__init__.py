@@ -14,6 +14,7 @@ from tis_jax.runner.settings import default_config as default_config
 from tis_jax.runner.settings import read_config as read_config
 from tis_jax.runner.train import train as train
 from tis_jax.runner.workdir import ConfigChangedError as ConfigChangedError
+from tis_jax.runner.workdir import WorkdirInUseError as WorkdirInUseError
 from tis_jax.sampler import SamplerFailedError
 from tis_jax.store import StoreError
 from tis_jax.tasks import MissingDatasetError
@@ -25,4 +26,5 @@ ExpectedError = (
   MissingDatasetError,
   SamplerFailedError,
   StoreError,
+  WorkdirInUseError,
 )

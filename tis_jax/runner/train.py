@@ -14,7 +14,7 @@ from tis_jax.runner.run import FRESH, Run
 from tis_jax.runner.settings import read_config
 from tis_jax.runner.setup import assignment, build
 from tis_jax.runner.stream import BatchStream
-from tis_jax.runner.workdir import check_config, identify, keep_config
+from tis_jax.runner.workdir import check_config, identify, keep_config, locked
 from tis_jax.sampler import Fleet
 from tis_jax.store import RolloutReader, Store
 
@@ -35,6 +35,8 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
     ConfigChangedError: `workdir` holds a run with other settings.
     BadUpdateError: the loss was not finite; `workdir` has the batch that did it.
     SamplerFailedError: the samplers here died again and again; says their last words.
+    StoreError: the store is not there, is another run's, or another learner's by now.
+    WorkdirInUseError: another learner runs in `workdir`; nothing there is touched.
   """
   workdir = workdir.resolve()
   # Settings that nothing can be made of leave the workdir as it was.
@@ -42,12 +44,15 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
   settings = read_config(config)
   parts = build(settings)
   workdir.mkdir(parents=True, exist_ok=True)
-  identity = identify(settings.store.url, workdir)
-  logs.say(logs.header(config_name, workdir, identity))
-  logs.say(parts.header(settings))
 
   # What is entered last is left first: the samplers end before the store is let go.
   with ExitStack() as stack:
+    stack.enter_context(locked(workdir, logs.say))
+    # Once more: a learner may have come and gone while this one was being built.
+    check_config(config, workdir)
+    identity = identify(settings.store.url, workdir)
+    logs.say(logs.header(config_name, workdir, identity))
+    logs.say(parts.header(settings))
     interrupts = stack.enter_context(Interrupts())
     checkpoints = stack.enter_context(
       Checkpoints(

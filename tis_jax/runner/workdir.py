@@ -1,9 +1,13 @@
 """What a run writes down of itself, and holds a later attempt against."""
 
+import contextlib
 import dataclasses
+import fcntl
 import json
+import os
 import secrets
-from collections.abc import Mapping
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,46 @@ _FREE = ("train.steps", "sampler.count", "eval.", "checkpoint.", "log.")
 
 class ConfigChangedError(ConfigError):
   """A workdir holds a run with other settings."""
+
+
+class WorkdirInUseError(RuntimeError):
+  """Another learner runs in the workdir."""
+
+
+@contextlib.contextmanager
+def locked(workdir: Path, say: Callable[[str], None] = print) -> Iterator[None]:
+  """While entered, no other learner enters the same workdir.
+
+  The lock is the kernel's, on an open file: it ends with the process that holds it,
+  however that ends, and what is written in the file only names the process.
+
+  Args:
+    workdir: of a run.
+    say: told in a sentence if there are no locks where the workdir is.
+
+  Raises:
+    WorkdirInUseError: another learner holds it; says which process.
+  """
+  with (workdir / "lock").open("a+") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+      file.seek(0)
+      holder = file.read().strip() or "another process"
+      raise WorkdirInUseError(
+        f"{workdir} is in use: a learner runs there, {holder}. Wait for it or end it, "
+        "or use another --workdir"
+      ) from error
+    except OSError as error:
+      # Some network file systems have no locks.
+      say(
+        f"{workdir} cannot be locked ({error.strerror}): see to it that no second "
+        "learner is started there"
+      )
+    file.truncate(0)
+    file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    file.flush()
+    yield
 
 
 @dataclasses.dataclass(frozen=True)

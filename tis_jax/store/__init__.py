@@ -13,6 +13,7 @@ from tis_jax.store.errors import ParamsGoneError as ParamsGoneError
 from tis_jax.store.errors import StoreError as StoreError
 from tis_jax.store.errors import StoreReadOnlyError as StoreReadOnlyError
 from tis_jax.store.errors import StoreUnreachableError as StoreUnreachableError
+from tis_jax.store.errors import TakenOverError as TakenOverError
 from tis_jax.store.errors import WrongRunError as WrongRunError
 from tis_jax.store.errors import WrongStoreSchemaError as WrongStoreSchemaError
 from tis_jax.store.location import default_url as default_url

@@ -17,6 +17,10 @@ class WrongRunError(StoreError):
   """There is no run at this URL, or it is another one."""
 
 
+class TakenOverError(StoreError):
+  """Another learner has gone on with the run since; this one must write no more."""
+
+
 class WrongStoreSchemaError(StoreError):
   """The run was written by a version of the library with another layout."""
 

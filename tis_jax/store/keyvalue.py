@@ -1,6 +1,8 @@
 """A key-value store whose failures name its URL, and whose conditions are checked."""
 
-from collections.abc import Iterable, Mapping
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 import tensorstore as ts
@@ -9,6 +11,9 @@ from tis_jax.store.errors import StoreError, StoreReadOnlyError, StoreUnreachabl
 from tis_jax.store.location import normalized, open_keyvalue
 
 _READ_ONLY = ("PERMISSION_DENIED", "Read-only", "not support writing", "AccessDenied")
+_NO_BUCKET = ("NoSuchBucket", "bucket does not exist")
+_REFUSALS = 3
+_LOST_RACES = 50
 
 
 class Read(NamedTuple):
@@ -63,13 +68,55 @@ class KeyValue:
       self._wait("write", key, future)
 
   def swap(self, key: str, value: bytes, only_if: bytes) -> bool:
-    """Writes `key` if its generation is still `only_if`; returns whether it was."""
+    """Writes `key` if its generation is still `only_if`; returns whether it was.
+
+    False is a lost race: the key has another generation now.
+
+    Raises:
+      StoreError: the write was refused again and again, and nobody else had made one.
+    """
     if not only_if:
       # TensorStore takes an empty condition for none, and would overwrite.
       raise StoreError(f"store {self.url}: no generation to compare {key!r} with")
-    stamp = self._wait("write", key, self._start("write", key, value, if_equal=only_if))
-    # A failed condition is no error: the store answers with an empty generation.
-    return bool(stamp.generation)
+    for _ in range(_REFUSALS):
+      write = self._start("write", key, value, if_equal=only_if)
+      # A failed condition is no error: the store answers with an empty generation. So
+      # it does when it cannot write at all, for want of a bucket for one.
+      if self._wait("write", key, write).generation:
+        return True
+      if self.get(key).generation != only_if:
+        return False
+    self.check_bucket()
+    raise StoreError(
+      f"store {self.url}: conditional writes of {key!r} are refused, though nobody "
+      "else has written it; does this store support them?"
+    )
+
+  def update(self, key: str, change: Callable[[Read], bytes]) -> bytes:
+    """Writes `change(what is there)` to `key`, again while others win; returns it.
+
+    Raises:
+      StoreError: others won every time.
+    """
+    for attempt in range(_LOST_RACES):
+      found = self.get(key)
+      value = change(found)
+      if self.swap(key, value, found.generation):
+        return value
+      time.sleep(random.uniform(0.0, min(0.001 * 2**attempt, 0.05)))
+    raise StoreError(
+      f"store {self.url}: {key!r} was changed by others at {_LOST_RACES} attempts to "
+      "write it; how many learners or samplers of one name write to this store?"
+    )
+
+  def check_bucket(self) -> None:
+    """Raises if the bucket is missing: to reads it looks like an empty one."""
+    try:
+      self._wait("list", "", self._start("list", "", ts.KvStore.KeyRange("a", "b")))
+    except StoreUnreachableError:
+      raise
+    except StoreError:
+      pass  # It cannot be listed, which says nothing.
 
   def create(self, key: str, value: bytes) -> bool:
     """Writes `key` if it is missing; returns whether it was."""
@@ -117,6 +164,10 @@ class KeyValue:
     if isinstance(error, TimeoutError):
       return StoreUnreachableError(f"{place} got no answer in {self.timeout:g} s")
     text = str(error)
+    if any(sign in text for sign in _NO_BUCKET):
+      return StoreUnreachableError(
+        f"store {self.url}: its bucket does not exist; create it, or mend the URL"
+      )
     if action != "read" and any(sign in text for sign in _READ_ONLY):
       return StoreReadOnlyError(f"{place} refused, it is read-only: {text}")
     if "UNAVAILABLE" in text:

@@ -68,9 +68,25 @@ def open_keyvalue(url: str, timeout: float) -> ts.KvStore:
     StoreUnreachableError: unknown scheme, or no answer in `timeout` seconds.
   """
   try:
-    return ts.KvStore.open(url, context=_context(url)).result(timeout=timeout)
+    return ts.KvStore.open(_spec(url), context=_context(url)).result(timeout=timeout)
   except Exception as error:
     raise StoreUnreachableError(f"cannot open store {url}: {error}") from error
+
+
+def _spec(url: str) -> str | dict[str, str]:
+  """What TensorStore opens for a URL: the URL, save for S3 servers other than Amazon's.
+
+  >>> _spec("s3+http://127.0.0.1:9000/bucket/runs/a/")["path"]
+  'runs/a/'
+  """
+  parts = urlsplit(url)
+  if parts.scheme not in ("s3+http", "s3+https"):
+    return url
+  bucket, _, path = unquote(parts.path).removeprefix("/").partition("/")
+  if not parts.netloc or not bucket:
+    raise ValueError(f"an S3 server's URL is {parts.scheme}://HOST:PORT/BUCKET/PREFIX")
+  endpoint = f"{parts.scheme.removeprefix('s3+')}://{parts.netloc}"
+  return {"driver": "s3", "endpoint": endpoint, "bucket": bucket, "path": path}
 
 
 @functools.cache

@@ -21,7 +21,7 @@ import ml_dtypes
 import numpy as np
 
 from tis_jax.store.errors import AlreadyExistsError, ParamsGoneError, StoreError
-from tis_jax.store.keyvalue import KeyValue
+from tis_jax.store.keyvalue import KeyValue, Read
 
 LATEST = "params/LATEST"
 _CHUNK_BYTES = 32 << 20
@@ -91,16 +91,16 @@ def move_latest(kv: KeyValue, version: int) -> None:
   Raises:
     AlreadyExistsError: it points there already, or at a newer one.
   """
-  value = json.dumps({"version": version}).encode()
-  while True:
-    found = kv.get(LATEST)
+
+  def moved(found: Read) -> bytes:
     if found.value is not None and latest_version(found.value) >= version:
       raise AlreadyExistsError(
         f"store {kv.url}: cannot publish version {version}, the latest is "
         f"{latest_version(found.value)}; is another learner writing to this store?"
       )
-    if kv.swap(LATEST, value, found.generation):
-      return
+    return json.dumps({"version": version}).encode()
+
+  kv.update(LATEST, moved)
 
 
 def latest_version(value: bytes) -> int:

@@ -2,7 +2,7 @@
 
 ```
 run                              JSON: run id, schema, incarnation, sampler config
-stop                             JSON: the learner wants no more rollouts, and why
+stop                             JSON: which incarnation wants no more rollouts, and why
 cursor                           JSON: what the learner has taken since it published
 rollouts/<writer>/<seq:010d>     a record (rollout.py); never changes
 params/...                      params.py
@@ -31,10 +31,11 @@ from tis_jax.store import params
 from tis_jax.store.errors import (
   AlreadyExistsError,
   StoreError,
+  TakenOverError,
   WrongRunError,
   WrongStoreSchemaError,
 )
-from tis_jax.store.keyvalue import KeyValue
+from tis_jax.store.keyvalue import KeyValue, Read
 from tis_jax.store.params import Manifest
 from tis_jax.store.rollout import Rollout, decode, encode
 
@@ -99,8 +100,9 @@ class Store:
     """
     kv = KeyValue(url, timeout)
     if not create:
-      record, _ = _run_record(kv)
+      record = _run_record(kv, kv.get("run"))
       if record is None:
+        kv.check_bucket()
         raise WrongRunError(f"store {kv.url} holds no run; start the learner first")
       _check_run(kv, record, run)
       return cls(kv, record)
@@ -120,7 +122,17 @@ class Store:
 
     Raises:
       AlreadyExistsError: the version, or a newer one, is published already.
+      TakenOverError: another learner has opened the run since; nothing is written.
+      WrongRunError: the run has been deleted.
     """
+    now = self._incarnation_now()
+    if now is None:
+      raise WrongRunError(f"store {self.url} holds run {self.run!r} no longer")
+    if now != self.incarnation:
+      raise TakenOverError(
+        f"store {self.url}: another learner has gone on with run {self.run!r} (as its "
+        f"incarnation {now}; this one is {self.incarnation}), so this one ends"
+      )
     manifest = params.write(self.kv, version, arrays, info)
     params.move_latest(self.kv, version)
     return manifest
@@ -261,14 +273,12 @@ class Store:
     An earlier holder finds out by `holds`.
     """
     key = f"claims/{check_writer(writer)}"
-    while True:
-      found = self.kv.get(key)
-      incarnation = 1
-      if found.value is not None:
-        incarnation = json.loads(found.value)["incarnation"] + 1
-      value = json.dumps({"incarnation": incarnation, "time": time.time()}).encode()
-      if self.kv.swap(key, value, found.generation):
-        return incarnation
+
+    def next_claim(found: Read) -> bytes:
+      before = 0 if found.value is None else json.loads(found.value)["incarnation"]
+      return json.dumps({"incarnation": before + 1, "time": time.time()}).encode()
+
+    return json.loads(self.kv.update(key, next_claim))["incarnation"]
 
   def holds(self, writer: str, incarnation: int) -> bool:
     """Whether nobody has claimed `writer` since `incarnation`."""
@@ -297,20 +307,34 @@ class Store:
 
   def reconfigured(self) -> bool:
     """Whether the run has another config, or is another, than when this was opened."""
-    record, _ = _run_record(self.kv)
+    record = _run_record(self.kv, self.kv.get("run"))
     return record is None or (record["run"], record["config"]) != (
       self.run,
       self.config,
     )
 
   def stop(self, reason: str) -> None:
-    """Asks every sampler to end."""
-    self.kv.put("stop", json.dumps({"reason": reason}).encode())
+    """Asks every sampler to end, unless another learner has opened the run since."""
+    if self._incarnation_now() == self.incarnation:
+      value = {"reason": reason, "incarnation": self.incarnation}
+      self.kv.put("stop", json.dumps(value).encode())
 
   def stopped(self) -> str | None:
     """Why the samplers are to end; None while they are not."""
     found = self.kv.get("stop").value
-    return None if found is None else json.loads(found)["reason"]
+    if found is None:
+      return None
+    stop = json.loads(found)
+    # An incarnation that ended late has no say in the next.
+    late = stop["incarnation"] < (self._incarnation_now() or 0)
+    return None if late else stop["reason"]
+
+  def _incarnation_now(self) -> int | None:
+    """How often a learner has opened this run by now; None if it is not there."""
+    record = _run_record(self.kv, self.kv.get("run"))
+    if record is None or record["run"] != self.run:
+      return None
+    return record["incarnation"]
 
 
 def rollout_key(writer: str, seq: int) -> str:
@@ -332,10 +356,10 @@ def check_writer(name: str) -> str:
   return name
 
 
-def _run_record(kv: KeyValue) -> tuple[dict[str, Any] | None, bytes]:
-  found = kv.get("run")
+def _run_record(kv: KeyValue, found: Read) -> dict[str, Any] | None:
+  """What `found`, read from the key `run`, says; None if there is no run."""
   if found.value is None:
-    return None, found.generation
+    return None
   try:
     record = json.loads(found.value)
     schema = record["schema"]
@@ -348,7 +372,7 @@ def _run_record(kv: KeyValue) -> tuple[dict[str, Any] | None, bytes]:
       f"store {kv.url} has schema {schema}, this version of tis_jax reads "
       f"{STORE_SCHEMA}; use another URL, or the version that wrote it"
     )
-  return record, found.generation
+  return record
 
 
 def _check_run(kv: KeyValue, record, run: str | None):
@@ -361,9 +385,9 @@ def _check_run(kv: KeyValue, record, run: str | None):
 
 def _enter(kv: KeyValue, run: str | None, config):
   """Begins the run, or its next incarnation; returns its record."""
-  record: dict[str, Any] | None
-  while True:
-    record, generation = _run_record(kv)
+
+  def entered(found: Read) -> bytes:
+    record: dict[str, Any] | None = _run_record(kv, found)
     if record is None:
       record = {
         "run": run or secrets.token_hex(6),
@@ -381,6 +405,6 @@ def _enter(kv: KeyValue, run: str | None, config):
     record["incarnation"] += 1
     if config is not None:
       record["config"] = dict(config)
-    text = json.dumps(record)
-    if kv.swap("run", text.encode(), generation):
-      return json.loads(text)
+    return json.dumps(record).encode()
+
+  return json.loads(kv.update("run", entered))
