@@ -90,8 +90,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
     log_ratio_BT = jnp.where(jnp.isfinite(log_ratio_BT), log_ratio_BT, 0.0)
     weight_BT, accepted_BT, metrics = None, valid_BT, {}
     if cfg["m2_threshold"] is not None:
-      m2po = chain(reject_second_moment(cfg["m2_threshold"]), metrics="none")
-      accepted_BT = m2po(log_ratio_BT, jnp.zeros_like(log_ratio_BT), valid_BT).mask
+      accepted_BT = mean_at_most_mask(log_ratio_BT**2, valid_BT, cfg["m2_threshold"])
     if cfg["rejection_sampling"] is not None:
       weight_BT, accepted_BT, changed_BT = _filter(
         cfg["rejection_sampling"], old_logp, sampler_logp, log_ratio_BT, valid_BT
