@@ -19,6 +19,7 @@ from tis_jax.corrections import (
   veto,
 )
 from tis_jax.corrections.state import Level
+from tis_jax.numerics.selection import mean_at_most_mask
 
 VERSION = "cbff54d (2026-08-22)"
 _PEER = "AReaL"
