@@ -408,3 +408,32 @@ def test_what_becomes_of_an_infinite_ratio(module, config, row):
     np.full((1, 2), -1.0), sampler, np.ones((1, 2))
   )
   np.testing.assert_allclose(weight, [row])
+
+
+@pytest.mark.parametrize(
+  ("metric", "kept"), [("ratio", 1), ("kl_k1", 0), ("kl_k2", 0), ("kl_k3", 0)]
+)
+def test_areal_drops_a_divergence_that_is_not_finite(metric, kept):
+  sampler, old = np.array([[-np.inf, -1.0]]), np.full((1, 2), -1.0)
+  config = {"rejection_sampling": {"metric": metric}}
+  _, mask, _ = areal.correction(config)(old, sampler, np.ones((1, 2)))
+  np.testing.assert_array_equal(mask, [[kept, 1]])
+
+
+def test_areal_kpop_drops_a_token_that_a_policy_is_certain_of():
+  """1 - 1e-8 is 1 in fp32, so its clamp does not hold and 0 log 0 is no number."""
+  config = {"rejection_sampling": {"metric": "binary_kl", "upper": 2.0}}
+  old, sampler = np.log([[1.0, 0.9]]), np.log([[1.0, 0.8]])
+  _, mask, _ = areal.correction(config)(old, sampler, np.ones((1, 2)))
+  np.testing.assert_array_equal(mask, [[0, 1]])
+
+
+def test_tunix_takes_the_geometric_mean_of_raw_differences():
+  """-30 and +30 cancel; -30 and +20 leave exp(-5)."""
+  log_ratio = np.array([[-30.0, 30.0], [-30.0, 20.0]])
+  config = {"sampler_rs": "geometric", "sampler_rs_min": 0.0, "sampler_rs_max": 0.5}
+  weight, _, metrics = tunix.correction(config)(
+    log_ratio - 40, np.full((2, 2), -40.0), np.ones((2, 2))
+  )
+  np.testing.assert_array_equal(weight, [[0, 0], [1, 1]])
+  np.testing.assert_allclose(metrics["sampler_is/seq_geo_ratio_max"], 1.0, rtol=1e-6)
