@@ -168,7 +168,7 @@ def test_optimal_token_baseline_equals_the_loop(singleton):
     MASK,
     dirty(LOGP),
     dirty(SQUARED),
-    weights=dirty(weights),
+    weight=dirty(weights),
     baseline_mask=kept,
     singleton=singleton,
   )

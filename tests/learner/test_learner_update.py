@@ -13,6 +13,7 @@ from learner_oracle import (
   make_algorithm,
   policy_gradient_step,
   scores,
+  token_baseline_advantages,
   truncated_weight,
 )
 
@@ -47,6 +48,40 @@ def test_one_update_is_the_truncated_policy_gradient(tiny, batch):
   np.testing.assert_allclose(metrics["optimizer/grad_norm"], norm, 1e-4)
   assert state.step == 1
   assert metrics["update/skipped"] == 0
+
+
+@pytest.mark.parametrize(
+  ("align", "mesh", "settings"),
+  [
+    ("column", "one", {}),
+    ("ordinal", "one", {}),
+    ("column", "2x2x2", {"micro_batches": 2}),
+  ],
+)
+def test_an_optimal_token_baseline_is_of_the_policy_before_the_update(
+  tiny, batch, align, mesh, settings
+):
+  """Its probabilities, squared and summed, and its weight: a pass, and no settings."""
+  algorithm = make_algorithm(
+    advantage__name="optimal_token_baseline",
+    advantage__optimal_token_baseline={"align": align},
+    **NO_METRICS,
+    **settings,
+  )
+  assert algorithm.corrects_first
+  update = learner.make_update(tiny.graph, algorithm, tiny.optimizer, tiny.meshes[mesh])
+  dirty = batch._replace(
+    rewards=np.where(batch.mask.any(1), batch.rewards, np.nan).astype(np.float32)
+  )
+  state, metrics = update(tiny.state(mesh), dirty, np.int32(VERSION))
+  found = token_baseline_advantages(tiny.graph, tiny.params, batch, align)
+  params, loss, _ = policy_gradient_step(
+    tiny.graph, tiny.params, tiny.optimizer, batch, found
+  )
+  assert_same_params(jax.device_get(state.params), params)
+  np.testing.assert_allclose(metrics["loss/total"], loss, 1e-4, 1e-5)
+  want = np.abs(found[batch.mask]).mean()
+  np.testing.assert_allclose(metrics["advantage/abs"], want, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """What one update does with a batch: the choices, checked, and frozen before jit."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Literal
 
 from tis_jax import losses
+from tis_jax.advantages import ARGUMENTS as ADVANTAGE_ARGUMENTS
 from tis_jax.corrections import Chain
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, LOSS_ARGUMENTS
 from tis_jax.numerics.checks import check_choice, check_number
@@ -74,6 +76,10 @@ class Overlong:
   filter: bool = False
 
 
+_BEFORE_THE_UPDATE = ("logp", "sum_squared_probs", "weight")
+"""What an estimator can ask for that takes a forward pass before the update."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Algorithm:
   """The mathematics of a learner; `make_update` compiles it.
@@ -82,7 +88,8 @@ class Algorithm:
     correct: the corrector.
     loss: a policy loss, its options bound by `functools.partial`; one of
       `tis_jax.losses`, or any function that `losses.traits` can read.
-    advantage: `advantage(rewards, group_ids, baseline_mask=...)`, likewise.
+    advantage: an estimator, likewise: one of `advantages.ESTIMATORS`, or any function
+      that takes some of `advantages.ARGUMENTS`; what it does not name is not computed.
     old_logp: the policy that the loss is anchored on. "recompute" takes a forward pass
       before the update (decoupled: three policies); "current" takes the log-probs of
       the gradient's own pass, the same number without the extra pass, as long as a
@@ -134,6 +141,7 @@ class Algorithm:
         f"and mini_batches={self.mini_batches} make {self.updates}; take 'recompute'"
       )
     self._check_loss()
+    self._check_advantage()
     self._check_needs()
     if self.late_correction:
       self._check_late_correction()
@@ -161,6 +169,34 @@ class Algorithm:
   def needs_reference(self) -> bool:
     """Whether an update needs the parameters of a reference policy."""
     return self.kl.coefficient != 0
+
+  @property
+  def corrects_first(self) -> bool:
+    """Whether the advantages are made after the correction, of what it found."""
+    if self.late_correction:
+      return False
+    takes_weight = self.correct.weighs and self.takes("weight")
+    return self.baseline == "accepted" or takes_weight
+
+  def takes(self, name: str) -> bool:
+    """Whether the advantage estimator takes the argument `name`."""
+    return name in inspect.signature(self.advantage).parameters
+
+  def _check_advantage(self):
+    estimator = losses.traits(self.advantage)
+    unknown = [name for name in estimator.needs if name not in ADVANTAGE_ARGUMENTS]
+    if unknown:
+      raise ValueError(
+        f"{estimator.name} needs {', '.join(unknown)}, which an update does not give; "
+        "bind settings with functools.partial"
+      )
+    before = [name for name in estimator.needs if name in _BEFORE_THE_UPDATE]
+    if before and self.late_correction:
+      raise ValueError(
+        f"{estimator.name} needs {' and '.join(before)} of the policy before the "
+        f"update, which old_logp={self.old_logp!r} does not compute; take "
+        "old_logp='recompute'"
+      )
 
   def _check_loss(self):
     losses.check_composition(
@@ -191,6 +227,12 @@ class Algorithm:
           raise ValueError(
             f"{stage.name} needs the advantages and baseline='accepted' makes them "
             "after the correction; take baseline='all'"
+          )
+        if need == "advantages" and self.corrects_first:
+          raise ValueError(
+            f"{stage.name} needs the advantages and "
+            f"{losses.traits(self.advantage).name} the correction's weight; take "
+            "another estimator, or a chain without one of the two"
           )
 
   def _check_late_correction(self):

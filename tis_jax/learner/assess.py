@@ -26,21 +26,34 @@ def assess(
     mask = overlong_filter(batch.mask, batch.finish_reasons == 1)
     rows = Rows(batch._replace(mask=mask))
   parts = algorithm.mini_batches * algorithm.micro_batches
-  logp = lambda params: map_parts(
-    lambda part: learner.score(params, part).logp, rows.batch, parts, learner.mesh
-  )
+
+  def read(params, sum_squared_probs=False):
+    # Rows that an overlong filter leaves out of the loss count in a baseline.
+    def one(part):
+      out = learner.score(params, part, sum_squared_probs=sum_squared_probs)
+      return out.logp, out.sum_squared_probs
+
+    return map_parts(one, batch, parts, learner.mesh)
+
+  squared = None
   if algorithm.needs_reference:
-    rows = rows._replace(ref_logp=logp(reference))
+    rows = rows._replace(ref_logp=read(reference)[0])
   if algorithm.old_logp == "recompute":
-    rows = rows._replace(old_logp=logp(params))
+    old_logp, squared = read(params, algorithm.takes("sum_squared_probs"))
+    rows = rows._replace(old_logp=old_logp)
   rewards = _shaped_rewards(algorithm, rows, batch.mask)
-  if algorithm.baseline == "all":
-    rows = rows._replace(advantages=_advantages(algorithm, rewards, batch, batch.mask))
+
+  def advantages(mask):
+    return _advantages(algorithm, rows, rewards, batch, mask, squared)
+
+  if not algorithm.corrects_first:
+    rows = rows._replace(advantages=advantages(batch.mask))
   if not algorithm.late_correction:
     correction, metrics = correct(algorithm, rows, rows.old_logp, version)
     rows = rows._replace(weight=correction.weight, trains=correction.mask)
-  if algorithm.baseline == "accepted":
-    rows = rows._replace(advantages=_advantages(algorithm, rewards, batch, rows.trains))
+  if algorithm.corrects_first:
+    mask = rows.trains if algorithm.baseline == "accepted" else batch.mask
+    rows = rows._replace(advantages=advantages(mask))
   return rows, metrics | batch_metrics(batch, rewards, rows.advantages, version)
 
 
@@ -91,7 +104,9 @@ def _shaped_rewards(algorithm: Algorithm, rows: Rows, sampled):
   return rewards
 
 
-def _advantages(algorithm: Algorithm, rewards, batch: Batch, mask):
+def _advantages(
+  algorithm: Algorithm, rows: Rows, rewards, batch: Batch, mask, sum_squared_probs
+):
   """`[B]` or `[B, T]`, with baselines over the rows that `mask` leaves something."""
   found = losses.call_loss(
     algorithm.advantage,
@@ -100,6 +115,9 @@ def _advantages(algorithm: Algorithm, rewards, batch: Batch, mask):
     mask=mask,
     lengths=mask.sum(axis=1),
     baseline_mask=mask.any(axis=1),
+    logp=rows.old_logp,
+    sum_squared_probs=sum_squared_probs,
+    weight=rows.weight if algorithm.correct.weighs else None,
   )
   # Estimators along the tokens return their returns as well.
   return found[0] if isinstance(found, tuple) else found

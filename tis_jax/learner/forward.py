@@ -13,7 +13,12 @@ from tis_jax.logprobs import TokenLogprobs, token_logprobs
 
 
 def score(
-  graph: nnx.GraphDef, params: nnx.State, batch: Batch, *, temperature: float = 1.0
+  graph: nnx.GraphDef,
+  params: nnx.State,
+  batch: Batch,
+  *,
+  temperature: float = 1.0,
+  sum_squared_probs: bool = False,
 ) -> TokenLogprobs:
   """Log-probs and entropy of each response token given all before it.
 
@@ -26,6 +31,7 @@ def score(
     params: its parameters.
     batch: only prompts, tokens, their masks and `kept_tokens` are read.
     temperature: divides the logits.
+    sum_squared_probs: whether to read it, see `token_logprobs`.
 
   Returns:
     `TokenLogprobs` of `[B, T]`; what lies under a False mask is of no meaning.
@@ -46,6 +52,7 @@ def score(
     tied=model.config.tie_embeddings,
     mask=batch.mask,
     kept_tokens=batch.kept_tokens,
+    sum_squared_probs=sum_squared_probs,
     vocab_axis=_vocab_axis(head_DV.shape[1]),
   )
 

@@ -31,9 +31,17 @@ class Learner(NamedTuple):
   mesh: Mesh
   sampling: Sampling
 
-  def score(self, params: nnx.State, batch: Batch) -> TokenLogprobs:
+  def score(
+    self, params: nnx.State, batch: Batch, *, sum_squared_probs: bool = False
+  ) -> TokenLogprobs:
     """The learner's own log-probs of a batch."""
-    return score(self.graph, params, batch, temperature=self.algorithm.temperature)
+    return score(
+      self.graph,
+      params,
+      batch,
+      temperature=self.algorithm.temperature,
+      sum_squared_probs=sum_squared_probs,
+    )
 
   def fresh_state(self, params: nnx.State, seed: int) -> TrainState:
     """The state at step 0."""
