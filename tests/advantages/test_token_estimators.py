@@ -87,6 +87,15 @@ def test_gae_steps_over_the_holes(discount, trace):
   np.testing.assert_allclose(returns, want, rtol=1e-4, atol=1e-5)
 
 
+def test_gae_whitens_its_advantages_and_not_its_returns():
+  plain, returns = gae(OUTCOMES, VALUES, MASK)
+  got, same = advantages.gae(OUTCOMES, VALUES, MASK, whitened=True)
+  inside = np.asarray(plain, np.float64)[MASK]
+  want = (inside - inside.mean()) / inside.std(ddof=1)
+  np.testing.assert_allclose(np.asarray(got)[MASK], want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(same, returns)
+
+
 def test_gae_at_full_trace_is_the_return_less_the_value():
   got, returns = gae(OUTCOMES, VALUES, MASK)
   want = loop_returns(outcome_as_tokens(), 1.0)

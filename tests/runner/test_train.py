@@ -86,6 +86,28 @@ def test_a_run_trains_ends_with_figures_and_can_be_made_longer(tmp_path):
     train(small(tmp_path, 3, seed=1), tmp_path)
 
 
+def test_a_critic_is_trained_beside_the_policy_and_resumed_with_it(tmp_path):
+  changes = {
+    "algorithm.advantage.name": "gae",
+    "algorithm.advantage.gae.trace": 0.95,
+    "algorithm.advantage.gae.whitened": True,
+    "algorithm.critic.optimizer.learning_rate": 1e-3,
+    "algorithm.critic.optimizer.warmup_steps": 1,
+    "sampler.prompts_per_record": 16,
+    "sampler.group_size": 4,
+    "train.prompts_per_step": 16,
+  }
+  train(small(tmp_path, 6, **changes), tmp_path)
+  summary = train(small(tmp_path, 12, **changes), tmp_path)
+  assert summary["rollouts/trained"] == 12 * 64
+  rows = logs.read_metrics(tmp_path / "metrics.jsonl")
+  errors = [row["value/error_squared"] for row in rows if "loss/value" in row]
+  assert len(errors) == 12
+  # Values begin at 0 and rewards are 0 or 1: half the error is the share of successes.
+  assert np.mean(errors[-3:]) < 0.75 * errors[0]
+  assert evaluate_run(tmp_path, prompts=8, samples=2).pass_at_1 >= 0
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [

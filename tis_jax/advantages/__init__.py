@@ -42,12 +42,14 @@ ARGUMENTS = (
   "logp",
   "sum_squared_probs",
   "weight",
+  "values",
 )
 """The arrays that a training step can hand to an estimator; the rest are settings."""
 
 ESTIMATORS: dict[str, Callable] = {
   "best_of_group": best_of_group,
   "dr_grpo": dr_grpo,
+  "gae": gae,
   "gpg": gpg,
   "grpo": grpo,
   "maxrl": maxrl,

@@ -8,6 +8,7 @@ from typing import Literal
 from tis_jax import losses
 from tis_jax.advantages import ARGUMENTS as ADVANTAGE_ARGUMENTS
 from tis_jax.corrections import Chain
+from tis_jax.learner.optimizer import AdamW
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, LOSS_ARGUMENTS
 from tis_jax.numerics.checks import check_choice, check_number
 
@@ -76,6 +77,23 @@ class Overlong:
   filter: bool = False
 
 
+@dataclasses.dataclass(frozen=True)
+class Critic:
+  """The critic of an estimator that takes `values`, as `gae` does; else not used.
+
+  A model of its own, started from the policy's params with its values at 0, and trained
+  beside it: in the same mini-batches, with the aggregation's mode.
+
+  Attributes:
+    optimizer: of its updates.
+    clip: how far a value may move in an update, see `losses.value`; None leaves it
+      free.
+  """
+
+  optimizer: AdamW = AdamW()
+  clip: float | None = 0.2
+
+
 _BEFORE_THE_UPDATE = ("logp", "sum_squared_probs", "weight")
 """What an estimator can ask for that takes a forward pass before the update."""
 
@@ -94,8 +112,9 @@ class Algorithm:
       before the update (decoupled: three policies); "current" takes the log-probs of
       the gradient's own pass, the same number without the extra pass, as long as a
       batch is one update; "sampler" takes the sampler's (bypass: two policies).
-    baseline: "all" rows make the group's baseline, or only those that the correction
-      "accepted".
+    baseline: "all" rows make the group's baseline and train a critic, or only those
+      that the correction "accepted".
+    critic: of an estimator that takes `values`.
     aggregation: how token losses become one number.
     kl: the KL to a reference policy.
     overlong: what becomes of responses near the length limit.
@@ -115,6 +134,7 @@ class Algorithm:
   advantage: Callable
   old_logp: Literal["recompute", "current", "sampler"] = "recompute"
   baseline: Literal["all", "accepted"] = "all"
+  critic: Critic = Critic()
   aggregation: Aggregation = Aggregation()
   kl: KL = KL()
   overlong: Overlong = Overlong()
@@ -169,6 +189,11 @@ class Algorithm:
   def needs_reference(self) -> bool:
     """Whether an update needs the parameters of a reference policy."""
     return self.kl.coefficient != 0
+
+  @property
+  def needs_critic(self) -> bool:
+    """Whether an update trains a critic, and needs an optimizer for it."""
+    return "values" in losses.traits(self.advantage).needs
 
   @property
   def corrects_first(self) -> bool:

@@ -1,4 +1,4 @@
-"""Log-probs of the sampled tokens: one forward pass over prompts and responses."""
+"""Log-probs and values of the sampled tokens: one pass over prompts and responses."""
 
 from collections.abc import Callable
 
@@ -36,14 +36,12 @@ def score(
   Returns:
     `TokenLogprobs` of `[B, T]`; what lies under a False mask is of no meaning.
   """
-  prompt_length = batch.prompts.shape[1]
-  tokens_BS = jnp.concatenate([batch.prompts, batch.tokens], axis=1)[:, :-1]
-  valid_BS = jnp.concatenate([batch.prompt_mask, _up_to_last(batch.mask)], axis=1)
   model = nnx.merge(graph, params)
   head_DV = model.head()
-  hidden_BSD, _ = model(tokens_BS, segment_ids_BS=valid_BS[:, :-1].astype(jnp.int32))
+  tokens_BS, segment_ids_BS = _sequences(batch)
+  hidden_BSD, _ = model(tokens_BS, segment_ids_BS=segment_ids_BS)
   return token_logprobs(
-    hidden_BSD[:, prompt_length - 1 :],
+    hidden_BSD[:, batch.prompts.shape[1] - 1 :],
     # Back to the table it is, where tied: the kernel reads its rows in place, and a
     # transposed head and gradient would each be a copy.
     head_DV.T if model.config.tie_embeddings else head_DV,
@@ -57,6 +55,22 @@ def score(
   )
 
 
+def values(graph: nnx.GraphDef, params: nnx.State, batch: Batch) -> jax.Array:
+  """What a critic expects where each response token is about to be sampled.
+
+  Args:
+    graph: of a `Critic`, from `critic_graph`.
+    params: its parameters.
+    batch: only prompts, tokens and their masks are read.
+
+  Returns:
+    `[B, T]` fp32; what lies under a False mask is of no meaning.
+  """
+  tokens_BS, segment_ids_BS = _sequences(batch)
+  values_BS = nnx.merge(graph, params)(tokens_BS, segment_ids_BS=segment_ids_BS)
+  return values_BS[:, batch.prompts.shape[1] - 1 :]
+
+
 def make_score(
   graph: nnx.GraphDef, mesh: Mesh, *, temperature: float = 1.0
 ) -> Callable[[nnx.State, Batch], TokenLogprobs]:
@@ -68,6 +82,13 @@ def make_score(
       return score(graph, params, batch, temperature=temperature)
 
   return jax.jit(run, in_shardings=(None, rows), out_shardings=rows)
+
+
+def _sequences(batch: Batch):
+  """Prompts and responses but the last token, `[B, S]`, and their segment ids."""
+  tokens_BS = jnp.concatenate([batch.prompts, batch.tokens], axis=1)[:, :-1]
+  valid_BS = jnp.concatenate([batch.prompt_mask, _up_to_last(batch.mask)], axis=1)
+  return tokens_BS, valid_BS[:, :-1].astype(jnp.int32)
 
 
 def _up_to_last(mask_BT):

@@ -44,13 +44,24 @@ class Parts:
   @functools.cached_property
   def update(self) -> Callable:
     """`update(state, batch, version, *reference) -> (state, metrics)`."""
-    graph, algorithm, optimizer, mesh, sampling = self.learner
-    return learner.make_update(graph, algorithm, optimizer, mesh, sampling=sampling)
+    graph, algorithm, optimizer, mesh, sampling, critic_optimizer = self.learner
+    return learner.make_update(
+      graph,
+      algorithm,
+      optimizer,
+      mesh,
+      sampling=sampling,
+      critic_optimizer=critic_optimizer,
+    )
 
   @functools.cached_property
   def score(self) -> Callable:
     """`score(params, batch)`, the learner's log-probs."""
-    graph, algorithm, _, mesh, _ = self.learner
+    graph, algorithm, mesh = (
+      self.learner.graph,
+      self.learner.algorithm,
+      self.learner.mesh,
+    )
     return learner.make_score(graph, mesh, temperature=algorithm.temperature)
 
   @property
@@ -79,12 +90,16 @@ def build(settings: Settings) -> Parts:
     task = _task(settings.data)
     algorithm = settings.algorithm
     updates = settings.train.steps * algorithm.updates
+    critic_optimizer = None
+    if algorithm.needs_critic:
+      critic_optimizer = learner.make_optimizer(algorithm.critic.optimizer, updates)
     parts = Learner(
       graph,
       algorithm,
       learner.make_optimizer(settings.optimizer, updates),
       learner.make_mesh(**settings.mesh),
       settings.sampler.sampling,
+      critic_optimizer,
     )
   evaluation = Evaluation(
     Environment(task, tokenizer, task.test, settings.data.max_prompt_tokens),
