@@ -84,6 +84,28 @@ def test_an_optimal_token_baseline_is_of_the_policy_before_the_update(
   np.testing.assert_allclose(metrics["advantage/abs"], want, 1e-4)
 
 
+def test_remax_takes_the_greedy_answers_reward_off(tiny, batch):
+  update = learner.make_update(
+    tiny.graph,
+    make_algorithm(advantage__name="remax", **NO_METRICS),
+    tiny.optimizer,
+    tiny.meshes["one"],
+  )
+  with pytest.raises(ValueError, match="remax needs greedy_rewards"):
+    jax.eval_shape(update, tiny.state(), batch, np.int32(VERSION))
+  greedy = np.random.default_rng(5).random(32).astype(np.float32)
+  recorded = batch._replace(greedy_rewards=greedy)
+  state, metrics = update(tiny.state(), recorded, np.int32(VERSION))
+  advantage = np.where(batch.mask.any(1), batch.rewards - greedy, 0.0)
+  params, loss, _ = policy_gradient_step(
+    tiny.graph, tiny.params, tiny.optimizer, batch, advantage[:, None]
+  )
+  assert_same_params(jax.device_get(state.params), params)
+  np.testing.assert_allclose(metrics["loss/total"], loss, 1e-4, 1e-6)
+  held = batch.mask.any(1)
+  np.testing.assert_allclose(metrics["reward/greedy"], greedy[held].mean(), 1e-5)
+
+
 @pytest.mark.parametrize(
   ("mesh", "settings"), [("2x2x2", {}), ("1x4x2", {"micro_batches": 4})]
 )

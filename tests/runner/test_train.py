@@ -108,6 +108,18 @@ def test_a_critic_is_trained_beside_the_policy_and_resumed_with_it(tmp_path):
   assert evaluate_run(tmp_path, prompts=8, samples=2).pass_at_1 >= 0
 
 
+def test_remax_has_the_samplers_answer_greedily_too(tmp_path):
+  train(small(tmp_path, 2, **{"algorithm.advantage.name": "remax"}), tmp_path)
+  rows = logs.read_metrics(tmp_path / "metrics.jsonl")
+  greedy = [row["reward/greedy"] for row in rows if "loss/total" in row]
+  assert len(greedy) == 2
+  # Whole answers to whole groups, and the base policy gets about half of them right.
+  assert 0 < np.mean(greedy) <= 1
+  batch, _ = load_batch(tmp_path / "batch.npz")
+  pairs = batch.greedy_rewards.reshape(-1, 2)
+  np.testing.assert_array_equal(pairs[:, 0], pairs[:, 1])
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [

@@ -43,6 +43,7 @@ ARGUMENTS = (
   "sum_squared_probs",
   "weight",
   "values",
+  "greedy_rewards",
 )
 """The arrays that a training step can hand to an estimator; the rest are settings."""
 
@@ -58,6 +59,7 @@ ESTIMATORS: dict[str, Callable] = {
   "pass_at_k": pass_at_k,
   "reinforce_plus_plus": reinforce_plus_plus,
   "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
+  "remax": remax,
   "rloo": rloo,
 }
 """Every estimator that a learner can feed, by the name that a config calls it."""

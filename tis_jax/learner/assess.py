@@ -146,6 +146,7 @@ def _advantages(algorithm: Algorithm, rewards, batch: Batch, mask, **known):
     mask=mask,
     lengths=mask.sum(axis=1),
     baseline_mask=mask.any(axis=1),
+    greedy_rewards=batch.greedy_rewards,
     **known,
   )
   if isinstance(found, tuple):

@@ -34,8 +34,11 @@ def batch_metrics(batch: Batch, shaped_rewards, advantages, version) -> Metrics:
   length = batch.mask.sum(axis=1).astype(jnp.float32)
   staleness = (version - batch.versions).astype(jnp.float32)
   dull = ~has_variance(batch.rewards, batch.group_ids, where=held)
+  greedy: Metrics = {}
+  if batch.greedy_rewards is not None:
+    greedy = {"reward/greedy": mean(batch.greedy_rewards, held)}
   share = jnp.where(held, 1.0 / group_count(batch.group_ids, held), 0.0)
-  return {
+  return greedy | {
     "reward/mean": mean(batch.rewards, held),
     "reward/shaped": mean(shaped_rewards, held),
     "advantage/abs": mean(jnp.abs(advantages), mask),

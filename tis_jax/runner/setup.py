@@ -150,4 +150,5 @@ def assignment(settings: Settings) -> Assignment:
     seed=settings.seed,
     capacity=math.ceil((settings.store.max_staleness + 1) * records),
     sampler=settings.sampler,
+    greedy=settings.algorithm.takes("greedy_rewards"),
   )

@@ -77,6 +77,7 @@ class Assignment:
     seed: of the prompts' order and the sampling noise, with the writer's name.
     capacity: records that all writers together may be ahead of the learner.
     sampler: how to generate.
+    greedy: record the reward of one greedy answer a prompt, too.
 
   Raises:
     ValueError: a setting outside its range.
@@ -89,6 +90,7 @@ class Assignment:
   seed: int
   capacity: int
   sampler: SamplerSettings
+  greedy: bool = False
 
   def __post_init__(self):
     for name in ("max_prompt_tokens", "capacity"):

@@ -46,8 +46,9 @@ ARRAYS: Mapping[str, tuple[str, int]] = {
   "finish_reasons": ("|i1", 1),
   "kept_mass": ("<f4", 2),
   "kept_tokens": ("<i4", 3),
+  "greedy_rewards": ("<f4", 1),
 }
-OPTIONAL = frozenset({"kept_mass", "kept_tokens"})
+OPTIONAL = frozenset({"kept_mass", "kept_tokens", "greedy_rewards"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +92,8 @@ class Rollout:
       kept; None where everything was.
     kept_tokens: int32 [B, T, K], which those were, padded with -1 and all -1 where they
       did not fit; None where they were not recorded.
+    greedy_rewards: float32 [B], of the greedy answer to each row's prompt; None where
+      nobody asked for one.
   """
 
   prompts: np.ndarray
@@ -106,6 +109,7 @@ class Rollout:
   header: Header
   kept_mass: np.ndarray | None = None
   kept_tokens: np.ndarray | None = None
+  greedy_rewards: np.ndarray | None = None
 
   @property
   def shape(self) -> tuple[int, int, int]:
