@@ -240,7 +240,7 @@ def test_sharded_equals_one_device():
   [
     (lambda: advantages.rewards_to_go(OUTCOMES), r"must be \[B, T\]"),
     (lambda: advantages.gae(REWARDS, VALUES[:, :2], MASK), "values must be"),
-    (lambda: advantages.gdpo(OUTCOMES, IDS, MASK), r"rewards must be \[B, K\]"),
+    (lambda: advantages.gdpo(OUTCOMES, IDS, MASK), r"named_rewards must be \[B, K\]"),
     (lambda: advantages.gdpo(REWARDS, IDS, MASK, weights=[1.0]), "weights must be"),
     (lambda: advantages.remax(OUTCOMES, OUTCOMES[:2]), "must both be"),
     (

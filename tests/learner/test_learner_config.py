@@ -110,6 +110,10 @@ def test_defaults_are_those_of_the_functions():
     ),
     ({"old_logp": "current", "kl": {"placement": "reward"}}, "kl.placement='reward'"),
     (
+      {"advantage": {"name": "gdpo"}, "overlong": {"buffer": 2}},
+      "gdpo takes no rewards, which overlong.buffer",
+    ),
+    (
       {"old_logp": "current", "advantage": {"name": "optimal_token_baseline"}},
       "needs logp and sum_squared_probs of the policy before the update",
     ),
@@ -205,14 +209,18 @@ def test_every_loss_advantage_and_stage_traces(tiny, batch, index):
     },
   }
   algorithm = runner.algorithm_of(settings)
-  state = learner.abstract_state(tiny.graph, tiny.optimizer, tiny.meshes["one"])
+  rewards = batch.rewards
+  batch = batch._replace(
+    greedy_rewards=rewards, named_rewards=np.stack([rewards, rewards], 1)
+  )
   for stage in [None, *mine]:
     if stage is not None:
       correct = _with_stage(stage)
       algorithm = dataclasses.replace(make_algorithm(), correct=correct)
-    update = learner.make_update(
-      tiny.graph, algorithm, tiny.optimizer, tiny.meshes["one"]
-    )
+    parts = (tiny.optimizer, tiny.meshes["one"])
+    critic = {"critic_optimizer": tiny.optimizer if algorithm.needs_critic else None}
+    update = learner.make_update(tiny.graph, algorithm, *parts, **critic)
+    state = learner.abstract_state(tiny.graph, *parts, **critic)
     out, _ = jax.eval_shape(update, state, batch, np.int32(VERSION))
     assert jax.tree.map(np.shape, out) == jax.tree.map(np.shape, state)
 

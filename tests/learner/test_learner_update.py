@@ -84,6 +84,29 @@ def test_an_optimal_token_baseline_is_of_the_policy_before_the_update(
   np.testing.assert_allclose(metrics["advantage/abs"], want, 1e-4)
 
 
+def test_gdpo_normalises_each_named_reward_on_its_own(tiny, batch):
+  algorithm = make_algorithm(
+    advantage__name="gdpo", advantage__gdpo={"weights": (2.0, 0.5)}, **NO_METRICS
+  )
+  update = learner.make_update(
+    tiny.graph, algorithm, tiny.optimizer, tiny.meshes["one"]
+  )
+  other = np.random.default_rng(6).normal(size=32).astype(np.float32)
+  named = np.stack([batch.rewards, 100 * other], 1)
+  state, metrics = update(
+    tiny.state(), batch._replace(named_rewards=named), np.int32(VERSION)
+  )
+  second = advantages(batch._replace(rewards=named[:, 1]))
+  found = 2.0 * advantages(batch) + 0.5 * second
+  inside = np.broadcast_to(found[:, None], batch.mask.shape)[batch.mask]
+  found = (found - inside.mean()) / inside.std(ddof=1)
+  params, loss, _ = policy_gradient_step(
+    tiny.graph, tiny.params, tiny.optimizer, batch, found[:, None]
+  )
+  assert_same_params(jax.device_get(state.params), params)
+  np.testing.assert_allclose(metrics["loss/total"], loss, 1e-4, 1e-5)
+
+
 def test_remax_takes_the_greedy_answers_reward_off(tiny, batch):
   update = learner.make_update(
     tiny.graph,

@@ -21,8 +21,10 @@ from tis_jax.runner import (
   ConfigError,
   evaluate_run,
   logs,
+  read_config,
   train,
 )
+from tis_jax.runner.setup import build
 from tis_jax.sampler import Fleet, SamplerFailedError
 
 
@@ -106,6 +108,32 @@ def test_a_critic_is_trained_beside_the_policy_and_resumed_with_it(tmp_path):
   # Values begin at 0 and rewards are 0 or 1: half the error is the share of successes.
   assert np.mean(errors[-3:]) < 0.75 * errors[0]
   assert evaluate_run(tmp_path, prompts=8, samples=2).pass_at_1 >= 0
+
+
+def test_gdpo_weighs_the_tasks_rewards_by_name(tmp_path):
+  config = small(tmp_path, 1, **{"algorithm.advantage.name": "gdpo"})
+  config.algorithm.advantage.gdpo.weights = {"number": 0.25, "correct": 1.0}
+  train(config, tmp_path)
+  batch, _ = load_batch(tmp_path / "batch.npz")
+  correct, number = batch.named_rewards.T
+  np.testing.assert_array_equal(correct, batch.rewards)
+  assert (number >= correct).all() and number.max() == 1
+  advantage = build(read_config(config)).learner.algorithm.advantage
+  assert advantage.keywords["weights"] == (1.0, 0.25)
+
+
+@pytest.mark.parametrize(
+  ("weights", "message"),
+  [
+    ({"correct": 1.0, "numbr": 1.0}, "did you mean 'number'"),
+    ({"correct": 1.0}, "lack number, of task 'gsm8k_steps'"),
+  ],
+)
+def test_weights_are_of_rewards_that_the_task_has(tmp_path, weights, message):
+  config = small(tmp_path, 1, **{"algorithm.advantage.name": "gdpo"})
+  config.algorithm.advantage.gdpo.weights = weights
+  with pytest.raises(ConfigError, match=message):
+    build(read_config(config))
 
 
 def test_remax_has_the_samplers_answer_greedily_too(tmp_path):

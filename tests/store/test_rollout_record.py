@@ -30,8 +30,12 @@ def test_round_trip_is_exact(make_rollout, kept):
   kept_mass = np.full((4, 5), 0.75, np.float32) if kept else None
   kept_tokens = np.arange(60, dtype=np.int32).reshape(4, 5, 3) if kept else None
   greedy_rewards = np.arange(4, dtype=np.float32) if kept else None
+  named_rewards = np.arange(8, dtype=np.float32).reshape(4, 2) if kept else None
   rollout = make_rollout(
-    kept_mass=kept_mass, kept_tokens=kept_tokens, greedy_rewards=greedy_rewards
+    kept_mass=kept_mass,
+    kept_tokens=kept_tokens,
+    greedy_rewards=greedy_rewards,
+    named_rewards=named_rewards,
   )
   again = decode(encode(rollout))
   assert again.header == rollout.header
@@ -160,7 +164,7 @@ def test_kept_mass_prompts_runs_and_shapes_are_checked(make_rollout):
     kept_mass = np.where(good.mask, np.inf, 1).astype(np.float32)
     check_values(dataclasses.replace(good, kept_mass=kept_mass))
   greedy = np.full_like(good.rewards, np.nan)
-  with pytest.raises(NonFiniteRolloutError, match="greedy answer's reward"):
+  with pytest.raises(NonFiniteRolloutError, match="greedy_rewards is not finite"):
     check_values(dataclasses.replace(good, greedy_rewards=greedy))
   with pytest.raises(RolloutShapeError, match="greedy_rewards has shape"):
     encode(dataclasses.replace(good, greedy_rewards=greedy[:2]))

@@ -44,6 +44,7 @@ ARGUMENTS = (
   "weight",
   "values",
   "greedy_rewards",
+  "named_rewards",
 )
 """The arrays that a training step can hand to an estimator; the rest are settings."""
 
@@ -51,6 +52,7 @@ ESTIMATORS: dict[str, Callable] = {
   "best_of_group": best_of_group,
   "dr_grpo": dr_grpo,
   "gae": gae,
+  "gdpo": gdpo,
   "gpg": gpg,
   "grpo": grpo,
   "maxrl": maxrl,

@@ -111,7 +111,7 @@ def remax(rewards: ArrayLike, greedy_rewards: ArrayLike) -> jax.Array:
 
 
 def gdpo(
-  rewards: ArrayLike,
+  named_rewards: ArrayLike,
   group_ids: ArrayLike,
   mask: ArrayLike,
   *,
@@ -126,10 +126,11 @@ def gdpo(
   Summing rewards before normalising lets the one with the widest spread drown the rest.
 
   Args:
-    rewards: `[B, K]`, K rewards a row.
+    named_rewards: `[B, K]`, K rewards a row.
     group_ids: `[B]` integers; see `grpo`.
     mask: `[B, T]` bool or 0/1, the tokens that the whitening counts.
-    weights: K numbers, or `[K]`; None is 1 each.
+    weights: K numbers, or `[K]`; None is 1 each. In a run a number for each of the
+      task's rewards, by name.
     normalize: see `grpo`.
     epsilon: see `grpo`.
     baseline_mask: see `grpo`.
@@ -148,8 +149,8 @@ def gdpo(
 
   References: Liu et al. 2026, arXiv:2601.05242.
   """
-  rewards = jnp.asarray(rewards)
-  check_rank("rewards", rewards, "BK")
+  rewards = jnp.asarray(named_rewards)
+  check_rank("named_rewards", rewards, "BK")
   kinds = rewards.shape[1]
   weights = jnp.ones(kinds) if weights is None else jnp.asarray(weights, jnp.float32)
   if weights.shape != (kinds,):

@@ -215,6 +215,12 @@ class Algorithm:
         f"{estimator.name} needs {', '.join(unknown)}, which an update does not give; "
         "bind settings with functools.partial"
       )
+    kl_in_reward = self.needs_reference and self.kl.placement == "reward"
+    if (self.overlong.buffer or kl_in_reward) and not self.takes("rewards"):
+      raise ValueError(
+        f"{estimator.name} takes no rewards, which overlong.buffer and "
+        "kl.placement='reward' take off; set overlong.buffer=0 and kl.placement='loss'"
+      )
     before = [name for name in estimator.needs if name in _BEFORE_THE_UPDATE]
     if before and self.late_correction:
       raise ValueError(

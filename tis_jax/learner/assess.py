@@ -147,6 +147,7 @@ def _advantages(algorithm: Algorithm, rewards, batch: Batch, mask, **known):
     lengths=mask.sum(axis=1),
     baseline_mask=mask.any(axis=1),
     greedy_rewards=batch.greedy_rewards,
+    named_rewards=batch.named_rewards,
     **known,
   )
   if isinstance(found, tuple):

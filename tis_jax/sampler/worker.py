@@ -35,7 +35,7 @@ class Worker:
     engine: Engine,
     environment: Environment,
   ):
-    self._settings, self._greedy = assignment.sampler, assignment.greedy
+    self._settings, self._assignment = assignment.sampler, assignment
     self._engine, self._environment = engine, environment
     self._order_seed = zlib.crc32(f"{assignment.seed}/{name}".encode())
     self._key = jax.random.fold_in(jax.random.key(self._order_seed), incarnation)
@@ -48,12 +48,16 @@ class Worker:
     rows, generation, rewards = play(
       self._engine, self._environment, prompts, samples=samples, key=key
     )
-    greedy_rewards = None
-    if self._greedy:
+    greedy_rewards = named_rewards = None
+    if self._assignment.greedy:
       answers = play(
         self._engine, self._environment, prompts, samples=1, key=key, greedy=True
       )
       greedy_rewards = np.repeat(answers.rewards, samples)
+    if self._assignment.named_rewards:
+      named_rewards = self._environment.named_rewards(
+        rows, generation.tokens, generation.mask
+      )
     newest = int(generation.versions[generation.mask].max())
     return Rollout(
       prompts=self._environment.prompts.tokens[rows],
@@ -63,6 +67,7 @@ class Worker:
       prompt_ids=self._environment.ids[rows],
       header=Header(newest, self._engine.sampling),
       greedy_rewards=greedy_rewards,
+      named_rewards=named_rewards,
       **generation._asdict(),
     )
 
