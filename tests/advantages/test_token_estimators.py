@@ -87,6 +87,15 @@ def test_gae_steps_over_the_holes(discount, trace):
   np.testing.assert_allclose(returns, want, rtol=1e-4, atol=1e-5)
 
 
+def test_gae_whitens_its_advantages_and_not_its_returns():
+  plain, returns = gae(OUTCOMES, VALUES, MASK)
+  got, same = advantages.gae(OUTCOMES, VALUES, MASK, whitened=True)
+  inside = np.asarray(plain, np.float64)[MASK]
+  want = (inside - inside.mean()) / inside.std(ddof=1)
+  np.testing.assert_allclose(np.asarray(got)[MASK], want, rtol=1e-4, atol=1e-5)
+  np.testing.assert_array_equal(same, returns)
+
+
 def test_gae_at_full_trace_is_the_return_less_the_value():
   got, returns = gae(OUTCOMES, VALUES, MASK)
   want = loop_returns(outcome_as_tokens(), 1.0)
@@ -168,7 +177,7 @@ def test_optimal_token_baseline_equals_the_loop(singleton):
     MASK,
     dirty(LOGP),
     dirty(SQUARED),
-    weights=dirty(weights),
+    weight=dirty(weights),
     baseline_mask=kept,
     singleton=singleton,
   )
@@ -231,7 +240,7 @@ def test_sharded_equals_one_device():
   [
     (lambda: advantages.rewards_to_go(OUTCOMES), r"must be \[B, T\]"),
     (lambda: advantages.gae(REWARDS, VALUES[:, :2], MASK), "values must be"),
-    (lambda: advantages.gdpo(OUTCOMES, IDS, MASK), r"rewards must be \[B, K\]"),
+    (lambda: advantages.gdpo(OUTCOMES, IDS, MASK), r"named_rewards must be \[B, K\]"),
     (lambda: advantages.gdpo(REWARDS, IDS, MASK, weights=[1.0]), "weights must be"),
     (lambda: advantages.remax(OUTCOMES, OUTCOMES[:2]), "must both be"),
     (

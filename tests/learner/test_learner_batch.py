@@ -33,6 +33,16 @@ def test_optional_arrays_are_in_all_records_or_in_none(batch):
   mass = np.ones(batch.tokens.shape, np.float32)
   with_mass = record(batch._replace(kept_mass=mass), slice(0, 4))
   assert learner.from_rollouts([with_mass, with_mass]).kept_mass.shape == (8, 6)
+  greedy = record(batch._replace(greedy_rewards=batch.rewards), slice(0, 4))
+  named = np.stack([batch.rewards[:4], np.ones(4, np.float32)], 1)
+  greedy.named_rewards = named
+  again = learner.pad(
+    learner.from_rollouts([greedy, greedy]), rows=9, response_length=8
+  )
+  want = np.concatenate([named, named, np.zeros((1, 2))])
+  np.testing.assert_array_equal(again.named_rewards, want)
+  want = [*batch.rewards[:4], *batch.rewards[:4], 0]
+  np.testing.assert_array_equal(again.greedy_rewards, want)
   with pytest.raises(ValueError, match="some rollouts record kept_mass and some"):
     learner.from_rollouts([with_mass, record(batch, slice(4, 8))])
   with pytest.raises(ValueError, match="no rows"):

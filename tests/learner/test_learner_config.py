@@ -109,6 +109,24 @@ def test_defaults_are_those_of_the_functions():
       r"\['normalize'\] take statistics of the whole batch",
     ),
     ({"old_logp": "current", "kl": {"placement": "reward"}}, "kl.placement='reward'"),
+    (
+      {"advantage": {"name": "gdpo"}, "overlong": {"buffer": 2}},
+      "gdpo takes no rewards, which overlong.buffer",
+    ),
+    (
+      {"old_logp": "current", "advantage": {"name": "optimal_token_baseline"}},
+      "needs logp and sum_squared_probs of the policy before the update",
+    ),
+    (
+      {
+        "advantage": {"name": "optimal_token_baseline"},
+        "correction": {
+          "stages": ("reject_negative_divergence", "truncate"),
+          "reject_negative_divergence": {"high": 0.1},
+        },
+      },
+      "needs the advantages and optimal_token_baseline the correction's weight",
+    ),
   ],
 )
 def test_what_is_wrong_is_said(changes, message):
@@ -130,6 +148,14 @@ def test_a_loss_of_your_own_is_held_to_what_it_says():
   with pytest.raises(ValueError, match="critical needs values, which an update does"):
     dataclasses.replace(algorithm, loss=critical)
   dataclasses.replace(algorithm, loss=ranked)
+
+
+def test_an_estimator_of_your_own_is_held_to_what_it_takes():
+  def curious(rewards, tool_calls):
+    return rewards - tool_calls
+
+  with pytest.raises(ValueError, match="curious needs tool_calls, which"):
+    dataclasses.replace(make_algorithm(), advantage=curious)
 
 
 def test_the_samplers_temperature_must_be_the_learners(tiny):
@@ -183,14 +209,18 @@ def test_every_loss_advantage_and_stage_traces(tiny, batch, index):
     },
   }
   algorithm = runner.algorithm_of(settings)
-  state = learner.abstract_state(tiny.graph, tiny.optimizer, tiny.meshes["one"])
+  rewards = batch.rewards
+  batch = batch._replace(
+    greedy_rewards=rewards, named_rewards=np.stack([rewards, rewards], 1)
+  )
   for stage in [None, *mine]:
     if stage is not None:
       correct = _with_stage(stage)
       algorithm = dataclasses.replace(make_algorithm(), correct=correct)
-    update = learner.make_update(
-      tiny.graph, algorithm, tiny.optimizer, tiny.meshes["one"]
-    )
+    parts = (tiny.optimizer, tiny.meshes["one"])
+    critic = {"critic_optimizer": tiny.optimizer if algorithm.needs_critic else None}
+    update = learner.make_update(tiny.graph, algorithm, *parts, **critic)
+    state = learner.abstract_state(tiny.graph, *parts, **critic)
     out, _ = jax.eval_shape(update, state, batch, np.int32(VERSION))
     assert jax.tree.map(np.shape, out) == jax.tree.map(np.shape, state)
 

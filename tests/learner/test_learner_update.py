@@ -13,6 +13,7 @@ from learner_oracle import (
   make_algorithm,
   policy_gradient_step,
   scores,
+  token_baseline_advantages,
   truncated_weight,
 )
 
@@ -47,6 +48,85 @@ def test_one_update_is_the_truncated_policy_gradient(tiny, batch):
   np.testing.assert_allclose(metrics["optimizer/grad_norm"], norm, 1e-4)
   assert state.step == 1
   assert metrics["update/skipped"] == 0
+
+
+@pytest.mark.parametrize(
+  ("align", "mesh", "settings"),
+  [
+    ("column", "one", {}),
+    ("ordinal", "one", {}),
+    ("column", "2x2x2", {"micro_batches": 2}),
+  ],
+)
+def test_an_optimal_token_baseline_is_of_the_policy_before_the_update(
+  tiny, batch, align, mesh, settings
+):
+  """Its probabilities, squared and summed, and its weight: a pass, and no settings."""
+  algorithm = make_algorithm(
+    advantage__name="optimal_token_baseline",
+    advantage__optimal_token_baseline={"align": align},
+    **NO_METRICS,
+    **settings,
+  )
+  assert algorithm.corrects_first
+  update = learner.make_update(tiny.graph, algorithm, tiny.optimizer, tiny.meshes[mesh])
+  dirty = batch._replace(
+    rewards=np.where(batch.mask.any(1), batch.rewards, np.nan).astype(np.float32)
+  )
+  state, metrics = update(tiny.state(mesh), dirty, np.int32(VERSION))
+  found = token_baseline_advantages(tiny.graph, tiny.params, batch, align)
+  params, loss, _ = policy_gradient_step(
+    tiny.graph, tiny.params, tiny.optimizer, batch, found
+  )
+  assert_same_params(jax.device_get(state.params), params)
+  np.testing.assert_allclose(metrics["loss/total"], loss, 1e-4, 1e-5)
+  want = np.abs(found[batch.mask]).mean()
+  np.testing.assert_allclose(metrics["advantage/abs"], want, 1e-4)
+
+
+def test_gdpo_normalises_each_named_reward_on_its_own(tiny, batch):
+  algorithm = make_algorithm(
+    advantage__name="gdpo", advantage__gdpo={"weights": (2.0, 0.5)}, **NO_METRICS
+  )
+  update = learner.make_update(
+    tiny.graph, algorithm, tiny.optimizer, tiny.meshes["one"]
+  )
+  other = np.random.default_rng(6).normal(size=32).astype(np.float32)
+  named = np.stack([batch.rewards, 100 * other], 1)
+  state, metrics = update(
+    tiny.state(), batch._replace(named_rewards=named), np.int32(VERSION)
+  )
+  second = advantages(batch._replace(rewards=named[:, 1]))
+  found = 2.0 * advantages(batch) + 0.5 * second
+  inside = np.broadcast_to(found[:, None], batch.mask.shape)[batch.mask]
+  found = (found - inside.mean()) / inside.std(ddof=1)
+  params, loss, _ = policy_gradient_step(
+    tiny.graph, tiny.params, tiny.optimizer, batch, found[:, None]
+  )
+  assert_same_params(jax.device_get(state.params), params)
+  np.testing.assert_allclose(metrics["loss/total"], loss, 1e-4, 1e-5)
+
+
+def test_remax_takes_the_greedy_answers_reward_off(tiny, batch):
+  update = learner.make_update(
+    tiny.graph,
+    make_algorithm(advantage__name="remax", **NO_METRICS),
+    tiny.optimizer,
+    tiny.meshes["one"],
+  )
+  with pytest.raises(ValueError, match="remax needs greedy_rewards"):
+    jax.eval_shape(update, tiny.state(), batch, np.int32(VERSION))
+  greedy = np.random.default_rng(5).random(32).astype(np.float32)
+  recorded = batch._replace(greedy_rewards=greedy)
+  state, metrics = update(tiny.state(), recorded, np.int32(VERSION))
+  advantage = np.where(batch.mask.any(1), batch.rewards - greedy, 0.0)
+  params, loss, _ = policy_gradient_step(
+    tiny.graph, tiny.params, tiny.optimizer, batch, advantage[:, None]
+  )
+  assert_same_params(jax.device_get(state.params), params)
+  np.testing.assert_allclose(metrics["loss/total"], loss, 1e-4, 1e-6)
+  held = batch.mask.any(1)
+  np.testing.assert_allclose(metrics["reward/greedy"], greedy[held].mean(), 1e-5)
 
 
 @pytest.mark.parametrize(

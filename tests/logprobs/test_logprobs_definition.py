@@ -39,6 +39,25 @@ def test_equals_float64(logits, targets, temperature):
   assert all(x.dtype == jnp.float32 for x in out[:3])
 
 
+def test_the_sum_of_squared_probabilities_equals_float64(logits, targets):
+  read = lambda x: (
+    logprobs_from_logits(
+      x, targets, temperature=0.7, sum_squared_probs=True
+    ).sum_squared_probs
+  )
+  log_p = log_softmax(logits.astype(np.float64) / np.float64(np.float32(0.7)))
+  np.testing.assert_allclose(read(logits), np.exp(2 * log_p).sum(-1), rtol=1e-6)
+  # Measured from the maximum: a certain token and a thousand equal ones.
+  certain = jnp.array([[1e4, 0.0, -jnp.inf]])
+  equal = jnp.full((1, 1000), -1e4)
+  for x, want in ((certain, 1.0), (equal, 1e-3)):
+    out = logprobs_from_logits(x, np.zeros(1, np.int32), sum_squared_probs=True)
+    np.testing.assert_allclose(out.sum_squared_probs, want, rtol=1e-6)
+  gradient = jax.grad(lambda x: read(x).sum())(logits)
+  np.testing.assert_array_equal(gradient, 0.0)
+  assert logprobs_from_logits(logits, targets).sum_squared_probs is None
+
+
 def test_equals_optax_with_gradient(logits, targets):
   ours = lambda x: -logprobs_from_logits(x, targets).logp
   theirs = lambda x: optax.softmax_cross_entropy_with_integer_labels(x, targets)

@@ -109,6 +109,32 @@ def test_top_k_spans_blocks_and_breaks_ties_by_id(plain, case):
   np.testing.assert_allclose(flat.top_k.logp, -np.log(1300), rtol=1e-6)
 
 
+@pytest.mark.parametrize("implementation", ["xla", "reference"])
+def test_the_sum_of_squared_probabilities_equals_float64(case, implementation):
+  @jax.jit
+  def read(hidden, **options):
+    return token_logprobs(
+      hidden, case.head, case.targets, bias=case.bias, temperature=case.temperature,
+      soft_cap=4.0, sum_squared_probs=True, implementation=implementation,
+      block_elements=_ELEMENTS, **options,
+    ).sum_squared_probs  # fmt: skip
+
+  want = np.exp(2 * expected(case, 4.0).log_p).sum(-1)
+  got = read(case.hidden)
+  np.testing.assert_allclose(got, want, rtol=1e-5)
+  assert got.dtype == jnp.float32
+  gradient = jax.grad(lambda hidden: read(hidden).sum())(case.hidden)
+  np.testing.assert_array_equal(gradient, 0.0)
+  kept = np.stack([case.targets, (case.targets + 400) % _VOCAB], -1)
+  inside = (kept[..., None, :] == np.arange(_VOCAB)[:, None]).any(-1)
+  want = np.exp(2 * expected(case, 4.0, inside).log_p).sum(-1)
+  np.testing.assert_allclose(read(case.hidden, kept_tokens=kept), want, rtol=1e-5)
+  mask = np.arange(7) % 2 == np.zeros((2, 1))
+  masked = read(case.hidden, mask=mask)
+  np.testing.assert_array_equal(masked[~mask], 0.0)
+  np.testing.assert_allclose(masked[mask], got[mask], rtol=1e-6)
+
+
 def test_equals_optax(case):
   def ours(hidden, head):
     return -token_logprobs(hidden, head, case.targets, block_elements=_ELEMENTS).logp

@@ -48,6 +48,7 @@ def jitted(case, **options):
 def test_vocabulary_and_batch_sharded(mode, tied):
   mesh = jax.make_mesh((4, 2), ("data", "tensor"), axis_types=(_MODES[mode],) * 2)
   options = {"soft_cap": 5.0, "top_k": 3, "block_elements": _ELEMENTS, "tied": tied}
+  options["sum_squared_probs"] = True
   with jax.set_mesh(mesh):
     case = place(_CASE, mesh, tied=tied)
     axis = "tensor" if mode == "auto" else None
@@ -56,6 +57,8 @@ def test_vocabulary_and_batch_sharded(mode, tied):
   check(out, grads, want, tied)
   order = np.argsort(-want.log_p, axis=-1)[..., :3]
   np.testing.assert_array_equal(out.top_k.tokens, order)
+  squared = np.exp(2 * want.log_p).sum(-1)
+  np.testing.assert_allclose(out.sum_squared_probs, squared, rtol=1e-5)
   spec = PartitionSpec("tensor", None) if tied else PartitionSpec(None, "tensor")
   assert grads[1].sharding.is_equivalent_to(NamedSharding(mesh, spec), 2)
 

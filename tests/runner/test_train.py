@@ -94,6 +94,66 @@ def test_a_run_trains_ends_with_figures_and_can_be_made_longer(tmp_path):
     train(small(tmp_path, 3, seed=1), tmp_path)
 
 
+def test_a_critic_is_trained_beside_the_policy_and_resumed_with_it(tmp_path):
+  changes = {
+    "algorithm.advantage.name": "gae",
+    "algorithm.advantage.gae.trace": 0.95,
+    "algorithm.advantage.gae.whitened": True,
+    "algorithm.critic.optimizer.learning_rate": 1e-3,
+    "algorithm.critic.optimizer.warmup_steps": 1,
+    "sampler.prompts_per_record": 16,
+    "sampler.group_size": 4,
+    "train.prompts_per_step": 16,
+  }
+  train(small(tmp_path, 6, **changes), tmp_path)
+  summary = train(small(tmp_path, 12, **changes), tmp_path)
+  assert summary["rollouts/trained"] == 12 * 64
+  rows = logs.read_metrics(tmp_path / "metrics.jsonl")
+  errors = [row["value/error_squared"] for row in rows if "loss/value" in row]
+  assert len(errors) == 12
+  # Values begin at 0 and rewards are 0 or 1: half the error is the share of successes.
+  assert np.mean(errors[-3:]) < 0.75 * errors[0]
+  assert evaluate_run(tmp_path, prompts=8, samples=2).pass_at_1 >= 0
+
+
+def test_gdpo_weighs_the_tasks_rewards_by_name(tmp_path):
+  config = small(tmp_path, 1, **{"algorithm.advantage.name": "gdpo"})
+  config.algorithm.advantage.gdpo.weights = {"number": 0.25, "correct": 1.0}
+  train(config, tmp_path)
+  batch, _ = load_batch(tmp_path / "batch.npz")
+  correct, number = batch.named_rewards.T
+  np.testing.assert_array_equal(correct, batch.rewards)
+  assert (number >= correct).all() and number.max() == 1
+  advantage = build(read_config(config)).learner.algorithm.advantage
+  assert advantage.keywords["weights"] == (1.0, 0.25)
+
+
+@pytest.mark.parametrize(
+  ("weights", "message"),
+  [
+    ({"correct": 1.0, "numbr": 1.0}, "did you mean 'number'"),
+    ({"correct": 1.0}, "lack number, of task 'gsm8k_steps'"),
+  ],
+)
+def test_weights_are_of_rewards_that_the_task_has(tmp_path, weights, message):
+  config = small(tmp_path, 1, **{"algorithm.advantage.name": "gdpo"})
+  config.algorithm.advantage.gdpo.weights = weights
+  with pytest.raises(ConfigError, match=message):
+    build(read_config(config))
+
+
+def test_remax_has_the_samplers_answer_greedily_too(tmp_path):
+  train(small(tmp_path, 2, **{"algorithm.advantage.name": "remax"}), tmp_path)
+  rows = logs.read_metrics(tmp_path / "metrics.jsonl")
+  greedy = [row["reward/greedy"] for row in rows if "loss/total" in row]
+  assert len(greedy) == 2
+  # Whole answers to whole groups, and the base policy gets about half of them right.
+  assert 0 < np.mean(greedy) <= 1
+  batch, _ = load_batch(tmp_path / "batch.npz")
+  pairs = batch.greedy_rewards.reshape(-1, 2)
+  np.testing.assert_array_equal(pairs[:, 0], pairs[:, 1])
+
+
 @pytest.mark.parametrize(
   ("change", "message"),
   [

@@ -4,10 +4,13 @@ import dataclasses
 import json
 import time
 
+import jax
 import numpy as np
 import pytest
 
 from tis_jax import models, tasks
+from tis_jax.engines import NativeEngine, play
+from tis_jax.logprobs import Sampling
 from tis_jax.sampler import Assignment, SamplerSettings
 from tis_jax.sampler.worker import Worker, build
 from tis_jax.store import RolloutReader, Store
@@ -40,6 +43,32 @@ def test_records_are_groups_of_scored_answers(open_run, serving):
       assert prompt == example.prompt
       assert record.rewards[row] == task.reward(answer, example)
   assert not set(first.prompt_ids) & set(second.prompt_ids)
+
+
+def test_a_run_that_needs_it_records_a_greedy_answers_reward(assignment, params):
+  settings = dataclasses.replace(assignment.sampler, top_p=0.5, temperature=0.7)
+  told = dataclasses.replace(assignment, sampler=settings, greedy=True)
+  told = Assignment.from_json(json.loads(json.dumps(told.to_json())))
+  engine, environment = build(told)
+  engine.update(params, 0)
+  record = Worker(told, "a", 0, engine, environment).rollout(0)
+  prompts = np.flatnonzero(np.isin(environment.ids, record.prompt_ids))
+  greedy = NativeEngine(
+    models.decoder_graph(models.load(told.model)[0]),
+    Sampling(temperature=0.0),
+    max_new_tokens=5,
+    eos_ids=(1,),
+    pad_id=0,
+    precision="bfloat16",
+  )
+  greedy.update(params, 0)
+  answers = play(greedy, environment, prompts, samples=1, key=jax.random.key(9))
+  by_id = dict(zip(environment.ids[prompts].tolist(), answers.rewards, strict=True))
+  want = [by_id[i] for i in record.prompt_ids.tolist()]
+  np.testing.assert_array_equal(record.greedy_rewards, want)
+  plain = Worker(assignment, "a", 0, engine, environment).rollout(0)
+  assert plain.greedy_rewards is None
+  np.testing.assert_array_equal(plain.tokens, record.tokens)
 
 
 def test_the_writer_waits_for_the_learner_and_uses_its_newest_params(

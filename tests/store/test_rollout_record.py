@@ -29,7 +29,14 @@ from tis_jax.store.errors import (
 def test_round_trip_is_exact(make_rollout, kept):
   kept_mass = np.full((4, 5), 0.75, np.float32) if kept else None
   kept_tokens = np.arange(60, dtype=np.int32).reshape(4, 5, 3) if kept else None
-  rollout = make_rollout(kept_mass=kept_mass, kept_tokens=kept_tokens)
+  greedy_rewards = np.arange(4, dtype=np.float32) if kept else None
+  named_rewards = np.arange(8, dtype=np.float32).reshape(4, 2) if kept else None
+  rollout = make_rollout(
+    kept_mass=kept_mass,
+    kept_tokens=kept_tokens,
+    greedy_rewards=greedy_rewards,
+    named_rewards=named_rewards,
+  )
   again = decode(encode(rollout))
   assert again.header == rollout.header
   assert again.arrays().keys() == rollout.arrays().keys()
@@ -156,6 +163,11 @@ def test_kept_mass_prompts_runs_and_shapes_are_checked(make_rollout):
   with pytest.raises(NonFiniteRolloutError, match="kept_mass"):
     kept_mass = np.where(good.mask, np.inf, 1).astype(np.float32)
     check_values(dataclasses.replace(good, kept_mass=kept_mass))
+  greedy = np.full_like(good.rewards, np.nan)
+  with pytest.raises(NonFiniteRolloutError, match="greedy_rewards is not finite"):
+    check_values(dataclasses.replace(good, greedy_rewards=greedy))
+  with pytest.raises(RolloutShapeError, match="greedy_rewards has shape"):
+    encode(dataclasses.replace(good, greedy_rewards=greedy[:2]))
   with pytest.raises(RolloutValueError, match="kept_tokens"):
     kept_tokens = np.full((4, 5, 2), 19, np.int32)
     check_values(dataclasses.replace(good, kept_tokens=kept_tokens), vocab_size=19)

@@ -46,6 +46,17 @@ def test_rewards_are_those_of_the_indexed_prompts(environment):
   assert rewards.dtype == np.float32
 
 
+def test_named_rewards_come_in_the_order_of_the_task():
+  rewards = {"right": reward, "short": lambda text, example: float(len(text) < 2)}
+  task = Task("sums", EXAMPLES, [], reward, rewards=rewards)
+  environment = Environment(task, TOKENIZER, task.train, max_prompt_tokens=5)
+  tokens = np.array([TOKENIZER.encode(text) for text in ("30", "12")], np.int32)
+  mask = np.array([[True, False], [True, True]])
+  got = environment.named_rewards(np.array([0, 1]), tokens, mask)
+  np.testing.assert_array_equal(got, np.array([[0.5, 1], [0, 0]], np.float32))
+  assert got.dtype == np.float32
+
+
 def test_an_environment_without_prompts_is_refused():
   task = Task("sums", EXAMPLES, [], reward)
   with pytest.raises(ValueError, match="fits in 2 tokens"):

@@ -33,20 +33,35 @@ from tis_jax.advantages.token_level import (
 )
 from tis_jax.advantages.token_level import remax as remax
 
-ARGUMENTS = ("rewards", "group_ids", "mask", "lengths", "baseline_mask")
+ARGUMENTS = (
+  "rewards",
+  "group_ids",
+  "mask",
+  "lengths",
+  "baseline_mask",
+  "logp",
+  "sum_squared_probs",
+  "weight",
+  "values",
+  "greedy_rewards",
+  "named_rewards",
+)
 """The arrays that a training step can hand to an estimator; the rest are settings."""
 
 ESTIMATORS: dict[str, Callable] = {
   "best_of_group": best_of_group,
   "dr_grpo": dr_grpo,
+  "gae": gae,
+  "gdpo": gdpo,
   "gpg": gpg,
   "grpo": grpo,
   "maxrl": maxrl,
+  "optimal_token_baseline": optimal_token_baseline,
   "opo": opo,
   "pass_at_k": pass_at_k,
   "reinforce_plus_plus": reinforce_plus_plus,
   "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
+  "remax": remax,
   "rloo": rloo,
 }
-"""By name, the estimators that need rewards and groups alone: no critic, no second
-generation."""
+"""Every estimator that a learner can feed, by the name that a config calls it."""

@@ -62,6 +62,7 @@ def gae(
   *,
   discount: float = 1.0,
   trace: float = 1.0,
+  whitened: bool = False,
 ) -> tuple[jax.Array, jax.Array]:
   """Generalised advantage estimation with a critic.
 
@@ -76,10 +77,12 @@ def gae(
     mask: `[B, T]` bool or 0/1; None takes every token.
     discount: gamma, 0 to 1.
     trace: lambda, 0 to 1.
+    whitened: `whiten` the advantages over the mask, as PPO commonly does and the peers
+      do; the returns stay as they are.
 
   Returns:
     `(advantages, returns)`, both `[B, T]` fp32, without gradient, 0 where the mask is
-    False. Whiten the advantages with `whiten`, as PPO commonly does; the peers do.
+    False.
 
   Raises:
     ValueError: a wrong shape or dtype.
@@ -101,6 +104,8 @@ def gae(
   decay = jnp.where(mask, discount * trace, 1.0)
   advantages = jnp.where(mask, _backward_recurrence(decay, delta), 0.0)
   returns = jnp.where(mask, advantages + values, 0.0)
+  if whitened:
+    advantages = whiten(advantages, mask)
   return jax.lax.stop_gradient((advantages, returns))
 
 

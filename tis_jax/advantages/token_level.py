@@ -111,7 +111,7 @@ def remax(rewards: ArrayLike, greedy_rewards: ArrayLike) -> jax.Array:
 
 
 def gdpo(
-  rewards: ArrayLike,
+  named_rewards: ArrayLike,
   group_ids: ArrayLike,
   mask: ArrayLike,
   *,
@@ -126,10 +126,11 @@ def gdpo(
   Summing rewards before normalising lets the one with the widest spread drown the rest.
 
   Args:
-    rewards: `[B, K]`, K rewards a row.
+    named_rewards: `[B, K]`, K rewards a row.
     group_ids: `[B]` integers; see `grpo`.
     mask: `[B, T]` bool or 0/1, the tokens that the whitening counts.
-    weights: K numbers, or `[K]`; None is 1 each.
+    weights: K numbers, or `[K]`; None is 1 each. In a run a number for each of the
+      task's rewards, by name.
     normalize: see `grpo`.
     epsilon: see `grpo`.
     baseline_mask: see `grpo`.
@@ -148,8 +149,8 @@ def gdpo(
 
   References: Liu et al. 2026, arXiv:2601.05242.
   """
-  rewards = jnp.asarray(rewards)
-  check_rank("rewards", rewards, "BK")
+  rewards = jnp.asarray(named_rewards)
+  check_rank("named_rewards", rewards, "BK")
   kinds = rewards.shape[1]
   weights = jnp.ones(kinds) if weights is None else jnp.asarray(weights, jnp.float32)
   if weights.shape != (kinds,):
@@ -176,7 +177,7 @@ def optimal_token_baseline(
   logp: ArrayLike,
   sum_squared_probs: ArrayLike,
   *,
-  weights: ArrayLike | None = None,
+  weight: ArrayLike | None = None,
   baseline_mask: ArrayLike | None = None,
   singleton: str = "raw",
   epsilon: float = 1e-8,
@@ -198,7 +199,7 @@ def optimal_token_baseline(
     mask: `[B, T]` bool or 0/1.
     logp: `[B, T]` log-probs of the policy being updated, in nats.
     sum_squared_probs: `[B, T]` sum over the vocabulary of its squared probabilities.
-    weights: `[B, T]` importance weights of the correction, if it weights.
+    weight: `[B, T]` importance weight of the correction, if it weights.
     baseline_mask: `[B]` bool, rows that count for the baseline; None counts all.
     singleton: at a position where no sibling has a token, the advantage is the "raw"
       reward to go (unbiased; the tail of the longest answer keeps learning) or "zero".
@@ -233,9 +234,9 @@ def optimal_token_baseline(
   logp = jnp.where(mask, per_token("logp", logp, shape), 0.0)
   squared = per_token("sum_squared_probs", sum_squared_probs, shape)
   energy = jnp.where(mask, 1.0 - 2.0 * jnp.exp(logp) + squared, 0.0)
-  if weights is not None:
-    weights = jnp.where(mask, per_token("weights", weights, shape), 0.0)
-    energy = energy * weights**2
+  if weight is not None:
+    weight = jnp.where(mask, per_token("weight", weight, shape), 0.0)
+    energy = energy * weight**2
   path = jnp.where(mask, jnp.cumsum(energy, 1), 0.0)
   if align == "ordinal":
     # The masked tokens of each row move to its left, and the answer moves back.

@@ -24,6 +24,7 @@ from tis_jax.models.cache import init_cache
 from tis_jax.models.params import config_of
 
 PRECISIONS = ("bfloat16", "float32", "int8")
+_GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "kept_width": 0}
 
 
 class Responses(NamedTuple):
@@ -327,6 +328,7 @@ class NativeEngine:
     *,
     samples: int,
     key: jax.Array,
+    greedy: bool = False,
   ) -> Generation:
     """Samples responses, see `Engine.generate`.
 
@@ -335,6 +337,7 @@ class NativeEngine:
     """
     if self._params is None:
       raise RuntimeError("there are no params to generate with: call `update` first")
+    law = _GREEDY if greedy else {}
     out = jax.device_get(
       generate(
         self._graph,
@@ -343,7 +346,7 @@ class NativeEngine:
         prompt_mask,
         key,
         samples_per_prompt=samples,
-        **self._options,
+        **self._options | law,
       )
     )
     return Generation(

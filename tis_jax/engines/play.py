@@ -1,6 +1,6 @@
 """Generate, decode, reward: an engine's answers to an environment's prompts."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -30,6 +30,7 @@ def play(
   *,
   samples: int,
   key: jax.Array,
+  greedy: bool = False,
 ) -> Played:
   """Lets an engine answer some of an environment's prompts, and rewards the answers.
 
@@ -39,6 +40,7 @@ def play(
     index: int [N], the prompts.
     samples: answers a prompt.
     key: PRNG key of the engine's noise.
+    greedy: have the most probable answers instead of samples.
 
   Returns:
     Played, with `B = N * samples`: the prompts in order, each `samples` times in a row.
@@ -47,8 +49,10 @@ def play(
     ValueError: what the engine gave is not of the shapes that `Generation` says.
   """
   prompts = environment.prompts
+  # An engine that nobody asks for greedy answers need not know of them.
+  how: dict[str, Any] = {"greedy": True} if greedy else {}
   generation = engine.generate(
-    prompts.tokens[index], prompts.mask[index], samples=samples, key=key
+    prompts.tokens[index], prompts.mask[index], samples=samples, key=key, **how
   )
   rows = np.repeat(index, samples)
   _check(generation, len(rows))

@@ -55,7 +55,7 @@ class Engine(Protocol):
     ...   version = -1
     ...   def update(self, params, version):
     ...     self.version = version
-    ...   def generate(self, prompts, prompt_mask, *, samples, key):
+    ...   def generate(self, prompts, prompt_mask, *, samples, key, greedy=False):
     ...     rng = np.random.default_rng(int(jax.random.bits(key)))
     ...     shape = (samples * len(prompts), 1)
     ...     return Generation(
@@ -98,6 +98,7 @@ class Engine(Protocol):
     *,
     samples: int,
     key: jax.Array,
+    greedy: bool = False,
   ) -> Generation:
     """Samples responses with the params taken last.
 
@@ -107,6 +108,9 @@ class Engine(Protocol):
       samples: responses a prompt.
       key: PRNG key, all the randomness there is: the same key and params give the same
         tokens. `int(jax.random.bits(key))` is a seed for engines that take one.
+      greedy: take the most probable token each time instead. Named only in runs whose
+        advantages need a greedy answer (ReMax); an engine for other runs need not have
+        it.
 
     Returns:
       `N * samples` rows: the prompts in order, each `samples` times in a row.

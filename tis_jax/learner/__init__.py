@@ -3,6 +3,7 @@
 from tis_jax.learner.algorithm import KL as KL
 from tis_jax.learner.algorithm import Aggregation as Aggregation
 from tis_jax.learner.algorithm import Algorithm as Algorithm
+from tis_jax.learner.algorithm import Critic as Critic
 from tis_jax.learner.algorithm import Overlong as Overlong
 from tis_jax.learner.batch import Batch as Batch
 from tis_jax.learner.batch import concatenate as concatenate
@@ -19,6 +20,7 @@ from tis_jax.learner.mesh import make_mesh as make_mesh
 from tis_jax.learner.optimizer import AdamW as AdamW
 from tis_jax.learner.optimizer import learning_rate as learning_rate
 from tis_jax.learner.optimizer import make_optimizer as make_optimizer
+from tis_jax.learner.state import CriticState as CriticState
 from tis_jax.learner.state import TrainState as TrainState
 from tis_jax.learner.state import abstract_state as abstract_state
 from tis_jax.learner.state import init_state as init_state

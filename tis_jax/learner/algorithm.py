@@ -1,11 +1,14 @@
 """What one update does with a batch: the choices, checked, and frozen before jit."""
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Literal
 
 from tis_jax import losses
+from tis_jax.advantages import ARGUMENTS as ADVANTAGE_ARGUMENTS
 from tis_jax.corrections import Chain
+from tis_jax.learner.optimizer import AdamW
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, LOSS_ARGUMENTS
 from tis_jax.numerics.checks import check_choice, check_number
 
@@ -75,6 +78,27 @@ class Overlong:
 
 
 @dataclasses.dataclass(frozen=True)
+class Critic:
+  """The critic of an estimator that takes `values`, as `gae` does; else not used.
+
+  A model of its own, started from the policy's params with its values at 0, and trained
+  beside it: in the same mini-batches, with the aggregation's mode.
+
+  Attributes:
+    optimizer: of its updates.
+    clip: how far a value may move in an update, see `losses.value`; None leaves it
+      free.
+  """
+
+  optimizer: AdamW = AdamW()
+  clip: float | None = 0.2
+
+
+_BEFORE_THE_UPDATE = ("logp", "sum_squared_probs", "weight")
+"""What an estimator can ask for that takes a forward pass before the update."""
+
+
+@dataclasses.dataclass(frozen=True)
 class Algorithm:
   """The mathematics of a learner; `make_update` compiles it.
 
@@ -82,7 +106,8 @@ class Algorithm:
     correct: the corrector.
     loss: a policy loss, its options bound by `functools.partial`; one of
       `tis_jax.losses`, or any function that `losses.traits` can read.
-    advantage: `advantage(rewards, group_ids, baseline_mask=...)`, likewise.
+    advantage: an estimator, likewise: one of `advantages.ESTIMATORS`, or any function
+      that takes some of `advantages.ARGUMENTS`; what it does not name is not computed.
     old_logp: the policy that the loss is anchored on. "recompute" takes a forward pass
       before the update (decoupled: three policies); "current" takes the log-probs of
       the gradient's own pass, the same number without the extra pass, as long as a
@@ -93,8 +118,9 @@ class Algorithm:
       "train" goes on with the ratio over all tokens, too large by the quotient of the
       kept masses; a record without any sets is refused otherwise. Either way
       `support/inexact` is their share. See `tis_jax.learner.support`.
-    baseline: "all" rows make the group's baseline, or only those that the correction
-      "accepted".
+    baseline: "all" rows make the group's baseline and train a critic, or only those
+      that the correction "accepted".
+    critic: of an estimator that takes `values`.
     aggregation: how token losses become one number.
     kl: the KL to a reference policy.
     overlong: what becomes of responses near the length limit.
@@ -115,6 +141,7 @@ class Algorithm:
   old_logp: Literal["recompute", "current", "sampler"] = "recompute"
   inexact: Literal["reject", "train"] = "reject"
   baseline: Literal["all", "accepted"] = "all"
+  critic: Critic = Critic()
   aggregation: Aggregation = Aggregation()
   kl: KL = KL()
   overlong: Overlong = Overlong()
@@ -142,6 +169,7 @@ class Algorithm:
         f"and mini_batches={self.mini_batches} make {self.updates}; take 'recompute'"
       )
     self._check_loss()
+    self._check_advantage()
     self._check_needs()
     if self.late_correction:
       self._check_late_correction()
@@ -169,6 +197,45 @@ class Algorithm:
   def needs_reference(self) -> bool:
     """Whether an update needs the parameters of a reference policy."""
     return self.kl.coefficient != 0
+
+  @property
+  def needs_critic(self) -> bool:
+    """Whether an update trains a critic, and needs an optimizer for it."""
+    return "values" in losses.traits(self.advantage).needs
+
+  @property
+  def corrects_first(self) -> bool:
+    """Whether the advantages are made after the correction, of what it found."""
+    if self.late_correction:
+      return False
+    takes_weight = self.correct.weighs and self.takes("weight")
+    return self.baseline == "accepted" or takes_weight
+
+  def takes(self, name: str) -> bool:
+    """Whether the advantage estimator takes the argument `name`."""
+    return name in inspect.signature(self.advantage).parameters
+
+  def _check_advantage(self):
+    estimator = losses.traits(self.advantage)
+    unknown = [name for name in estimator.needs if name not in ADVANTAGE_ARGUMENTS]
+    if unknown:
+      raise ValueError(
+        f"{estimator.name} needs {', '.join(unknown)}, which an update does not give; "
+        "bind settings with functools.partial"
+      )
+    kl_in_reward = self.needs_reference and self.kl.placement == "reward"
+    if (self.overlong.buffer or kl_in_reward) and not self.takes("rewards"):
+      raise ValueError(
+        f"{estimator.name} takes no rewards, which overlong.buffer and "
+        "kl.placement='reward' take off; set overlong.buffer=0 and kl.placement='loss'"
+      )
+    before = [name for name in estimator.needs if name in _BEFORE_THE_UPDATE]
+    if before and self.late_correction:
+      raise ValueError(
+        f"{estimator.name} needs {' and '.join(before)} of the policy before the "
+        f"update, which old_logp={self.old_logp!r} does not compute; take "
+        "old_logp='recompute'"
+      )
 
   def _check_loss(self):
     losses.check_composition(
@@ -199,6 +266,12 @@ class Algorithm:
           raise ValueError(
             f"{stage.name} needs the advantages and baseline='accepted' makes them "
             "after the correction; take baseline='all'"
+          )
+        if need == "advantages" and self.corrects_first:
+          raise ValueError(
+            f"{stage.name} needs the advantages and "
+            f"{losses.traits(self.advantage).name} the correction's weight; take "
+            "another estimator, or a chain without one of the two"
           )
 
   def _check_late_correction(self):

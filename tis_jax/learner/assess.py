@@ -6,17 +6,30 @@ from tis_jax.corrections import Correction
 from tis_jax.learner.algorithm import Algorithm
 from tis_jax.learner.batch import Batch
 from tis_jax.learner.learner import Learner
-from tis_jax.learner.measures import batch_metrics, correction_metrics
+from tis_jax.learner.measures import (
+  batch_metrics,
+  correction_metrics,
+  critic_metrics,
+)
 from tis_jax.learner.microbatch import map_parts
-from tis_jax.learner.rows import CHAIN_ARGUMENTS, Rows
+from tis_jax.learner.rows import CHAIN_ARGUMENTS, Rows, Targets
 from tis_jax.learner.support import comparable_batch, support_chain, support_metrics
 from tis_jax.numerics.metrics import Metrics
 
 
 def assess(
-  learner: Learner, params, reference, batch: Batch, version
+  learner: Learner, params, critic, reference, batch: Batch, version
 ) -> tuple[Rows, Metrics]:
-  """What is taken over the whole batch, before the first optimizer update."""
+  """What is taken over the whole batch, before the first optimizer update.
+
+  Args:
+    learner: the statics.
+    params: of the policy.
+    critic: params of the critic, if the algorithm has one.
+    reference: params of the reference policy, if it has one.
+    batch: all rows of the step.
+    version: int32 scalar.
+  """
   algorithm = learner.algorithm
   recorded = batch
   batch, exact = comparable_batch(learner.sampling, batch, algorithm.inexact)
@@ -28,21 +41,50 @@ def assess(
   if algorithm.inexact == "reject":
     rows = rows._replace(exact=exact)
   parts = algorithm.mini_batches * algorithm.micro_batches
-  logp = lambda params: map_parts(
-    lambda part: learner.score(params, part).logp, rows.batch, parts, learner.mesh
-  )
+
+  def read(params, sum_squared_probs=False):
+    # Rows that an overlong filter leaves out of the loss count in a baseline.
+    def one(part):
+      out = learner.score(params, part, sum_squared_probs=sum_squared_probs)
+      return out.logp, out.sum_squared_probs
+
+    return map_parts(one, batch, parts, learner.mesh)
+
+  values = squared = None
+  if algorithm.needs_critic:
+    values = map_parts(
+      lambda part: learner.values(critic, part), batch, parts, learner.mesh
+    )
   if algorithm.needs_reference:
-    rows = rows._replace(ref_logp=logp(reference))
+    rows = rows._replace(ref_logp=read(reference)[0])
   if algorithm.old_logp == "recompute":
-    rows = rows._replace(old_logp=logp(params))
+    old_logp, squared = read(params, algorithm.takes("sum_squared_probs"))
+    rows = rows._replace(old_logp=old_logp)
   rewards = _shaped_rewards(algorithm, rows, batch.mask)
-  if algorithm.baseline == "all":
-    rows = rows._replace(advantages=_advantages(algorithm, rewards, batch, batch.mask))
+
+  def judged(rows, mask):
+    found, returns = _advantages(
+      algorithm,
+      rewards,
+      batch,
+      mask,
+      logp=rows.old_logp,
+      sum_squared_probs=squared,
+      weight=rows.weight if algorithm.correct.weighs else None,
+      values=values,
+    )
+    targets = None if values is None else Targets(values, returns, mask)
+    return rows._replace(advantages=found, critic=targets)
+
+  if not algorithm.corrects_first:
+    rows = judged(rows, batch.mask)
   if not algorithm.late_correction:
     correction, metrics = correct(algorithm, rows, rows.old_logp, version)
     rows = rows._replace(weight=correction.weight, trains=correction.mask)
-  if algorithm.baseline == "accepted":
-    rows = rows._replace(advantages=_advantages(algorithm, rewards, batch, rows.trains))
+  if algorithm.corrects_first:
+    rows = judged(rows, rows.trains if algorithm.baseline == "accepted" else batch.mask)
+  if rows.critic is not None:
+    metrics |= critic_metrics(rows.critic)
   metrics |= support | batch_metrics(batch, rewards, rows.advantages, version)
   return rows, metrics
 
@@ -78,8 +120,12 @@ def _shaped_rewards(algorithm: Algorithm, rows: Rows, sampled):
   return rewards
 
 
-def _advantages(algorithm: Algorithm, rewards, batch: Batch, mask):
-  """`[B]` or `[B, T]`, with baselines over the rows that `mask` leaves something."""
+def _advantages(algorithm: Algorithm, rewards, batch: Batch, mask, **known):
+  """`(advantages, returns)`, with baselines over the rows that `mask` leaves something.
+
+  Advantages are `[B]` or `[B, T]`; returns `[B, T]`, or None from an estimator that has
+  none.
+  """
   found = losses.call_loss(
     algorithm.advantage,
     rewards=rewards,
@@ -87,6 +133,15 @@ def _advantages(algorithm: Algorithm, rewards, batch: Batch, mask):
     mask=mask,
     lengths=mask.sum(axis=1),
     baseline_mask=mask.any(axis=1),
+    greedy_rewards=batch.greedy_rewards,
+    named_rewards=batch.named_rewards,
+    **known,
   )
-  # Estimators along the tokens return their returns as well.
-  return found[0] if isinstance(found, tuple) else found
+  if isinstance(found, tuple):
+    return found
+  if algorithm.needs_critic:
+    raise ValueError(
+      f"{losses.traits(algorithm.advantage).name} takes values and returns advantages "
+      "alone; return (advantages, returns), which the critic is trained on"
+    )
+  return found, None

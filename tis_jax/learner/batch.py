@@ -33,6 +33,8 @@ class Batch(NamedTuple):
     kept_mass: `[B, T]` fp32 probability of the tokens that top-k, top-p and min-p left
       to the sampler, or None.
     kept_tokens: `[B, T, K]` int32, which those were, padded with -1, or None.
+    greedy_rewards: `[B]` fp32, of the greedy answer to each row's prompt, or None.
+    named_rewards: `[B, K]` fp32, further rewards in the order of the task's, or None.
   """
 
   prompts: Array
@@ -46,6 +48,8 @@ class Batch(NamedTuple):
   finish_reasons: Array
   kept_mass: Array | None = None
   kept_tokens: Array | None = None
+  greedy_rewards: Array | None = None
+  named_rewards: Array | None = None
 
 
 def from_rollouts(rollouts: Sequence) -> Batch:
@@ -74,7 +78,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
   """
   if not batches:
     raise ValueError("there are no rows to make a batch of")
-  for name in ("kept_mass", "kept_tokens"):
+  for name in ("kept_mass", "kept_tokens", "greedy_rewards", "named_rewards"):
     if len({getattr(batch, name) is None for batch in batches}) > 1:
       raise ValueError(
         f"some rollouts record {name} and some do not: they were sampled differently "
@@ -136,6 +140,8 @@ def pad(
     if x is None:
       return None
     column = left if name.startswith("prompt") else right
+    if name == "named_rewards":
+      column = (0, 0)
     widths = (new_rows, column, (0, 0))[: x.ndim]
     return np.pad(x, widths, constant_values=fill.get(name, 0))
 

@@ -1,4 +1,4 @@
-"""Log-probs of the sampled tokens: one forward pass over prompts and responses."""
+"""Log-probs and values of the sampled tokens: one pass over prompts and responses."""
 
 from collections.abc import Callable
 
@@ -13,7 +13,12 @@ from tis_jax.logprobs import TokenLogprobs, token_logprobs
 
 
 def score(
-  graph: nnx.GraphDef, params: nnx.State, batch: Batch, *, temperature: float = 1.0
+  graph: nnx.GraphDef,
+  params: nnx.State,
+  batch: Batch,
+  *,
+  temperature: float = 1.0,
+  sum_squared_probs: bool = False,
 ) -> TokenLogprobs:
   """Log-probs and entropy of each response token given all before it.
 
@@ -26,18 +31,17 @@ def score(
     params: its parameters.
     batch: only prompts, tokens, their masks and `kept_tokens` are read.
     temperature: divides the logits.
+    sum_squared_probs: whether to read it, see `token_logprobs`.
 
   Returns:
     `TokenLogprobs` of `[B, T]`; what lies under a False mask is of no meaning.
   """
-  prompt_length = batch.prompts.shape[1]
-  tokens_BS = jnp.concatenate([batch.prompts, batch.tokens], axis=1)[:, :-1]
-  valid_BS = jnp.concatenate([batch.prompt_mask, _up_to_last(batch.mask)], axis=1)
   model = nnx.merge(graph, params)
   head_DV = model.head()
-  hidden_BSD, _ = model(tokens_BS, segment_ids_BS=valid_BS[:, :-1].astype(jnp.int32))
+  tokens_BS, segment_ids_BS = _sequences(batch)
+  hidden_BSD, _ = model(tokens_BS, segment_ids_BS=segment_ids_BS)
   return token_logprobs(
-    hidden_BSD[:, prompt_length - 1 :],
+    hidden_BSD[:, batch.prompts.shape[1] - 1 :],
     # Back to the table it is, where tied: the kernel reads its rows in place, and a
     # transposed head and gradient would each be a copy.
     head_DV.T if model.config.tie_embeddings else head_DV,
@@ -46,8 +50,25 @@ def score(
     tied=model.config.tie_embeddings,
     mask=batch.mask,
     kept_tokens=batch.kept_tokens,
+    sum_squared_probs=sum_squared_probs,
     vocab_axis=_vocab_axis(head_DV.shape[1]),
   )
+
+
+def values(graph: nnx.GraphDef, params: nnx.State, batch: Batch) -> jax.Array:
+  """What a critic expects where each response token is about to be sampled.
+
+  Args:
+    graph: of a `Critic`, from `critic_graph`.
+    params: its parameters.
+    batch: only prompts, tokens and their masks are read.
+
+  Returns:
+    `[B, T]` fp32; what lies under a False mask is of no meaning.
+  """
+  tokens_BS, segment_ids_BS = _sequences(batch)
+  values_BS = nnx.merge(graph, params)(tokens_BS, segment_ids_BS=segment_ids_BS)
+  return values_BS[:, batch.prompts.shape[1] - 1 :]
 
 
 def make_score(
@@ -61,6 +82,13 @@ def make_score(
       return score(graph, params, batch, temperature=temperature)
 
   return jax.jit(run, in_shardings=(None, rows), out_shardings=rows)
+
+
+def _sequences(batch: Batch):
+  """Prompts and responses but the last token, `[B, S]`, and their segment ids."""
+  tokens_BS = jnp.concatenate([batch.prompts, batch.tokens], axis=1)[:, :-1]
+  valid_BS = jnp.concatenate([batch.prompt_mask, _up_to_last(batch.mask)], axis=1)
+  return tokens_BS, valid_BS[:, :-1].astype(jnp.int32)
 
 
 def _up_to_last(mask_BT):

@@ -10,6 +10,7 @@ from tis_jax.learner.assess import correct
 from tis_jax.learner.learner import Learner
 from tis_jax.learner.microbatch import split
 from tis_jax.learner.rows import Rows
+from tis_jax.learner.state import CriticState
 from tis_jax.numerics.metrics import maximum, mean, merge_stacked, ratio, total
 
 
@@ -18,8 +19,8 @@ def optimize(learner: Learner, carry, rows: Rows, key, version):
 
   Args:
     learner: the statics.
-    carry: `(params, opt_state, healthy)`; once something was not finite, healthy is
-      False and the rest stays as it is.
+    carry: `(params, opt_state, critic, healthy)`, critic a `CriticState` or None; once
+      something was not finite, healthy is False and the rest stays as it is.
     rows: of one mini-batch.
     key: for losses that sample.
     version: int32 scalar.
@@ -27,39 +28,55 @@ def optimize(learner: Learner, carry, rows: Rows, key, version):
   Returns:
     `(carry, metrics)`.
   """
-  params, opt_state, healthy = carry
+  params, opt_state, critic, healthy = carry
   algorithm = learner.algorithm
   if algorithm.aggregation.denominator == "sampled":
     rows = rows._replace(denominator=_denominator(algorithm, rows, rows.batch.mask))
   elif rows.trains is not None:
     rows = rows._replace(denominator=_denominator(algorithm, rows, rows.trains))
+  trained = (params, None)
+  if critic is not None:
+    trained = (params, critic.params)
+    counted = _denominator(algorithm, rows, rows.critic.mask)
+    rows = rows._replace(critic=rows.critic._replace(denominator=counted))
   differentiate = jax.value_and_grad(_loss, has_aux=True)
 
   def micro_batch(carry, xs):
-    (_, found), gradients = differentiate(params, learner, *xs, version)
+    (_, found), gradients = differentiate(trained, learner, *xs, version)
     return jax.tree.map(jnp.add, carry, gradients), found
 
   parts = split(rows, algorithm.micro_batches, learner.mesh)
   keys = jax.random.split(key, algorithm.micro_batches)
   gradients, (terms, metrics) = jax.lax.scan(
-    micro_batch, jax.tree.map(jnp.zeros_like, params), (parts, keys)
+    micro_batch, jax.tree.map(jnp.zeros_like, trained), (parts, keys)
   )
   # Micro-batches divide by the mini-batch's denominators, so their losses add up.
   terms = {f"loss/{name}": x.sum() for name, x in terms.items()}
-  norm = optax.global_norm(gradients)
+  norm, critic_norm = (optax.global_norm(x) for x in gradients)
   healthy &= jnp.isfinite(norm) & jnp.isfinite(terms["loss/total"])
-  updates, new_opt_state = learner.optimizer.update(gradients, opt_state, params)
-  new = (optax.apply_updates(params, updates), new_opt_state)
-  params, opt_state = jax.tree.map(
-    lambda new, old: jnp.where(healthy, new, old), new, (params, opt_state)
-  )
+  old = (params, opt_state, critic)
+  new = _moved(learner.optimizer, gradients[0], params, opt_state)
   metrics = merge_stacked(metrics) | {x: ratio(terms[x], 1.0) for x in terms}
+  if critic is None:
+    new = (*new, None)
+  else:
+    # Together or not at all: a policy without its critic's step is another run.
+    healthy &= jnp.isfinite(critic_norm) & jnp.isfinite(terms["loss/value"])
+    new = (*new, CriticState(*_moved(learner.critic_optimizer, gradients[1], *critic)))
+    metrics |= {"value/grad_norm": ratio(critic_norm, 1.0)}
+  kept = jax.tree.map(lambda new, old: jnp.where(healthy, new, old), new, old)
   metrics |= {
     "optimizer/grad_norm": ratio(norm, 1.0),
     "optimizer/grad_norm_max": maximum(norm, jnp.array(True)),
     "update/skipped": total(~healthy),
   }
-  return (params, opt_state, healthy), metrics
+  return (*kept, healthy), metrics
+
+
+def _moved(optimizer, gradients, params, opt_state):
+  """`(params, opt_state)` after an optimizer update."""
+  updates, opt_state = optimizer.update(gradients, opt_state, params)
+  return optax.apply_updates(params, updates), opt_state
 
 
 def _denominator(algorithm: Algorithm, rows: Rows, counted):
@@ -72,8 +89,12 @@ def _denominator(algorithm: Algorithm, rows: Rows, counted):
   )
 
 
-def _loss(params, learner: Learner, rows: Rows, key, version):
-  """The share of the mini-batch's loss that these rows have: `(loss, found)`."""
+def _loss(trained, learner: Learner, rows: Rows, key, version):
+  """The share of the mini-batch's loss that these rows have: `(loss, found)`.
+
+  The sum of the policy's and the critic's: they share no parameter.
+  """
+  params, critic = trained
   algorithm, batch, metrics = learner.algorithm, rows.batch, {}
   out = learner.score(params, batch)
   current = jax.lax.stop_gradient(out.logp)
@@ -113,7 +134,26 @@ def _loss(params, learner: Learner, rows: Rows, key, version):
     if algorithm.kl.placement == "loss":
       terms["kl"] = algorithm.kl.coefficient * summed(kl)
       terms["total"] += terms["kl"]
-  return terms["total"], (terms, metrics | found | entropy)
+  loss = terms["total"]
+  if critic is not None:
+    terms["value"], found_value = _value_loss(learner, critic, rows)
+    loss += terms["value"]
+    metrics |= found_value
+  return loss, (terms, metrics | found | entropy)
+
+
+def _value_loss(learner: Learner, critic, rows: Rows):
+  """`(loss, metrics)` of the critic."""
+  targets = rows.critic
+  token_loss, metrics = losses.value(
+    learner.values(critic, rows.batch._replace(mask=targets.mask)),
+    targets.values,
+    targets.returns,
+    targets.mask,
+    clip=learner.algorithm.critic.clip,
+  )
+  summed = losses.aggregate(token_loss, targets.mask, denominator=targets.denominator)
+  return summed, metrics
 
 
 def _kl(algorithm: Algorithm, logp, ref_logp, sampler_logp, mask):

@@ -9,9 +9,10 @@ from jax.sharding import Mesh
 
 from tis_jax.learner.algorithm import Algorithm
 from tis_jax.learner.batch import Batch
-from tis_jax.learner.forward import score
+from tis_jax.learner.forward import score, values
 from tis_jax.learner.state import TrainState, abstract_state, init_state
 from tis_jax.logprobs import Sampling, TokenLogprobs
+from tis_jax.models import critic_graph
 
 
 class Learner(NamedTuple):
@@ -23,6 +24,7 @@ class Learner(NamedTuple):
     optimizer: of the updates.
     mesh: where they run, from `make_mesh`.
     sampling: how the tokens were drawn and their log-probs made.
+    critic_optimizer: of the critic's updates; None without a critic.
   """
 
   graph: nnx.GraphDef
@@ -30,15 +32,39 @@ class Learner(NamedTuple):
   optimizer: optax.GradientTransformation
   mesh: Mesh
   sampling: Sampling
+  critic_optimizer: optax.GradientTransformation | None = None
 
-  def score(self, params: nnx.State, batch: Batch) -> TokenLogprobs:
+  def score(
+    self, params: nnx.State, batch: Batch, *, sum_squared_probs: bool = False
+  ) -> TokenLogprobs:
     """The learner's own log-probs of a batch."""
-    return score(self.graph, params, batch, temperature=self.algorithm.temperature)
+    return score(
+      self.graph,
+      params,
+      batch,
+      temperature=self.algorithm.temperature,
+      sum_squared_probs=sum_squared_probs,
+    )
+
+  def values(self, params: nnx.State, batch: Batch) -> jax.Array:
+    """The critic's values of a batch."""
+    return values(critic_graph(self.graph), params, batch)
 
   def fresh_state(self, params: nnx.State, seed: int) -> TrainState:
     """The state at step 0."""
-    return init_state(params, self.optimizer, jax.random.key(seed), self.mesh)
+    return init_state(
+      params,
+      self.optimizer,
+      jax.random.key(seed),
+      self.mesh,
+      critic_optimizer=self.critic_optimizer,
+    )
 
   def abstract_state(self) -> TrainState:
     """Shapes and shardings of the state, to restore into."""
-    return abstract_state(self.graph, self.optimizer, self.mesh)
+    return abstract_state(
+      self.graph,
+      self.optimizer,
+      self.mesh,
+      critic_optimizer=self.critic_optimizer,
+    )

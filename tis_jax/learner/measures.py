@@ -9,6 +9,7 @@ import numpy as np
 from tis_jax.advantages.shaping import has_variance
 from tis_jax.corrections import Correction
 from tis_jax.learner.batch import Batch
+from tis_jax.learner.rows import Targets
 from tis_jax.numerics.groups import group_count
 from tis_jax.numerics.metrics import (
   Metrics,
@@ -34,8 +35,11 @@ def batch_metrics(batch: Batch, shaped_rewards, advantages, version) -> Metrics:
   length = batch.mask.sum(axis=1).astype(jnp.float32)
   staleness = (version - batch.versions).astype(jnp.float32)
   dull = ~has_variance(batch.rewards, batch.group_ids, where=held)
+  greedy: Metrics = {}
+  if batch.greedy_rewards is not None:
+    greedy = {"reward/greedy": mean(batch.greedy_rewards, held)}
   share = jnp.where(held, 1.0 / group_count(batch.group_ids, held), 0.0)
-  return {
+  return greedy | {
     "reward/mean": mean(batch.rewards, held),
     "reward/shaped": mean(shaped_rewards, held),
     "advantage/abs": mean(jnp.abs(advantages), mask),
@@ -58,6 +62,19 @@ def correction_metrics(correction: Correction, batch: Batch, old_logp) -> Metric
     "weight_histogram/raw": histogram(token_ratio(d), known, WEIGHT_EDGES),
     "weight_histogram/applied": histogram(correction.weight, applied, WEIGHT_EDGES),
   }
+
+
+def critic_metrics(targets: Targets) -> Metrics:
+  """How much of the returns a critic explains before the update.
+
+  1 - var(return - value) / var(return): 1 is a critic that knows, 0 one that says the
+  same everywhere.
+  """
+  spread = lambda x: jnp.var(x, where=targets.mask)
+  total = spread(targets.returns)
+  left = spread(targets.returns - targets.values)
+  explained = 1.0 - left / jnp.where(total > 0, total, 1.0)
+  return {"value/explained": ratio(jnp.where(total > 0, explained, 0.0), 1.0)}
 
 
 def plain(metrics: Metrics) -> dict[str, jax.Array | dict[str, jax.Array]]:

@@ -6,6 +6,22 @@ from typing import Any, NamedTuple
 from tis_jax.learner.batch import Batch
 
 
+class Targets(NamedTuple):
+  """What a critic is trained on.
+
+  Attributes:
+    values: `[B, T]`, its own before the update.
+    returns: `[B, T]` that the estimator made of them.
+    mask: `[B, T]` bool: the tokens of the rows that make the baseline.
+    denominator: `[B]` of the mini-batch.
+  """
+
+  values: Any
+  returns: Any
+  mask: Any
+  denominator: Any = None
+
+
 class Rows(NamedTuple):
   """A batch with what is known of it; None where nothing is, or not yet.
 
@@ -22,6 +38,7 @@ class Rows(NamedTuple):
     denominator: `[B]` of the mini-batch.
     exact: `[B, T]` bool, False where a ratio is only approximate and its token is left
       out for that; None where none is.
+    critic: `Targets`.
   """
 
   batch: Batch
@@ -32,6 +49,7 @@ class Rows(NamedTuple):
   trains: Any = None
   denominator: Any = None
   exact: Any = None
+  critic: Any = None
 
 
 CHAIN_ARGUMENTS: dict[str, Callable[[Rows, Any], Any]] = {

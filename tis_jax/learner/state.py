@@ -9,8 +9,20 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tis_jax.learner.mesh import replicated
-from tis_jax.models import abstract_params, params_sharding
+from tis_jax.models import abstract_params, critic_params, params_sharding
 from tis_jax.models.params import config_of
+
+
+class CriticState(NamedTuple):
+  """The critic beside a policy.
+
+  Attributes:
+    params: `nnx.State` of a `Critic`, the fp32 master copy.
+    opt_state: of its own optax optimizer.
+  """
+
+  params: nnx.State
+  opt_state: Any
 
 
 class TrainState(NamedTuple):
@@ -24,6 +36,7 @@ class TrainState(NamedTuple):
     key: PRNG key; split at every update.
     healthy: bool scalar; False once a loss or a gradient was not finite, and then no
       update changes anything until somebody sets it True again.
+    critic: `CriticState`; None without one.
   """
 
   params: nnx.State
@@ -31,10 +44,16 @@ class TrainState(NamedTuple):
   step: jax.Array
   key: jax.Array
   healthy: jax.Array
+  critic: CriticState | None = None
 
 
 def init_state(
-  params: nnx.State, optimizer: optax.GradientTransformation, key: jax.Array, mesh: Mesh
+  params: nnx.State,
+  optimizer: optax.GradientTransformation,
+  key: jax.Array,
+  mesh: Mesh,
+  *,
+  critic_optimizer: optax.GradientTransformation | None = None,
 ) -> TrainState:
   """A fresh state on the mesh: step 0, an empty optimizer, fp32 master params.
 
@@ -43,21 +62,27 @@ def init_state(
     optimizer: optax.
     key: PRNG key.
     mesh: from `make_mesh`.
+    critic_optimizer: optax; a critic is then started from `params`, its values at 0.
 
   Returns:
     TrainState laid out by `state_sharding`, in buffers of its own.
   """
-  abstract = jax.eval_shape(lambda p, k: _fresh(p, k, optimizer), params, key)
-  shardings = state_sharding(abstract, optimizer, mesh)
+  optimizers = (optimizer, critic_optimizer)
+  abstract = jax.eval_shape(lambda p, k: _fresh(p, k, *optimizers), params, key)
+  shardings = state_sharding(abstract, optimizer, mesh, critic_optimizer)
   # A copy, because the first update donates it and the caller may still use `params`.
   params = jax.device_put(params, shardings.params, may_alias=False)
   key = jax.device_put(key, shardings.key, may_alias=False)
-  fresh = jax.jit(_fresh, static_argnums=2, out_shardings=shardings)
-  return fresh(params, key, optimizer)
+  fresh = jax.jit(_fresh, static_argnums=(2, 3), out_shardings=shardings)
+  return fresh(params, key, *optimizers)
 
 
 def abstract_state(
-  graph: nnx.GraphDef, optimizer: optax.GradientTransformation, mesh: Mesh
+  graph: nnx.GraphDef,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  *,
+  critic_optimizer: optax.GradientTransformation | None = None,
 ) -> TrainState:
   """Shapes, dtypes and shardings of a decoder's state, without allocating it.
 
@@ -65,23 +90,28 @@ def abstract_state(
     graph: from `decoder_graph`.
     optimizer: optax.
     mesh: from `make_mesh`.
+    critic_optimizer: optax, where there is a critic.
 
   Returns:
     TrainState of `jax.ShapeDtypeStruct`: what to restore a checkpoint into, or to lower
     an update for.
   """
   shapes = jax.eval_shape(
-    lambda p: _fresh(p, jax.random.key(0), optimizer), abstract_params(config_of(graph))
+    lambda p: _fresh(p, jax.random.key(0), optimizer, critic_optimizer),
+    abstract_params(config_of(graph)),
   )
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
     shapes,
-    state_sharding(shapes, optimizer, mesh),
+    state_sharding(shapes, optimizer, mesh, critic_optimizer),
   )
 
 
 def state_sharding(
-  state: TrainState, optimizer: optax.GradientTransformation, mesh: Mesh
+  state: TrainState,
+  optimizer: optax.GradientTransformation,
+  mesh: Mesh,
+  critic_optimizer: optax.GradientTransformation | None = None,
 ) -> TrainState:
   """A `NamedSharding` for each leaf: the optimizer's moments lie where parameters do.
 
@@ -89,20 +119,33 @@ def state_sharding(
     state: a TrainState, or its `jax.eval_shape`.
     optimizer: the one that made `state.opt_state`.
     mesh: from `make_mesh`.
+    critic_optimizer: likewise of `state.critic`.
   """
-  params = params_sharding(state.params, mesh)
   whole: Any = replicated(mesh)
-  opt_state = optax.tree_utils.tree_map_params(
-    optimizer.init,
-    lambda _, sharding: sharding,
-    state.opt_state,
-    params,
-    transform_non_params=lambda _: whole,
-  )
-  return TrainState(params, opt_state, whole, whole, whole)
+
+  def place(trained, optimizer):
+    params = params_sharding(trained.params, mesh)
+    opt_state = optax.tree_utils.tree_map_params(
+      optimizer.init,
+      lambda _, sharding: sharding,
+      trained.opt_state,
+      params,
+      transform_non_params=lambda _: whole,
+    )
+    return CriticState(params, opt_state)
+
+  critic = None
+  if critic_optimizer is not None:
+    critic = place(state.critic, critic_optimizer)
+  return TrainState(*place(state, optimizer), whole, whole, whole, critic)
 
 
-def _fresh(params, key, optimizer):
-  params = jax.tree.map(lambda x: jnp.array(x, jnp.float32), params)
+def _fresh(params, key, optimizer, critic_optimizer):
+  copy = lambda x: jnp.array(x, jnp.float32)
+  critic = None
+  if critic_optimizer is not None:
+    critic = jax.tree.map(copy, critic_params(params))
+    critic = CriticState(critic, critic_optimizer.init(critic))
+  params = jax.tree.map(copy, params)
   step, healthy = jnp.zeros((), jnp.int32), jnp.ones((), bool)
-  return TrainState(params, optimizer.init(params), step, key, healthy)
+  return TrainState(params, optimizer.init(params), step, key, healthy, critic)

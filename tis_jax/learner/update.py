@@ -19,6 +19,7 @@ from tis_jax.learner.microbatch import split
 from tis_jax.learner.rows import Rows
 from tis_jax.learner.state import TrainState
 from tis_jax.logprobs import Sampling, agree
+from tis_jax.losses import traits
 from tis_jax.numerics.metrics import merge_stacked
 
 
@@ -29,6 +30,7 @@ def make_update(
   mesh: Mesh,
   *,
   sampling: Sampling | None = None,
+  critic_optimizer: optax.GradientTransformation | None = None,
 ) -> Callable:
   """Compiles `algorithm` into `update(state, batch, version) -> (state, metrics)`.
 
@@ -51,6 +53,8 @@ def make_update(
     sampling: how the tokens will have been drawn and their log-probs made, of the
       rollouts' headers (any object with the attributes of `logprobs.Sampling`). None:
       from all tokens, at the algorithm's temperature.
+    critic_optimizer: the one the state's critic was made with, if
+      `algorithm.needs_critic`.
 
   Returns:
     A jitted function of
@@ -64,7 +68,8 @@ def make_update(
 
   Raises:
     ValueError: now, where log-probs made like `sampling` cannot be compared with the
-      learner's; at the first batch, where it lacks what the comparison needs.
+      learner's, or a critic has no optimizer; at the first batch, where it lacks what
+      the comparison needs.
   """
   if sampling is None:
     sampling = Sampling(temperature=algorithm.temperature)
@@ -75,7 +80,15 @@ def make_update(
       f"the sampler draws at temperature {agreed} and algorithm.temperature is "
       f"{algorithm.temperature}: the ratio of two temperatures is no policy's ratio"
     )
-  learner = Learner(graph, algorithm, optimizer, mesh, sampling)
+  if algorithm.needs_critic != (critic_optimizer is not None):
+    name = traits(algorithm.advantage).name
+    raise ValueError(
+      f"{name} takes the values of a critic: give make_update and init_state its "
+      "critic_optimizer"
+      if algorithm.needs_critic
+      else f"{name} takes no values, so there is no critic for a critic_optimizer"
+    )
+  learner = Learner(graph, algorithm, optimizer, mesh, sampling, critic_optimizer)
   shardings = jax.tree.map(lambda x: x.sharding, learner.abstract_state())
   arguments = (shardings, row_sharding(mesh), replicated(mesh))
   if algorithm.needs_reference:
@@ -102,7 +115,8 @@ def _update(learner: Learner, state: TrainState, batch: Batch, version, referenc
   """The whole learner step: `(state, metrics)`."""
   algorithm = learner.algorithm
   _check_rows(learner, batch)
-  rows, metrics = assess(learner, state.params, reference, batch, version)
+  critic = None if state.critic is None else state.critic.params
+  rows, metrics = assess(learner, state.params, critic, reference, batch, version)
   key, next_key = jax.random.split(state.key)
 
   def epoch(carry, key):
@@ -117,11 +131,11 @@ def _update(learner: Learner, state: TrainState, batch: Batch, version, referenc
 
     return jax.lax.scan(step, carry, (parts, keys))
 
-  carry = (state.params, state.opt_state, state.healthy)
+  carry = (state.params, state.opt_state, state.critic, state.healthy)
   carry, found = jax.lax.scan(epoch, carry, jax.random.split(key, algorithm.epochs))
-  params, opt_state, healthy = carry
+  params, opt_state, critic, healthy = carry
   key = jnp.where(healthy, next_key, state.key)
-  state = TrainState(params, opt_state, state.step + healthy, key, healthy)
+  state = TrainState(params, opt_state, state.step + healthy, key, healthy, critic)
   # Stacked twice, by epochs and mini-batches.
   found = jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), found)
   return state, plain(metrics | merge_stacked(found))

@@ -31,6 +31,7 @@ def token_logprobs(
   kept_tokens: Array | None = None,
   entropy: bool = True,
   top_k: int = 0,
+  sum_squared_probs: bool = False,
   implementation: str | None = None,
   precision: jax.lax.Precision | None = None,
   block_elements: int | None = None,
@@ -44,8 +45,8 @@ def token_logprobs(
   The same readings as `logprobs_from_logits`, from one block of logits at a time, with
   gradients by hand: exact in `hidden`, `head`, `bias` and `temperature`, the head's
   summed in fp32. An entropy that the loss does not use (a metric) costs the backward
-  pass nothing. `top_k` carries no gradient. Forward-mode derivatives need
-  `implementation="reference"`.
+  pass nothing. `top_k` and `sum_squared_probs` carry no gradient. Forward-mode
+  derivatives need `implementation="reference"`.
 
   Args:
     hidden: `[..., D]` final hidden states. Give `[B, T, D]` where B is sharded.
@@ -64,6 +65,8 @@ def token_logprobs(
       of tokens.
     entropy: whether to compute the entropy.
     top_k: how many of the most probable tokens to return, 0 for none.
+    sum_squared_probs: whether to sum the squared probabilities of the vocabulary,
+      `exp(logsumexp(2 l) - 2 logsumexp(l))`; not with "pallas".
     implementation: "xla", "pallas" (TPU; not the default, since it has not been run on
       one) or "reference" (holds all logits). None is "xla".
     precision: of the matrix products. None: fp32 operands are multiplied in full fp32
@@ -119,6 +122,7 @@ def token_logprobs(
       kept_tokens=kept_tokens,
       entropy=entropy,
       top_k=top_k,
+      sum_squared_probs=sum_squared_probs,
     )
   else:
     axes, mesh = vocab_placement(head, vocab_dim, vocab_axis)
@@ -130,6 +134,7 @@ def token_logprobs(
       soft_cap=soft_cap,
       entropy=entropy,
       top_k=top_k,
+      sum_squared_probs=sum_squared_probs,
       precision=precision,
       block_elements=block_elements,
       vocab_axes=axes,

@@ -12,7 +12,8 @@ def update(stats: Stats, logits, hit, temperature) -> Stats:
   """`Stats` after another block.
 
   Args:
-    stats: columns so far; `moment` None where no entropy is asked for. `top` is left.
+    stats: columns so far; `moment` and `squared` None where they are not asked for.
+      `top` is left.
     logits: `[..., C]` fp32, before the temperature; -inf where there is no token.
     hit: `[..., C]` bool, where the target is.
     temperature: column, or None for 1.
@@ -27,11 +28,15 @@ def update(stats: Stats, logits, hit, temperature) -> Stats:
     # exp(-inf) * -inf is NaN where the limit is 0.
     terms = jnp.where(exp_shifted > 0, exp_shifted * shifted, 0.0)
     moment = decay * (stats.moment + stats.total * drop) + _row_sum(terms)
+  squared = None
+  if stats.squared is not None:
+    squared = decay**2 * stats.squared + _row_sum(exp_shifted**2)
   return stats._replace(
     peak=peak,
     total=decay * stats.total + _row_sum(exp_shifted),
     moment=moment,
     at_target=stats.at_target + _row_sum(jnp.where(hit, logits, 0.0)),
+    squared=squared,
   )
 
 

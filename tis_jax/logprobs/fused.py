@@ -124,11 +124,15 @@ def _finish(stats: Stats, inputs: Inputs, plan: Plan):
   entropy = None
   if stats.moment is not None:
     entropy = log_total - stats.moment / stats.total
+  squared = None
+  if stats.squared is not None:
+    squared = stats.squared / stats.total**2
   out = TokenLogprobs(
     logp=jnp.where(in_range, logp, jnp.nan),
     entropy=entropy,
     log_normalizer=tempered(stats.peak, inputs.temperature) + log_total,
     top_k=top_k,
+    sum_squared_probs=squared,
   )
   return out, (stats.peak, log_total)
 
@@ -141,6 +145,9 @@ def _combine(stats: Stats, temperature, plan: Plan) -> Stats:
   moment = None
   if stats.moment is not None:
     moment = _psum(decay * (stats.moment + stats.total * drop), plan)
+  squared = None
+  if stats.squared is not None:
+    squared = _psum(decay**2 * stats.squared, plan)
   top = None
   if stats.top is not None:
     values, tokens = (
@@ -154,6 +161,7 @@ def _combine(stats: Stats, temperature, plan: Plan) -> Stats:
     moment=moment,
     at_target=_psum(stats.at_target, plan),
     top=top,
+    squared=squared,
   )
 
 

@@ -49,9 +49,11 @@ class _Arrays(NamedTuple):
 
 
 def forward(inputs: Inputs, offset, plan: Plan) -> Stats:
-  """As `xla.forward`; without top-k and kept tokens."""
-  if plan.top_k or inputs.kept is not None:
-    raise ValueError("top_k and kept_tokens need implementation='xla'")
+  """As `xla.forward`; without top-k, kept tokens and squared probabilities."""
+  if plan.top_k or plan.sum_squared_probs or inputs.kept is not None:
+    raise ValueError(
+      "top_k, sum_squared_probs and kept_tokens need implementation='xla'"
+    )
   arrays, shape = _flat(inputs, offset, plan)
   tokens, vocab, blocks = _sizes(arrays, plan)
   column = pl.BlockSpec((blocks[0], 1), lambda i, j: (i, 0))

@@ -29,6 +29,7 @@ class Plan:
     soft_cap: logits become `cap * tanh(logits / cap)`; None for none.
     entropy: whether the entropy is computed.
     top_k: how many of the most probable tokens are returned.
+    sum_squared_probs: whether the squared probabilities are summed.
     precision: of the matrix products; None follows the operands.
     block_elements: bound on the elements of one block of logits.
     vocab_axes: mesh axes that the vocabulary is sharded over.
@@ -40,6 +41,7 @@ class Plan:
   soft_cap: float | None = None
   entropy: bool = True
   top_k: int = 0
+  sum_squared_probs: bool = False
   precision: jax.lax.Precision | None = None
   block_elements: int | None = None
   vocab_axes: tuple[str, ...] = ()
@@ -98,6 +100,7 @@ class Stats(NamedTuple):
   moment: jax.Array | None  # sum of exp((z - peak) / T) (z - peak) / T
   at_target: jax.Array  # z at the target, 0 where the target lies elsewhere
   top: tuple[jax.Array, jax.Array] | None  # values and token ids `[..., k]`
+  squared: jax.Array | None = None  # sum of exp(2 (z - peak) / T)
 
 
 class Cotangent(NamedTuple):

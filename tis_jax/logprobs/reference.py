@@ -25,6 +25,7 @@ def logprobs_from_logits(
   kept_tokens: Array | None = None,
   entropy: bool = True,
   top_k: int = 0,
+  sum_squared_probs: bool = False,
 ) -> TokenLogprobs:
   """Log-probs, entropy and log-normaliser of `targets` under given logits.
 
@@ -45,6 +46,8 @@ def logprobs_from_logits(
       `token_logprobs`.
     entropy: whether to compute the entropy.
     top_k: how many of the most probable tokens to return, 0 for none.
+    sum_squared_probs: whether to sum the squared probabilities,
+      `exp(logsumexp(2 l) - 2 logsumexp(l))`; carries no gradient.
 
   Returns:
     `TokenLogprobs`, fp32, in nats.
@@ -101,11 +104,15 @@ def logprobs_from_logits(
   if top_k:
     values, tokens = jax.lax.top_k(jax.lax.stop_gradient(shifted_or_gone), top_k)
     best = TopK(values - jax.lax.stop_gradient(log_total)[..., None], tokens)
+  squared = None
+  if sum_squared_probs:
+    squared = jax.lax.stop_gradient(jnp.sum(exp_shifted**2, axis=-1) / total**2)
   return TokenLogprobs(
     logp=logp,
     entropy=uncertainty,
     log_normalizer=log_total + peak[..., 0] / temperature,
     top_k=best,
+    sum_squared_probs=squared,
   )
 
 

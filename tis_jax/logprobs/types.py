@@ -26,9 +26,12 @@ class TokenLogprobs(NamedTuple):
     log_normalizer: `[...]`, logsumexp of the logits after soft-cap, bias and
       temperature.
     top_k: the k most probable tokens; None when not asked for.
+    sum_squared_probs: `[...]`, sum over the vocabulary of the squared probabilities,
+      which has no unit; None when not asked for. No gradient.
   """
 
   logp: jax.Array
   entropy: jax.Array | None
   log_normalizer: jax.Array
   top_k: TopK | None
+  sum_squared_probs: jax.Array | None = None

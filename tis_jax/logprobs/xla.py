@@ -230,7 +230,8 @@ def _empty(targets, plan: Plan) -> Stats:
     last = jnp.iinfo(jnp.int32).max
     top = (wide - jnp.inf, lax.full_like(wide, last, dtype=jnp.int32))
   moment = zeros if plan.entropy else None
-  return Stats(zeros + FLOOR, zeros, moment, zeros, top)
+  squared = zeros if plan.sum_squared_probs else None
+  return Stats(zeros + FLOOR, zeros, moment, zeros, top, squared)
 
 
 def _columns(inputs: Inputs) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from tis_jax.models.cache import KVCache, init_cache
 from tis_jax.models.config import DecoderConfig, RopeScaling
+from tis_jax.models.critic import Critic, critic_graph, critic_params
 from tis_jax.models.decoder import Decoder
 from tis_jax.models.hugging_face import write_hugging_face
 from tis_jax.models.load import load
@@ -19,12 +20,15 @@ from tis_jax.models.tokenizers import BytePairTokenizer, CharacterTokenizer
 __all__ = [
   "BytePairTokenizer",
   "CharacterTokenizer",
+  "Critic",
   "Decoder",
   "DecoderConfig",
   "KVCache",
   "RopeScaling",
   "abstract_params",
   "cast",
+  "critic_graph",
+  "critic_params",
   "decoder_graph",
   "flatten",
   "init_cache",

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,10 @@ from flax import nnx
 
 from tis_jax import learner, models, tasks
 from tis_jax.engines import NativeEngine
-from tis_jax.learner import Learner
+from tis_jax.learner import Algorithm, Learner
 from tis_jax.logprobs import Sampling, truncates
 from tis_jax.models import DecoderConfig
-from tis_jax.numerics.arguments import bind
+from tis_jax.numerics.arguments import bind, check_name
 from tis_jax.numerics.checks import check_choice
 from tis_jax.runner.config import refusing
 from tis_jax.runner.evaluate import Accuracy, Evaluation
@@ -44,13 +44,24 @@ class Parts:
   @functools.cached_property
   def update(self) -> Callable:
     """`update(state, batch, version, *reference) -> (state, metrics)`."""
-    graph, algorithm, optimizer, mesh, sampling = self.learner
-    return learner.make_update(graph, algorithm, optimizer, mesh, sampling=sampling)
+    graph, algorithm, optimizer, mesh, sampling, critic_optimizer = self.learner
+    return learner.make_update(
+      graph,
+      algorithm,
+      optimizer,
+      mesh,
+      sampling=sampling,
+      critic_optimizer=critic_optimizer,
+    )
 
   @functools.cached_property
   def score(self) -> Callable:
     """`score(params, batch)`, the learner's log-probs."""
-    graph, algorithm, _, mesh, _ = self.learner
+    graph, algorithm, mesh = (
+      self.learner.graph,
+      self.learner.algorithm,
+      self.learner.mesh,
+    )
     return learner.make_score(graph, mesh, temperature=algorithm.temperature)
 
   @property
@@ -78,14 +89,18 @@ def build(settings: Settings) -> Parts:
     _check_record(settings, decoder.vocab_size)
     graph = models.decoder_graph(decoder, remat=settings.model.remat)
     task = _task(settings.data)
-    algorithm = settings.algorithm
+    algorithm = _weigh(settings.algorithm, task)
     updates = settings.train.steps * algorithm.updates
+    critic_optimizer = None
+    if algorithm.needs_critic:
+      critic_optimizer = learner.make_optimizer(algorithm.critic.optimizer, updates)
     parts = Learner(
       graph,
       algorithm,
       learner.make_optimizer(settings.optimizer, updates),
       learner.make_mesh(**settings.mesh),
       settings.sampler.sampling,
+      critic_optimizer,
     )
   evaluation = Evaluation(
     Environment(task, tokenizer, task.test, settings.data.max_prompt_tokens),
@@ -128,6 +143,29 @@ def _task(data: DataSettings) -> tasks.Task:
   return bind("data.options", tasks.TASKS[data.task], task_options(data))()
 
 
+def _weigh(algorithm: Algorithm, task: tasks.Task) -> Algorithm:
+  """The algorithm with weights of the task's rewards in their order, not by name."""
+  if not algorithm.takes("named_rewards"):
+    return algorithm
+  if not task.rewards:
+    raise ValueError(
+      f"task {task.name!r} gives one reward, and algorithm.advantage.name asks for "
+      "several by name; take another estimator, or a task that has `rewards`"
+    )
+  keywords = getattr(algorithm.advantage, "keywords", {})
+  weights = keywords.get("weights")
+  if not isinstance(weights, Mapping):
+    return algorithm
+  path = "algorithm.advantage weights"
+  for name in weights:
+    check_name(path, name, task.rewards)
+  if missing := [name for name in task.rewards if name not in weights]:
+    raise ValueError(f"{path} lack {', '.join(missing)}, of task {task.name!r}")
+  ordered = tuple(float(weights[name]) for name in task.rewards)
+  advantage = functools.partial(algorithm.advantage, weights=ordered)
+  return dataclasses.replace(algorithm, advantage=advantage)
+
+
 def task_options(data: DataSettings) -> dict[str, Any]:
   """The options of the task."""
   options = dict(data.options)
@@ -149,4 +187,6 @@ def assignment(settings: Settings) -> Assignment:
     seed=settings.seed,
     capacity=math.ceil((settings.store.max_staleness + 1) * records),
     sampler=settings.sampler,
+    greedy=settings.algorithm.takes("greedy_rewards"),
+    named_rewards=settings.algorithm.takes("named_rewards"),
   )

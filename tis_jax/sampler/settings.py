@@ -103,6 +103,8 @@ class Assignment:
     seed: of the prompts' order and the sampling noise, with the writer's name.
     capacity: records that all writers together may be ahead of the learner.
     sampler: how to generate.
+    greedy: record the reward of one greedy answer a prompt, too.
+    named_rewards: record the task's further rewards, too.
 
   Raises:
     ValueError: a setting outside its range.
@@ -115,6 +117,8 @@ class Assignment:
   seed: int
   capacity: int
   sampler: SamplerSettings
+  greedy: bool = False
+  named_rewards: bool = False
 
   def __post_init__(self):
     for name in ("max_prompt_tokens", "capacity"):

@@ -35,7 +35,7 @@ class Worker:
     engine: Engine,
     environment: Environment,
   ):
-    self._settings = assignment.sampler
+    self._settings, self._assignment = assignment.sampler, assignment
     self._engine, self._environment = engine, environment
     self._order_seed = zlib.crc32(f"{assignment.seed}/{name}".encode())
     self._key = jax.random.fold_in(jax.random.key(self._order_seed), incarnation)
@@ -43,13 +43,21 @@ class Worker:
   def rollout(self, seq: int) -> Rollout:
     """The record number `seq`, by the params that the engine holds."""
     size, samples = self._settings.prompts_per_record, self._settings.group_size
+    prompts = prompt_order(len(self._environment), self._order_seed, seq * size, size)
+    key = jax.random.fold_in(self._key, seq)
     rows, generation, rewards = play(
-      self._engine,
-      self._environment,
-      prompt_order(len(self._environment), self._order_seed, seq * size, size),
-      samples=samples,
-      key=jax.random.fold_in(self._key, seq),
+      self._engine, self._environment, prompts, samples=samples, key=key
     )
+    greedy_rewards = named_rewards = None
+    if self._assignment.greedy:
+      answers = play(
+        self._engine, self._environment, prompts, samples=1, key=key, greedy=True
+      )
+      greedy_rewards = np.repeat(answers.rewards, samples)
+    if self._assignment.named_rewards:
+      named_rewards = self._environment.named_rewards(
+        rows, generation.tokens, generation.mask
+      )
     newest = int(generation.versions[generation.mask].max())
     return Rollout(
       prompts=self._environment.prompts.tokens[rows],
@@ -58,6 +66,8 @@ class Worker:
       group_ids=np.repeat(np.arange(size, dtype=np.int32), samples),
       prompt_ids=self._environment.ids[rows],
       header=Header(newest, self._engine.sampling),
+      greedy_rewards=greedy_rewards,
+      named_rewards=named_rewards,
       **generation._asdict(),
     )
 

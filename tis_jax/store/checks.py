@@ -65,6 +65,10 @@ def check_values(
       raise NonFiniteRolloutError(f"{name} is not finite at {_where(values, mask_BT)}")
   if not np.isfinite(rollout.rewards).all():
     raise NonFiniteRolloutError("a reward is not finite")
+  for name in ("greedy_rewards", "named_rewards"):
+    values = getattr(rollout, name)
+    if values is not None and not np.isfinite(values).all():
+      raise NonFiniteRolloutError(f"one of the {name} is not finite")
   _check_ranges(rollout, versions, vocab_size)
 
 

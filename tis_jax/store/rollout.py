@@ -46,8 +46,10 @@ ARRAYS: Mapping[str, tuple[str, int]] = {
   "finish_reasons": ("|i1", 1),
   "kept_mass": ("<f4", 2),
   "kept_tokens": ("<i4", 3),
+  "greedy_rewards": ("<f4", 1),
+  "named_rewards": ("<f4", 2),
 }
-OPTIONAL = frozenset({"kept_mass", "kept_tokens"})
+OPTIONAL = frozenset({"kept_mass", "kept_tokens", "greedy_rewards", "named_rewards"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +93,10 @@ class Rollout:
       kept; None where everything was.
     kept_tokens: int32 [B, T, K], which those were, padded with -1 and all -1 where they
       did not fit; None where they were not recorded.
+    greedy_rewards: float32 [B], of the greedy answer to each row's prompt; None where
+      nobody asked for one.
+    named_rewards: float32 [B, K], the task's further rewards in its order; None where
+      nobody asked for them.
   """
 
   prompts: np.ndarray
@@ -106,6 +112,8 @@ class Rollout:
   header: Header
   kept_mass: np.ndarray | None = None
   kept_tokens: np.ndarray | None = None
+  greedy_rewards: np.ndarray | None = None
+  named_rewards: np.ndarray | None = None
 
   @property
   def shape(self) -> tuple[int, int, int]:
@@ -136,7 +144,9 @@ def check_structure(rollout: Rollout) -> None:
   rows, prompt_length, length = rollout.shape
   for name, value in rollout.arrays().items():
     wanted = (rows,)
-    if value.ndim > 1:
+    if name == "named_rewards":
+      wanted += value.shape[1:]
+    elif value.ndim > 1:
       wanted += (prompt_length if name.startswith("prompt") else length,)
     if value.shape[:2] != wanted:
       raise RolloutShapeError(f"{name} has shape {value.shape}, wants {wanted}")

@@ -1,6 +1,6 @@
 """A task as token arrays: what to generate for, and what an answer is worth."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Environment:
       tokenizer, examples, max_prompt_tokens, chat=task.chat
     )
     self.ids = np.array([example.id for example in self.prompts.examples], np.int32)
-    self._reward, self._decode = task.reward, tokenizer.decode
+    self._task, self._decode = task, tokenizer.decode
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -66,8 +66,30 @@ class Environment:
     Returns:
       float32 `[B]`.
     """
+    return self._judged(self._task.reward, index, tokens, mask)
+
+  def named_rewards(
+    self, index: np.ndarray, tokens: np.ndarray, mask: np.ndarray
+  ) -> np.ndarray:
+    """What answers are worth by each of the task's `rewards`, in their order.
+
+    Args:
+      index: see `rewards`.
+      tokens: see `rewards`.
+      mask: see `rewards`.
+
+    Returns:
+      float32 `[B, K]`.
+    """
+    columns = [
+      self._judged(reward, index, tokens, mask)
+      for reward in self._task.rewards.values()
+    ]
+    return np.stack(columns, axis=1)
+
+  def _judged(self, reward: Callable, index, tokens, mask) -> np.ndarray:
     rewards = [
-      self._reward(self._decode(row[there]), self.prompts.examples[i])
+      reward(self._decode(row[there]), self.prompts.examples[i])
       for i, row, there in zip(index, tokens, mask, strict=True)
     ]
     return np.array(rewards, np.float32)

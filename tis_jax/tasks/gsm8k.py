@@ -34,7 +34,8 @@ def load(
     last_number: whether the last number of a completion without `####` counts.
 
   Returns:
-    A task whose reward is 1 for the right number and 0 otherwise.
+    A task whose reward is 1 for the right number and 0 otherwise. By name: that, as
+    "correct", and "marked", 1 for a number after `####`.
 
   Raises:
     MissingDatasetError: no such files; names the command that gets them.
@@ -54,7 +55,8 @@ def load(
     for split in ("train", "test")
   )
   reward = partial(_reward, last_number=last_number)
-  return Task("gsm8k", train, test, reward, chat=True)
+  rewards = {"correct": reward, "marked": _marked}
+  return Task("gsm8k", train, test, reward, chat=True, rewards=rewards)
 
 
 def download(data_dir: str | None = None) -> None:
@@ -65,6 +67,10 @@ def download(data_dir: str | None = None) -> None:
 def _reward(completion: str, example: Example, *, last_number: bool) -> float:
   given = final_number(completion, last_number=last_number)
   return float(given is not None and given == parse_number(example.answer))
+
+
+def _marked(completion: str, example: Example) -> float:
+  return float(final_number(completion) is not None)
 
 
 def _from_jsonl(split: str, gsm8k_dir: str) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """What a training run needs of a task: prompts, answers, and a reward it can check."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 
@@ -27,6 +27,9 @@ class Task:
     reward: `reward(completion, example)`, a float in [0, 1].
     chat: whether a prompt is a user's message, to be wrapped in the tokenizer's chat
       template, rather than text to continue as it stands.
+    rewards: further rewards by name, of the form of `reward`, for estimators that weigh
+      several (`advantages.gdpo`). `reward` is what is evaluated, and what all other
+      estimators are given.
   """
 
   name: str
@@ -34,3 +37,4 @@ class Task:
   test: Sequence[Example]
   reward: Callable[[str, Example], float]
   chat: bool = False
+  rewards: Mapping[str, Callable[[str, Example], float]] = field(default_factory=dict)

@@ -160,7 +160,7 @@ def _token_baseline(align):
       mask_BT,
       extra("old_logp"),
       extra("sum_pi_squared"),
-      weights=extras.get("rollout_is_weights"),
+      weight=extras.get("rollout_is_weights"),
       align=align,
     )
 

@@ -43,7 +43,8 @@ def load(max_operands: int = 2, max_length: int = 7, max_digits: int = 4) -> Tas
     max_digits: most digits of the answer.
 
   Returns:
-    A task whose reward is 1 for the exact number and 0 otherwise.
+    A task whose reward is 1 for the exact number and 0 otherwise. By name: that, as
+    "correct", and "number", 1 for an answer that is one.
 
   >>> task = load()
   >>> len(task.train), len(task.test), task.test[0]
@@ -54,7 +55,10 @@ def load(max_operands: int = 2, max_length: int = 7, max_digits: int = 4) -> Tas
   train = _subset("train", max_operands, max_length, max_digits)
   test = _subset("test", max_operands, max_length, max_digits)
   unseen = {prompt: answer for prompt, answer in test.items() if prompt not in train}
-  return Task("gsm8k_steps", _examples(train), _examples(unseen), _reward)
+  rewards = {"correct": _reward, "number": _number}
+  return Task(
+    "gsm8k_steps", _examples(train), _examples(unseen), _reward, rewards=rewards
+  )
 
 
 def _subset(split: str, operands: int, length: int, digits: int) -> dict[str, str]:
@@ -71,6 +75,10 @@ def _subset(split: str, operands: int, length: int, digits: int) -> dict[str, st
 
 def _examples(steps: dict[str, str]) -> tuple[Example, ...]:
   return tuple(Example(i, *step) for i, step in enumerate(steps.items()))
+
+
+def _number(completion: str, example: Example) -> float:
+  return float(parse_number(completion) is not None)
 
 
 def _reward(completion: str, example: Example) -> float:
