@@ -4,5 +4,6 @@ from tis_jax.compat.skyrl.advantage_estimators import advantages
 from tis_jax.compat.skyrl.loss_reduction import reduction
 from tis_jax.compat.skyrl.off_policy_correction import correction, native
 from tis_jax.compat.skyrl.policy_losses import policy_loss
+from tis_jax.compat.skyrl.sections import used
 
-__all__ = ["advantages", "correction", "native", "policy_loss", "reduction"]
+__all__ = ["advantages", "correction", "native", "policy_loss", "reduction", "used"]
