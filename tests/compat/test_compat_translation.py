@@ -130,9 +130,7 @@ def test_native_names_on_the_page_exist():
   ]
   old, sampler, mask, _ = _batch()
   found = {
-    name
-    for correct in chains
-    for name in finalize(correct(old, sampler, mask).metrics)
+    name for correct in chains for name in finalize(correct(old, sampler, mask).metrics)
   }
   section = _PAGE[_PAGE.index("## Metrics") :]
   for name in re.findall(

@@ -64,14 +64,12 @@ def test_a_geometric_weight_of_2025_10_averages_raw_differences():
   np.testing.assert_allclose(weight, [[np.e, np.e]], rtol=1e-5)
 
 
-@pytest.mark.parametrize(
-  ("option", "passes"), [("seq_sum_k1", True), ("seq_mean_k1", True)]
-)
-def test_a_rejection_statistic_clamps_tokens_before_the_sum(option, passes):
+@pytest.mark.parametrize("option", ["seq_sum_k1", "seq_mean_k1"])
+def test_a_rejection_statistic_clamps_tokens_before_the_sum(option):
   """Raw, -30 + 31 = 1 lies outside log 2; clamped to +-20 the two cancel."""
-  config = {"rollout_rs": option, "rollout_rs_threshold": "0.7_1.4"}
+  config = {"rollout_rs": option, "rollout_rs_threshold": "0.5_2.0"}
   _, mask, metrics = verl.correction(config)(*_ratios([-30.0, 31.0]))
-  assert bool((mask == 1).all()) is passes
+  assert (mask == 1).all()
   assert metrics[f"rollout_corr/rollout_rs_{option}_mean"] == 0
 
 
