@@ -66,7 +66,7 @@ def test_a_geometric_weight_of_2025_10_averages_raw_differences():
 
 @pytest.mark.parametrize("option", ["seq_sum_k1", "seq_mean_k1"])
 def test_a_rejection_statistic_clamps_tokens_before_the_sum(option):
-  """Raw, -30 + 31 = 1 lies outside log 2; clamped to +-20 the two cancel."""
+  """Raw, -30 and 31 sum to 1, outside log 2; clamped to +-20 they cancel."""
   config = {"rollout_rs": option, "rollout_rs_threshold": "0.5_2.0"}
   _, mask, metrics = verl.correction(config)(*_ratios([-30.0, 31.0]))
   assert (mask == 1).all()
