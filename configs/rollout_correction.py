@@ -74,12 +74,13 @@ RECIPES = {
   # verl's guide of 2025-10.
   "metrics_only": _verl({"rollout_is": False, "rollout_is_threshold": 2.0}),
   "token_truncate": _verl(
-    {"rollout_is_level": "token", "rollout_is_mode": "truncate"}
-    | {"rollout_is_threshold": 2.0},
+    {"rollout_is": True, "rollout_is_level": "token"}
+    | {"rollout_is_mode": "truncate", "rollout_is_threshold": 2.0},
     _TOKEN_TIS,
   ),
   "geometric_mask_veto": _verl(
     {
+      "rollout_is": True,
       "rollout_is_level": "geometric",
       "rollout_is_mode": "mask",
       "rollout_is_threshold": 1.0002,
@@ -93,6 +94,7 @@ RECIPES = {
   ),
   "sequence_truncate_veto": _verl(
     {
+      "rollout_is": True,
       "rollout_is_level": "sequence",
       "rollout_is_mode": "truncate",
       "rollout_is_threshold": 5.0,
@@ -104,6 +106,7 @@ RECIPES = {
   ),
   "asymmetric_mask": _verl(
     {
+      "rollout_is": True,
       "rollout_is_level": "token",
       "rollout_is_mode": "mask",
       "rollout_is_threshold": 5.0,

@@ -118,16 +118,85 @@ def test_native_names_on_the_page_exist():
   assert called
   for name in called:
     assert hasattr(losses, name) or hasattr(advantages, name), name
-  correct = corrections.chain(
-    corrections.truncate(2.0), corrections.normalize(), corrections.reject(1.2)
-  )
+  chains = [
+    corrections.chain(
+      corrections.truncate(2.0), corrections.normalize(), corrections.reject(1.2)
+    ),
+    corrections.chain(
+      corrections.zero_outside(2.0),
+      corrections.veto(1e-4),
+      corrections.reject_divergence(0.1),
+    ),
+  ]
   old, sampler, mask, _ = _batch()
-  found = finalize(correct(old, sampler, mask).metrics)
+  found = {
+    name for correct in chains for name in finalize(correct(old, sampler, mask).metrics)
+  }
   section = _PAGE[_PAGE.index("## Metrics") :]
   for name in re.findall(
-    r"`((?:mismatch|weight|rejected|truncate|normalize)/\w+)`", section
+    r"`((?:mismatch|weight|\w*reject\w*|truncate|normalize|zero_outside|veto)/\w+)`",
+    section,
   ):
     assert name in found, name
+
+
+_STATISTICS = "token_k1,token_k2,seq_sum_k1,seq_mean_k3,seq_max_k2,seq_max_k3"
+_OLD = {"rollout_is": True, "rollout_is_threshold": 2.0}
+_SKYRL_ALL = {
+  "outlier_token_is_threshold_low": 0.1,
+  "token_mask_is_threshold_low": 0.5,
+  "token_mask_is_threshold_high": 2.0,
+}
+
+
+@pytest.mark.parametrize(
+  ("module", "config"),
+  [
+    *(
+      (
+        compat.verl,
+        {
+          "rollout_is": level,
+          "rollout_is_threshold": threshold,
+          "rollout_is_batch_normalize": True,
+          "rollout_rs": _STATISTICS,
+          "rollout_rs_threshold": "2.0",
+        },
+      )
+      for level in ("token", "sequence")
+      for threshold in (2.0, "0.5_2.0")
+    ),
+    *(
+      (
+        compat.verl,
+        _OLD
+        | {"rollout_is_level": level, "rollout_is_mode": "mask"}
+        | {"rollout_is_veto_threshold": 1e-4},
+      )
+      for level in ("token", "sequence", "geometric")
+    ),
+    *(
+      (
+        compat.skyrl,
+        _SKYRL_ALL | {"tis_ratio_type": level, "sequence_mask_metric": metric},
+      )
+      for level, metric in (("token", "geometric"), ("sequence", "product"))
+    ),
+  ],
+)
+def test_every_metric_that_a_correction_reports_stands_in_the_table(module, config):
+  with jax.disable_jit():
+    _, _, metrics = _call(module.correction(config), False)
+  section = _PAGE[_PAGE.index("## Metrics") :]
+  start = section.index("| SkyRL |") if module is compat.skyrl else 0
+  end = None if module is compat.skyrl else section.index("| SkyRL |")
+  listed = set()
+  for line in section[start:end].splitlines():
+    cells = line.strip("| ").split(" | ")
+    listed |= set(re.findall(r"`(\w+)`", " ".join(cells[:-1])))
+  option = rf"(?<=rollout_rs_)({_STATISTICS.replace(',', '|')})(?=_)"
+  names = {re.sub(option, "OPTION", name.split("/")[-1]) for name in metrics}
+  assert names and not names - listed
 
 
 @pytest.mark.parametrize(

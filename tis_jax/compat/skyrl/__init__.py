@@ -6,6 +6,7 @@ from tis_jax.compat.skyrl.kl import kl_penalty
 from tis_jax.compat.skyrl.loss_reduction import reduction
 from tis_jax.compat.skyrl.off_policy_correction import correction, native
 from tis_jax.compat.skyrl.policy_losses import policy_loss
+from tis_jax.compat.skyrl.sections import used
 
 VERSION = "a956457 (2026-08-21)"
 
@@ -17,5 +18,6 @@ __all__ = [
   "native",
   "policy_loss",
   "reduction",
+  "used",
   "value_loss",
 ]

@@ -1,7 +1,6 @@
 """SkyRL: advantages by `advantage_estimator`."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +9,7 @@ from tis_jax import advantages as native
 from tis_jax.compat import options
 from tis_jax.compat.arrays import finite_outside, masked_mean
 from tis_jax.compat.recursions import backward, whiten_all
+from tis_jax.compat.skyrl.sections import SECTIONS
 
 _PEER = "SkyRL"
 _NAMES = ("grpo", "rloo", "maxrl", "reinforce++", "gae")
@@ -22,7 +22,7 @@ _DEFAULTS = {
 }
 
 
-def advantages(config: Mapping[str, Any] | None = None) -> Callable:
+def advantages(config: options.Config = None) -> Callable:
   r"""The advantage estimator of SkyRL's algorithm options.
 
   `advantage_estimator` is one of grpo, rloo, maxrl, reinforce++, gae: those of
@@ -48,7 +48,7 @@ def advantages(config: Mapping[str, Any] | None = None) -> Callable:
 
   Source: SkyRL, `backends/skyrl_train/utils/ppo_utils.py` (2026-08).
   """
-  cfg = options.read(_PEER, config, _DEFAULTS)
+  cfg = options.read(_PEER, SECTIONS.locate(config, "advantages"), _DEFAULTS)
   name = options.choice(
     _PEER, "advantage_estimator", cfg["advantage_estimator"], _NAMES
   )

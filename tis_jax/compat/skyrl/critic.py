@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import masked_mean
+from tis_jax.compat.skyrl.sections import SECTIONS
 
 _PEER = "SkyRL"
 
@@ -36,7 +37,9 @@ def value_loss(config: Mapping[str, Any] | None = None) -> Callable:
 
   Source: SkyRL, `backends/skyrl_train/utils/ppo_utils.py` (2026-08).
   """
-  width = options.read(_PEER, config, {"value_clip": 0.2})["value_clip"]
+  width = options.read(
+    _PEER, SECTIONS.locate(config, "value_loss"), {"value_clip": 0.2}
+  )["value_clip"]
   if width is not None:
     width = options.number(_PEER, "value_clip", width, at_least=0)
 

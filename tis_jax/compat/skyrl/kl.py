@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array
+from tis_jax.compat.skyrl.sections import SECTIONS
 
 _PEER = "SkyRL"
 _KINDS = ("k1", "abs", "k2", "k3")
@@ -34,7 +35,9 @@ def kl_penalty(config: Mapping[str, Any] | None = None) -> Callable[..., Array]:
 
   Source: SkyRL, `backends/skyrl_train/utils/ppo_utils.py` (2026-08).
   """
-  cfg = options.read(_PEER, config, {"kl_estimator_type": "k3"})
+  cfg = options.read(
+    _PEER, SECTIONS.locate(config, "kl_penalty"), {"kl_estimator_type": "k3"}
+  )
   kind = options.choice(_PEER, "kl_estimator_type", cfg["kl_estimator_type"], _KINDS)
 
   def fn(logp, ref_logp, mask=None):

@@ -1,13 +1,13 @@
 """SkyRL: `loss_reduction`, which divides the advantages before the loss sums."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array
+from tis_jax.compat.skyrl.sections import SECTIONS
 
 _PEER = "SkyRL"
 _KINDS = (
@@ -16,7 +16,7 @@ _KINDS = (
 )
 
 
-def reduction(config: Mapping[str, Any] | None = None) -> Callable[..., Array]:
+def reduction(config: options.Config = None) -> Callable[..., Array]:
   """The scaling of advantages that SkyRL's `loss_reduction` stands for.
 
   With B rows, `n_b` tokens in row b, and P prompts: A / sum n (`token_mean`),
@@ -48,7 +48,9 @@ def reduction(config: Mapping[str, Any] | None = None) -> Callable[..., Array]:
   Source: SkyRL, `backends/skyrl_train/utils/ppo_utils.py` (2026-08).
   """
   cfg = options.read(
-    _PEER, config, {"loss_reduction": "token_mean", "max_seq_len": None}
+    _PEER,
+    SECTIONS.locate(config, "reduction"),
+    {"loss_reduction": "token_mean", "max_seq_len": None},
   )
   kind = options.choice(_PEER, "loss_reduction", cfg["loss_reduction"], _KINDS)
   length = cfg["max_seq_len"]

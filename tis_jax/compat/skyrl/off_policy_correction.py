@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array, Correct, masked_mean, masked_sum, prepare
+from tis_jax.compat.skyrl.sections import SECTIONS
 from tis_jax.corrections import Chain, chain, reject, truncate, veto
 from tis_jax.numerics.ratios import ratio
 
@@ -28,7 +29,7 @@ DEFAULTS = {
 DEPRECATED = {"use_tis": False, "tis_imp_ratio_cap": -1.0}
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The correction of SkyRL's `off_policy_correction` options.
 
   The stages run in this order, each on the mask that the one before left: the outlier
@@ -66,7 +67,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   Source: SkyRL, `skyrl_train/utils/off_policy_correction_utils.py` (2026-08).
   """
-  cfg = check(config)
+  cfg = check(SECTIONS.locate(config, "correction"))
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
@@ -77,7 +78,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of a SkyRL config.
 
   Its mask is that of `correction(config)`, its weight the same on every token accepted.
@@ -90,7 +91,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> [stage.name for stage in correct.stages]
   ['truncate', 'reject']
   """
-  cfg = check(config)
+  cfg = check(SECTIONS.locate(config, "correction"))
   stages = []
   low, high = (cfg[f"outlier_token_is_threshold_{side}"] for side in ("low", "high"))
   if low is not None or high is not None:

@@ -1,6 +1,6 @@
 """SkyRL: policy losses by `policy_loss_type`, and the correction each one takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -10,6 +10,7 @@ from tis_jax.compat import options, shared_losses
 from tis_jax.compat.arrays import Array, masked_max, masked_mean, masked_min, masked_sum
 from tis_jax.compat.skyrl import off_policy_correction
 from tis_jax.compat.skyrl.kl import absolute
+from tis_jax.compat.skyrl.sections import SECTIONS
 from tis_jax.losses import clipped_surrogate
 from tis_jax.numerics.ratios import ratio
 from tis_jax.numerics.selection import top_k_mask
@@ -64,7 +65,7 @@ class _Arrays(NamedTuple):
     return masked_mean(hit_BT.astype(jnp.float32), self.valid_BT)
 
 
-def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
+def policy_loss(config: options.Config = None) -> Callable:
   r"""The policy loss of SkyRL's algorithm options.
 
   `policy_loss_type` is one of regular, dual_clip, gspo, cispo, sapo, rollout_is, dppo,
@@ -144,8 +145,8 @@ def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
   return fn
 
 
-def _check(config: Mapping[str, Any] | None) -> dict[str, Any]:
-  cfg = options.read(_PEER, config, _DEFAULTS)
+def _check(config: options.Config) -> dict[str, Any]:
+  cfg = options.read(_PEER, SECTIONS.locate(config, "policy_loss"), _DEFAULTS)
   for section, defaults in _NESTED.items():
     cfg[section] = options.read(f"{_PEER} {section}", cfg[section], defaults)
   options.choice(_PEER, "policy_loss_type", cfg["policy_loss_type"], tuple(_LOSSES))

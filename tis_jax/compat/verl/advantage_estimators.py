@@ -1,14 +1,17 @@
 """verl: advantages by `adv_estimator`."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import functools
+from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from tis_jax import advantages as native
 from tis_jax.compat import options
 from tis_jax.compat.arrays import finite_outside
 from tis_jax.compat.recursions import backward, whiten_all
+from tis_jax.compat.verl.sections import SECTIONS
+from tis_jax.numerics.groups import group_sum, max_of_others
 
 _PEER = "verl"
 _DEFAULTS = {
@@ -22,7 +25,7 @@ _DEFAULTS = {
 }
 
 
-def advantages(config: Mapping[str, Any] | None = None) -> Callable:
+def advantages(config: options.Config = None) -> Callable:
   r"""The advantage estimator of verl's algorithm options.
 
   `adv_estimator` is one of gae, grpo, grpo_vectorized, grpo_passk,
@@ -31,7 +34,12 @@ def advantages(config: Mapping[str, Any] | None = None) -> Callable:
   `tis_jax.advantages`, with verl's choices: a row without siblings keeps its raw score
   (rloo_vectorized: 0); the score is the sum of a row's rewards, those outside the mask
   included; gpg counts the rows of non-zero score where the paper counts the groups that
-  can learn; gae leaves numbers outside the mask; rejected rows stay in every baseline.
+  can learn; gae leaves numbers outside the mask, remax and the token baselines leave
+  returns in its holes; rejected rows stay in every baseline.
+
+  The token baseline is taken at each column over the rows of the group with a token
+  there, one of them alone included. Past as many columns as the second longest row has
+  tokens, the longest has none. A batch of one row is a group without siblings.
 
   Args:
     config: `adv_estimator`, `gamma`, `lam`, `norm_adv_by_std_in_grpo`, `f_norm`,
@@ -51,9 +59,9 @@ def advantages(config: Mapping[str, Any] | None = None) -> Callable:
   >>> fn(jnp.array([[1.0], [0.0]]), jnp.ones((2, 1)), jnp.array([7, 7]))[0].tolist()
   [[0.5], [-0.5]]
 
-  Source: verl, `trainer/ppo/core_algos.py` (2026-08).
+  Source: verl, `trainer/ppo/core_algos.py` at 1dda039b9 (2026-08-22).
   """
-  cfg = options.read(_PEER, config, _DEFAULTS)
+  cfg = options.read(_PEER, SECTIONS.locate(config, "advantages"), _DEFAULTS)
   name = options.choice(
     _PEER, "adv_estimator", cfg["adv_estimator"], tuple(_ESTIMATORS)
   )
@@ -73,9 +81,23 @@ def advantages(config: Mapping[str, Any] | None = None) -> Callable:
 
     if group is None and name not in _WITHOUT_GROUP:
       raise ValueError(f"{_PEER}: adv_estimator {name!r} needs group")
-    return _ESTIMATORS[name](cfg, rewards, mask_BT, group, extra, extras)
+    estimate = functools.partial(
+      _ESTIMATORS[name], cfg | {"rows": rewards.shape[0]}, extra=extra
+    )
+    if group is None or rewards.shape[0] > 1:
+      return estimate(rewards, mask_BT, group, extras=extras)
+    # The native estimators refuse one row: another, empty, is of another group.
+    extras = jax.tree.map(_with_an_empty_row, extras)
+    rewards, mask_BT = _with_an_empty_row(rewards), _with_an_empty_row(mask_BT)
+    group = jnp.concatenate([jnp.asarray(group), jnp.asarray(group) + 1])
+    out = estimate(rewards, mask_BT, group, extras=extras)
+    return tuple(x[:1] for x in out)
 
   return fn
+
+
+def _with_an_empty_row(x):
+  return jnp.pad(x, [(0, 1)] + [(0, 0)] * (jnp.ndim(x) - 1))
 
 
 def _outcome(estimate):
@@ -121,7 +143,7 @@ def _opo(cfg, score_B, mask_BT, group):
 def _gpg(cfg, score_B, mask_BT, group):
   nonzero = jnp.maximum((score_B != 0).sum(dtype=jnp.float32), 1.0)
   centred_B = native.dr_grpo(score_B, group, singleton="raw")
-  return centred_B * (score_B.size / nonzero) / cfg["f_norm"]
+  return centred_B * (cfg["rows"] / nonzero) / cfg["f_norm"]
 
 
 def _reinforce_plus_plus(cfg, rewards, mask_BT, group, extra, extras):
@@ -136,9 +158,14 @@ def _reinforce_plus_plus_baseline(cfg, rewards, mask_BT, group, extra, extras):
 
 
 def _remax(cfg, rewards, mask_BT, group, extra, extras):
-  return_BT = native.rewards_to_go(rewards, mask_BT)
+  return_BT = _to_go(rewards, mask_BT)
   baseline_B = jnp.asarray(extra("reward_baselines"), jnp.float32)
-  return jnp.where(mask_BT, return_BT - baseline_B[:, None], 0.0), return_BT
+  return return_BT - jnp.where(mask_BT, baseline_B[:, None], 0.0), return_BT
+
+
+def _to_go(rewards, mask_BT):
+  """The rewards under the mask from each column on, columns outside it included."""
+  return jnp.cumsum(jnp.where(mask_BT, rewards, 0.0)[:, ::-1], 1)[:, ::-1]
 
 
 def _gdpo(cfg, rewards, mask_BT, group, extra, extras):
@@ -152,17 +179,30 @@ def _gdpo(cfg, rewards, mask_BT, group, extra, extras):
   return advantage_BT, advantage_BT
 
 
-def _token_baseline(align):
+def _token_baseline(pack):
+  """`pack` moves each row's tokens to its left before the columns are compared."""
+
   def build(cfg, rewards, mask_BT, group, extra, extras):
-    return native.optimal_token_baseline(
-      rewards,
-      group,
-      mask_BT,
-      extra("old_logp"),
-      extra("sum_pi_squared"),
-      weight=extras.get("rollout_is_weights"),
-      align=align,
-    )
+    constant = lambda x: jnp.where(mask_BT, jnp.asarray(x, jnp.float32), 0.0)
+    logp, squared = constant(extra("old_logp")), constant(extra("sum_pi_squared"))
+    energy_BT = jnp.where(mask_BT, 1 - 2 * jnp.exp(logp) + squared, 0.0)
+    if extras.get("rollout_is_weights") is not None:
+      energy_BT = energy_BT * constant(extras["rollout_is_weights"]) ** 2
+    return_BT = _to_go(rewards, mask_BT)
+    path_BT = jnp.where(mask_BT, jnp.cumsum(energy_BT, 1), 0.0)
+    order_BT = jnp.argsort(~mask_BT, axis=1, stable=True)
+    take = lambda x, index: jnp.take_along_axis(x, index, 1) if pack else x
+    gain_BT, path_BT = take(return_BT * path_BT, order_BT), take(path_BT, order_BT)
+    baseline_BT = group_sum(gain_BT, group) / (group_sum(path_BT, group) + 1e-8)
+    # verl counts tokens and takes the number for a column.
+    tokens_B = mask_BT.sum(1, dtype=jnp.float32)
+    second_B = jnp.maximum(max_of_others(tokens_B, group), 0.0)
+    columns = jnp.arange(mask_BT.shape[1])[None, :]
+    tail_BT = (tokens_B > second_B)[:, None] & (columns >= second_B[:, None])
+    baseline_BT = jnp.where(tail_BT, 0.0, baseline_BT)
+    baseline_BT = take(baseline_BT, jnp.argsort(order_BT, axis=1))
+    advantage_BT = jnp.where(mask_BT, return_BT - baseline_BT, 0.0)
+    return jax.lax.stop_gradient((advantage_BT, return_BT))
 
   return build
 
@@ -181,6 +221,6 @@ _ESTIMATORS = {
   "remax": _remax,
   "gpg": _outcome(_gpg),
   "gdpo": _gdpo,
-  "optimal_token_baseline": _token_baseline("column"),
-  "tir_optimal_token_baseline": _token_baseline("ordinal"),
+  "optimal_token_baseline": _token_baseline(pack=False),
+  "tir_optimal_token_baseline": _token_baseline(pack=True),
 }

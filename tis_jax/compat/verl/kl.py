@@ -1,15 +1,21 @@
 """verl: KL penalties by name."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array
+from tis_jax.compat.verl.sections import SECTIONS
 
 _PEER = "verl"
+_DEFAULTS = {
+  "kl_penalty": None,
+  "kl_loss_type": None,
+  "use_kl_in_reward": False,
+  "use_kl_loss": False,
+}
 _KINDS = {
   "kl": "k1",
   "k1": "k1",
@@ -21,7 +27,7 @@ _KINDS = {
 }
 
 
-def kl_penalty(config: Mapping[str, Any] | None = None) -> Callable[..., Array]:
+def kl_penalty(config: options.Config = None) -> Callable[..., Array]:
   """verl's per-token KL penalty, where x = logp - ref_logp.
 
   `kl`, `k1`: x; `abs`: |x|; `mse`, `k2`: x^2 / 2; `low_var_kl`, `k3`: exp(-x) - 1 + x
@@ -30,6 +36,7 @@ def kl_penalty(config: Mapping[str, Any] | None = None) -> Callable[..., Array]:
 
   Args:
     config: `{"kl_penalty": name}`, or `{"kl_loss_type": name}` from the actor section.
+      Of both, that which `use_kl_in_reward` or `use_kl_loss` switches on.
 
   Returns:
     `fn(logp, ref_logp) -> kl`, elementwise.
@@ -40,13 +47,21 @@ def kl_penalty(config: Mapping[str, Any] | None = None) -> Callable[..., Array]:
   >>> kl_penalty({"kl_penalty": "k3"})(jnp.array([-1.0]), jnp.array([-1.5]))
   Array([0.10653067], dtype=float32)
 
-  Source: verl, `trainer/ppo/core_algos.py` (2026-08).
+  Source: verl, `trainer/ppo/core_algos.py` at 1dda039b9 (2026-08-22).
   """
-  cfg = options.read(_PEER, config, {"kl_penalty": None, "kl_loss_type": None})
-  chosen = [cfg[key] for key in ("kl_penalty", "kl_loss_type") if cfg[key] is not None]
-  if len(chosen) > 1:
-    raise ValueError(f"{_PEER}: give kl_penalty or kl_loss_type, not both")
-  name = chosen[0] if chosen else "kl"
+  cfg = options.read(_PEER, SECTIONS.locate(config, "kl_penalty"), _DEFAULTS)
+  for key in ("use_kl_in_reward", "use_kl_loss"):
+    options.flag(_PEER, key, cfg[key])
+  kinds = {"kl_penalty": "use_kl_in_reward", "kl_loss_type": "use_kl_loss"}
+  given = [key for key in kinds if cfg[key] is not None]
+  if len(given) > 1:  # a whole config has both, and says which it uses
+    given = [key for key in given if cfg[kinds[key]]]
+    if len(given) != 1:
+      raise ValueError(
+        f"{_PEER}: give kl_penalty or kl_loss_type, not both, or with them one of "
+        "use_kl_in_reward and use_kl_loss as true"
+      )
+  name = cfg[given[0]] if given else "kl"
   names = tuple(f"{kind}{plus}" for plus in ("", "+") for kind in _KINDS)
   options.choice(_PEER, "kl_penalty", name, names)
   kind, straight_through = _KINDS[name.removesuffix("+")], name.endswith("+")
@@ -66,7 +81,8 @@ def _value(kind: str, x: Array) -> Array:
   if kind == "k1":
     return x
   if kind == "abs":
-    return jnp.abs(x)
+    # torch's |x| has gradient 0 at 0, where every token is on policy; JAX's has 1.
+    return x * jnp.sign(x)
   if kind == "k2":
     return x * x / 2
   clamped = jnp.clip(-x, -20.0, 20.0)

@@ -1,36 +1,34 @@
 """verl: policy losses by `loss_mode`, and `agg_loss` by `loss_agg_mode`."""
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from tis_jax import losses
 from tis_jax.compat import options, shared_losses
-from tis_jax.compat.arrays import masked_mean
+from tis_jax.compat.arrays import Array, constant, masked_mean
+from tis_jax.compat.verl import aggregation
 from tis_jax.compat.verl.rollout_correction import check, correction
-from tis_jax.numerics.metrics import finalize
-from tis_jax.numerics.ratios import ratio
+from tis_jax.compat.verl.sections import SECTIONS
+from tis_jax.losses import clipped_surrogate
+from tis_jax.numerics.ratios import clamp_log, ratio
+from tis_jax.numerics.selection import top_k_mask
 
 _PEER = "verl"
-_AGGREGATION = {
-  "token-mean": "token_mean",
-  "seq-mean-token-mean": "sequence_mean",
-  "seq-mean-token-sum": "sequence_sum",
-  "seq-mean-token-sum-norm": "sequence_sum_constant",
-  "token-sum": "token_sum",
-}
-_DEFAULTS = {
-  "loss_mode": "vanilla",
+_ACTOR = {
   "loss_agg_mode": "token-mean",
   "loss_scale_factor": None,
+  "global_batch_info": None,
   "clip_ratio": 0.2,
   "clip_ratio_low": 0.2,
   "clip_ratio_high": 0.2,
   "clip_ratio_c": 3.0,
   "tau_pos": 1.0,
   "tau_neg": 1.05,
+}
+_POLICY_LOSS = {
+  "loss_mode": "vanilla",
   "clip_cov_ratio": 0.0002,
   "clip_cov_lb": 1.0,
   "clip_cov_ub": 5.0,
@@ -39,33 +37,63 @@ _DEFAULTS = {
   "dro_beta": None,
   "rollout_correction": None,
 }
-_CLIPPED = {"actor/pg_clipfrac": "policy/clipped"}
-_DRIFT = {"actor/ppo_kl": "policy/drift_k1"}
+# What a null means where verl's code, or its config, has an answer.
+_NULLS = {
+  "clip_cov_ratio": 0.0002,
+  "clip_cov_lb": 1.0,
+  "clip_cov_ub": 5.0,
+  "kl_cov_ratio": 0.0002,
+  "ppo_kl_coef": 1.0,
+}
 
 
-def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
+class _Arrays(NamedTuple):
+  """fp32 and clean under the mask; `log_ratio` is raw, each loss clamps as verl."""
+
+  logp: Array
+  old_logp: Array
+  advantages: Array
+  valid_BT: Array
+  key: Array | None
+
+  @property
+  def log_ratio(self) -> Array:
+    return self.logp - self.old_logp
+
+  @property
+  def ratio(self) -> Array:
+    """With its log clamped to +-20, as in half of verl's losses."""
+    return ratio(self.log_ratio)
+
+  def mean(self, x_BT: Array) -> Array:
+    x_BT = jax.lax.stop_gradient(x_BT).astype(jnp.float32)
+    return masked_mean(x_BT, self.valid_BT)
+
+
+def policy_loss(config: options.Config = None) -> Callable:
   r"""The policy loss of verl's actor options.
 
   `loss_mode` is one of vanilla, gspo, sapo, gpg, clip_cov, kl_cov, geo_mean, cispo,
-  dppo_tv, dppo_kl, dro, bypass_mode; formulas in `tis_jax.losses`, whose functions
-  these are, save verl's own: gspo's log-ratio stops at +10, geo_mean averages over
-  empty rows and takes a geometric mean of the weights, gspo and sapo ignore
-  `loss_agg_mode`.
-  Weights multiply the loss of a token after its clip.
+  dppo_tv, dppo_kl, dro, bypass_mode; formulas in `tis_jax.losses`, save verl's own:
+  gspo's log-ratio stops at +10; clip_cov, kl_cov, geo_mean and dro do not clamp theirs,
+  where the others stop at +-20; geo_mean averages over empty rows and takes a geometric
+  mean of the weights; gspo and sapo ignore `loss_agg_mode`. Weights multiply the loss
+  of a token after its clip.
 
-  `clip_ratio` has no effect, as in verl, where low and high have defaults of their own.
+  `clip_ratio` counts where low or high is null; they have defaults of their own, 0.2.
   Where verl divides 0 by 0 (no token left) the loss is 0.
 
   Args:
     config: keys of the actor section: `loss_mode`, `loss_agg_mode`, `clip_ratio_low`,
       `clip_ratio_high`, `clip_ratio_c`, `tau_pos`, `tau_neg`, `clip_cov_ratio`,
       `clip_cov_lb`, `clip_cov_ub`, `kl_cov_ratio`, `ppo_kl_coef`, `dro_beta`,
-      `loss_scale_factor`, `rollout_correction` (for bypass_mode); a nested
-      `policy_loss` section is read as if its keys stood here.
+      `loss_scale_factor`, `global_batch_info`, `rollout_correction` (for bypass_mode);
+      a nested `policy_loss` section is read as if its keys stood here.
 
   Returns:
     `fn(logp, old_logp, advantages, mask, rollout_is_weights=None) -> (loss, metrics)`;
-    clip_cov also takes `key`, since it draws the tokens that it drops.
+    clip_cov also takes `key`, since it draws the tokens that it drops, and every mode
+    but geo_mean the counts of the global batch, as `agg_loss` does.
 
   Raises:
     ValueError: an unknown key or an impossible value.
@@ -78,27 +106,40 @@ def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
   >>> metrics["actor/pg_clipfrac"]
   Array(0.5, dtype=float32)
 
-  Source: verl, `trainer/ppo/core_algos.py` (2026-08).
+  Source: verl, `trainer/ppo/core_algos.py` at 1dda039b9 (2026-08-22).
   """
   cfg = _check(config)
-  token_loss = _LOSSES[cfg["loss_mode"]](cfg)
+  loss = _LOSSES[cfg["loss_mode"]]
 
-  def fn(logp, old_logp, advantages, mask, rollout_is_weights=None, *, key=None):
-    if rollout_is_weights is not None:
-      rollout_is_weights = jax.lax.stop_gradient(jnp.asarray(rollout_is_weights))
+  def fn(
+    logp, old_logp, advantages, mask, rollout_is_weights=None, *, key=None, **counts
+  ):
+    if cfg["loss_mode"] == "clip_cov" and key is None:
+      raise ValueError("verl: loss_mode 'clip_cov' draws tokens at random; pass key=")
     valid_BT = jnp.asarray(mask) != 0
-    extra = {} if cfg["loss_mode"] != "clip_cov" else {"key": _require(key)}
-    return token_loss(logp, old_logp, advantages, valid_BT, rollout_is_weights, **extra)
+    x = _Arrays(
+      jnp.where(valid_BT, jnp.asarray(logp, jnp.float32), 0.0),
+      constant(old_logp, valid_BT),
+      constant(advantages, valid_BT),
+      valid_BT,
+      key,
+    )
+    weight_BT = rollout_is_weights
+    if weight_BT is not None:
+      weight_BT = jax.lax.stop_gradient(jnp.asarray(weight_BT))
+    return loss(cfg, x, weight_BT, counts)
 
   return fn
 
 
-def _check(config: Mapping[str, Any] | None) -> dict[str, Any]:
-  defaults = {**_DEFAULTS, "policy_loss": None}
-  cfg = options.read(_PEER, config, defaults)
-  cfg = options.read(_PEER, cfg.pop("policy_loss"), cfg)
+def _check(config) -> dict[str, Any]:
+  defaults = _ACTOR | _POLICY_LOSS
+  cfg = options.read(_PEER, SECTIONS.locate(config, "policy_loss"), defaults)
   options.choice(_PEER, "loss_mode", cfg["loss_mode"], tuple(_LOSSES))
-  options.choice(_PEER, "loss_agg_mode", cfg["loss_agg_mode"], tuple(_AGGREGATION))
+  for key, fallback in _NULLS.items():
+    cfg[key] = fallback if cfg[key] is None else cfg[key]
+  for key in ("clip_ratio_low", "clip_ratio_high"):
+    cfg[key] = cfg["clip_ratio"] if cfg[key] is None else cfg[key]
   for key in ("clip_ratio", "clip_ratio_low", "clip_ratio_high", "ppo_kl_coef"):
     cfg[key] = options.number(_PEER, key, cfg[key], at_least=0)
   cfg["clip_ratio_c"] = options.number(
@@ -108,243 +149,180 @@ def _check(config: Mapping[str, Any] | None) -> dict[str, Any]:
     cfg[key] = options.number(_PEER, key, cfg[key], above=0)
   for key in ("clip_cov_lb", "clip_cov_ub"):
     cfg[key] = options.number(_PEER, key, cfg[key])
-  if cfg["loss_scale_factor"] is not None:
-    cfg["loss_scale_factor"] = options.number(
-      _PEER, "loss_scale_factor", cfg["loss_scale_factor"], above=0
-    )
   if cfg["loss_mode"] == "dro":
     if cfg["dro_beta"] is None:
       raise ValueError(f"{_PEER}: loss_mode 'dro' needs dro_beta")
     cfg["dro_beta"] = options.number(_PEER, "dro_beta", cfg["dro_beta"], above=0)
-  return cfg
+  # Checked whether or not the loss is the bypass: a mistake in it is one.
+  correction = check(_PEER, cfg["rollout_correction"])
+  cfg["loss_type"] = correction["loss_type"]
+  return aggregation.check(cfg)
 
 
-def _require(key):
-  if key is None:
-    raise ValueError("verl: loss_mode 'clip_cov' draws tokens at random; pass key=")
-  return key
+def _token_loss(loss, mode=None):
+  """Aggregates a `loss(cfg, arrays) -> (token loss, metrics)`, in one mode or any."""
 
-
-def _reduce(cfg, token_loss_BT, valid_BT, weight_BT, mode=None):
-  if weight_BT is not None:
-    token_loss_BT = token_loss_BT * jnp.where(valid_BT, weight_BT, 0.0)
-  mode = _AGGREGATION[mode or cfg["loss_agg_mode"]]
-  length = None
-  if mode == "sequence_sum_constant":
-    length = cfg["loss_scale_factor"] or valid_BT.shape[1]
-  return losses.aggregate(token_loss_BT, valid_BT, mode, length=length)
-
-
-def _native(loss, names, *, mode=None, zeros=("actor/pg_clipfrac_lower",)):
-  """A verl loss that is a native one: its token loss, and which metric is which."""
-
-  def build(cfg):
-    def fn(logp, old_logp, advantages, valid_BT, weight_BT):
-      token_loss_BT, native = loss(cfg)(logp, old_logp, advantages, valid_BT)
-      out = _found(native, names) | dict.fromkeys(zeros, jnp.zeros(()))
-      return _reduce(cfg, token_loss_BT, valid_BT, weight_BT, mode), out
-
-    return fn
-
-  return build
-
-
-def _found(native, names):
-  """verl's metrics among the native ones, by the name of either."""
-  values = finalize(native)
-  return {name: values[theirs] for name, theirs in names.items()}
-
-
-def _vanilla(cfg):
-  return lambda *arrays: losses.ppo(
-    *arrays,
-    clip_low=cfg["clip_ratio_low"],
-    clip_high=cfg["clip_ratio_high"],
-    dual_clip=cfg["clip_ratio_c"],
-  )
-
-
-def _sapo(cfg):
-  return lambda *arrays: losses.sapo(
-    *arrays,
-    temperature_positive=cfg["tau_pos"],
-    temperature_negative=cfg["tau_neg"],
-  )
-
-
-def _cispo(cfg):
-  return lambda *arrays: losses.cispo(
-    *arrays, clip_low=cfg["clip_ratio_low"], clip_high=cfg["clip_ratio_high"]
-  )
-
-
-def _gpg(cfg):
-  return lambda logp, _, *arrays: losses.reinforce(logp, *arrays)
-
-
-def _dro(cfg):
-  return lambda *arrays: losses.dro(*arrays, beta=cfg["dro_beta"])
-
-
-def _clean(valid_BT, *arrays):
-  return tuple(jnp.where(valid_BT, jnp.asarray(x, jnp.float32), 0.0) for x in arrays)
-
-
-def _share(hit_BT, valid_BT):
-  return masked_mean(hit_BT.astype(jnp.float32), valid_BT)
-
-
-def _gspo(cfg):
-  def fn(logp, old_logp, advantages, valid_BT, weight_BT):
-    logp, old_logp, advantages = _clean(valid_BT, logp, old_logp, advantages)
-    token_loss_BT, clipped_BT = shared_losses.gspo(
-      logp,
-      old_logp,
-      advantages,
-      valid_BT,
-      cfg["clip_ratio_low"],
-      cfg["clip_ratio_high"],
+  def aggregated(cfg, x, weight_BT, counts):
+    token_loss_BT, metrics = loss(cfg, x)
+    total = aggregation.aggregate(
+      cfg, token_loss_BT, x.valid_BT, mode, weight=weight_BT, **counts
     )
-    metrics = {
-      "actor/pg_clipfrac": _share(clipped_BT, valid_BT),
-      "actor/ppo_kl": _drift(logp, old_logp, valid_BT),
-      "actor/pg_clipfrac_lower": jnp.zeros(()),
-    }
-    loss = _reduce(cfg, token_loss_BT, valid_BT, weight_BT, "seq-mean-token-mean")
-    return loss, metrics
+    return total, metrics
 
-  return fn
+  return aggregated
 
 
-def _drift(logp, old_logp, valid_BT):
-  return masked_mean(old_logp - jax.lax.stop_gradient(logp), valid_BT)
+def _metrics(x, clipped_BT=None, lower_BT=None, log_ratio_BT=None):
+  """verl's three, `ppo_kl` of the log-ratio that the loss used."""
+  log_ratio_BT = clamp_log(x.log_ratio) if log_ratio_BT is None else log_ratio_BT
+  share = lambda hit_BT: jnp.zeros(()) if hit_BT is None else x.mean(hit_BT)
+  return {
+    "actor/pg_clipfrac": share(clipped_BT),
+    "actor/ppo_kl": x.mean(-log_ratio_BT),
+    "actor/pg_clipfrac_lower": share(lower_BT),
+  }
 
 
-def _geo_mean(cfg):
+def _surrogate(cfg, ratio_BT, x, dual=None):
   low, high = cfg["clip_ratio_low"], cfg["clip_ratio_high"]
+  return clipped_surrogate(ratio_BT, x.advantages, low, high, dual)
 
-  def fn(logp, old_logp, advantages, valid_BT, weight_BT):
-    token_loss_BT, native = losses.gmpo(
-      logp, old_logp, advantages, valid_BT, clip_low=low, clip_high=high
-    )
-    row_B = masked_mean(token_loss_BT, valid_BT, 1)
-    if weight_BT is not None:
-      log_weight_BT = jnp.log(jnp.where(valid_BT, weight_BT, 1.0) + 1e-10)
-      row_B = row_B * jnp.exp(masked_mean(log_weight_BT, valid_BT, 1))
-    logp, old_logp, advantages = _clean(valid_BT, logp, old_logp, advantages)
-    log_ratio_BT = logp - old_logp
-    beyond_BT = (log_ratio_BT < -low) | (log_ratio_BT > high)
-    metrics = {
-      "actor/pg_clipfrac": _share(beyond_BT & (advantages > 0), valid_BT),
-      **_found(native, _DRIFT),
-      "actor/pg_clipfrac_lower": _share(beyond_BT & (advantages < 0), valid_BT),
-    }
-    return row_B.mean(), metrics
 
-  return fn
+def _vanilla(cfg, x):
+  token_loss_BT, clipped_BT, dual_BT = _surrogate(cfg, x.ratio, x, cfg["clip_ratio_c"])
+  return token_loss_BT, _metrics(x, clipped_BT, dual_BT)
+
+
+def _gspo(cfg, x):
+  token_loss_BT, clipped_BT = shared_losses.gspo(
+    x.logp,
+    x.old_logp,
+    x.advantages,
+    x.valid_BT,
+    cfg["clip_ratio_low"],
+    cfg["clip_ratio_high"],
+  )
+  return token_loss_BT, _metrics(x, clipped_BT, log_ratio_BT=x.log_ratio)
+
+
+def _sapo(cfg, x):
+  tau_BT = jnp.where(x.advantages > 0, cfg["tau_pos"], cfg["tau_neg"])
+  gate_BT = jax.nn.sigmoid(tau_BT * (x.ratio - 1)) * (4 / tau_BT)
+  return -gate_BT * x.advantages, _metrics(x)
+
+
+def _gpg(cfg, x):
+  return -x.logp * x.advantages, {}
+
+
+def _cispo(cfg, x):
+  ratio_BT = jax.lax.stop_gradient(x.ratio)
+  low, high = 1 - cfg["clip_ratio_low"], 1 + cfg["clip_ratio_high"]
+  clipped_BT = jnp.clip(ratio_BT, low, high)
+  token_loss_BT = -clipped_BT * x.advantages * x.logp
+  return token_loss_BT, _metrics(x, clipped_BT != ratio_BT)
+
+
+def _dro(cfg, x):
+  token_loss_BT = -x.logp * x.advantages + 0.5 * cfg["dro_beta"] * x.log_ratio**2
+  return token_loss_BT, {"actor/ppo_kl": x.mean(-x.log_ratio)}
 
 
 def _dppo(kind):
-  def build(cfg):
-    def fn(logp, old_logp, advantages, valid_BT, weight_BT):
-      logp, old_logp, advantages = _clean(valid_BT, logp, old_logp, advantages)
-      rise_BT, apart_BT = shared_losses.dppo_distance(logp, old_logp, kind)
-      above_BT = (rise_BT > 0) & ~(apart_BT <= cfg["clip_ratio_high"])
-      below_BT = (rise_BT < 0) & ~(apart_BT <= cfg["clip_ratio_low"])
-      dropped_BT = jnp.where(advantages > 0, above_BT, below_BT)
-      ratio_BT = ratio(jax.lax.stop_gradient(logp) - old_logp)
-      coefficient_BT = jnp.minimum(ratio_BT, cfg["clip_ratio_c"]) * ~dropped_BT
-      metrics = {
-        "actor/pg_clipfrac": _share(dropped_BT, valid_BT),
-        "actor/ppo_kl": _drift(logp, old_logp, valid_BT),
-        "actor/pg_clipfrac_lower": jnp.zeros(()),
-      }
-      token_loss_BT = -advantages * coefficient_BT * logp
-      return _reduce(cfg, token_loss_BT, valid_BT, weight_BT), metrics
+  def loss(cfg, x):
+    rise_BT, apart_BT = shared_losses.dppo_distance(x.logp, x.old_logp, kind)
+    above_BT = (rise_BT > 0) & ~(apart_BT <= cfg["clip_ratio_high"])
+    below_BT = (rise_BT < 0) & ~(apart_BT <= cfg["clip_ratio_low"])
+    dropped_BT = jnp.where(x.advantages > 0, above_BT, below_BT)
+    ratio_BT = jax.lax.stop_gradient(x.ratio)
+    cap = cfg["clip_ratio_c"]
+    coefficient_BT = jnp.minimum(ratio_BT, cap) * ~dropped_BT
+    # verl's lower fraction: ratios over the cap, of the tokens not dropped.
+    metrics = _metrics(x, dropped_BT, (ratio_BT > cap) & ~dropped_BT)
+    return -x.advantages * coefficient_BT * x.logp, metrics
 
-    return fn
-
-  return build
+  return loss
 
 
-def _kl_cov(cfg):
-  def fn(logp, old_logp, advantages, valid_BT, weight_BT):
-    token_loss_BT, _ = losses.kl_cov(
-      logp,
-      old_logp,
-      advantages,
-      valid_BT,
-      select=cfg["kl_cov_ratio"],
-      coefficient=cfg["ppo_kl_coef"],
-    )
-    distance_BT = jnp.abs(jax.lax.stop_gradient(logp) - old_logp)
-    metrics = {"actor/ppo_kl": masked_mean(distance_BT, valid_BT)}
-    return _reduce(cfg, token_loss_BT, valid_BT, weight_BT), metrics
-
-  return fn
+def _covariance(x):
+  logp = jax.lax.stop_gradient(x.logp)
+  return (x.advantages - x.mean(x.advantages)) * (logp - x.mean(logp))
 
 
-def _clip_cov(cfg):
-  def fn(logp, old_logp, advantages, valid_BT, weight_BT, key):
-    token_loss_BT, native = losses.clip_cov(
-      logp,
-      old_logp,
-      advantages,
-      valid_BT,
-      key=key,
-      select=cfg["clip_cov_ratio"],
-      covariance_low=cfg["clip_cov_lb"],
-      covariance_high=cfg["clip_cov_ub"],
-      clip_low=cfg["clip_ratio_low"],
-      clip_high=cfg["clip_ratio_high"],
-    )
-    metrics = _found(native, {"actor/pg_clipfrac": "policy/covariance_clipped"})
-    metrics |= _found(native, _DRIFT)
-    return _reduce(cfg, token_loss_BT, valid_BT, weight_BT), metrics
-
-  return fn
+def _selected(share, x):
+  """`max(floor(share N), 1)`; the nudge keeps 0.1 of 30 at 3 in fp32."""
+  tokens = x.valid_BT.sum(dtype=jnp.float32)
+  return jnp.maximum(jnp.floor(share * tokens * (1.0 + 1e-6)), 1.0).astype(jnp.int32)
 
 
-def _bypass(cfg):
+def _kl_cov(cfg, x):
+  chosen_BT = top_k_mask(_covariance(x), x.valid_BT, _selected(cfg["kl_cov_ratio"], x))
+  # torch's |x| has gradient 0 at 0, where every token is on policy; JAX's has 1.
+  distance_BT = x.log_ratio * jnp.sign(x.log_ratio)
+  penalty_BT = jnp.where(chosen_BT, cfg["ppo_kl_coef"] * distance_BT, 0.0)
+  token_loss_BT = -x.advantages * jnp.exp(x.log_ratio) + penalty_BT
+  return token_loss_BT, {"actor/ppo_kl": x.mean(distance_BT)}
+
+
+def _clip_cov(cfg, x):
+  ratio_BT = jnp.exp(x.log_ratio)
+  token_loss_BT, clipped_BT, _ = _surrogate(cfg, ratio_BT, x)
+  covariance_BT = _covariance(x)
+  eligible_BT = x.valid_BT & ~clipped_BT
+  eligible_BT &= (covariance_BT > cfg["clip_cov_lb"]) & (
+    covariance_BT < cfg["clip_cov_ub"]
+  )
+  lot_BT = jax.random.uniform(x.key, covariance_BT.shape)
+  dropped_BT = top_k_mask(lot_BT, eligible_BT, _selected(cfg["clip_cov_ratio"], x))
+  metrics = {
+    "actor/pg_clipfrac": x.mean(dropped_BT),
+    "actor/ppo_kl": x.mean(-x.log_ratio),
+  }
+  return jnp.where(dropped_BT, 0.0, token_loss_BT), metrics
+
+
+def _geo_mean(cfg, x, weight_BT, counts):
+  """One loss a row; the mean over all of them leaves no room for global counts."""
+  low, high = cfg["clip_ratio_low"], cfg["clip_ratio_high"]
+  bounded_BT = jnp.clip(x.log_ratio, -low, high)
+  sign_BT = jnp.sign(x.advantages)
+  worse_BT = sign_BT * jnp.minimum(sign_BT * x.log_ratio, sign_BT * bounded_BT)
+  row_B = -masked_mean(x.advantages, x.valid_BT, 1)
+  row_B = row_B * jnp.exp(masked_mean(worse_BT, x.valid_BT, 1))
+  if weight_BT is not None:
+    log_weight_BT = jnp.log(jnp.where(x.valid_BT, weight_BT, 1.0) + 1e-10)
+    row_B = row_B * jnp.exp(masked_mean(log_weight_BT, x.valid_BT, 1))
+  beyond_BT = bounded_BT != x.log_ratio
+  metrics = _metrics(
+    x, beyond_BT & (x.advantages > 0), beyond_BT & (x.advantages < 0), x.log_ratio
+  )
+  return row_B.mean(), metrics
+
+
+def _bypass(cfg, x, weight_BT, counts):
   """The sampler's log-probs stand in `old_logp`; weights passed in are ignored."""
-  inner = check(_PEER, cfg["rollout_correction"])
-  reinforce = inner["loss_type"] == "reinforce"
   correct = correction({**(cfg["rollout_correction"] or {}), "bypass_mode": True})
-  vanilla = _LOSSES["vanilla"](cfg)
-
-  def fn(logp, old_logp, advantages, valid_BT, weight_BT):
-    weight_BT, kept_BT, metrics = correct(logp, old_logp, valid_BT)
-    if not reinforce:
-      loss, loss_metrics = vanilla(logp, old_logp, advantages, kept_BT, None)
-      return loss, metrics | loss_metrics
-    token_loss_BT, _ = losses.reinforce(logp, advantages, kept_BT)
-    gap_BT = old_logp - jax.lax.stop_gradient(logp)
-    metrics["actor/ppo_kl"] = masked_mean(gap_BT, kept_BT)
-    return _reduce(cfg, token_loss_BT, kept_BT, weight_BT), metrics
-
-  return fn
+  weight_BT, kept_BT, metrics = correct(x.logp, x.old_logp, x.valid_BT)
+  x = x._replace(valid_BT=kept_BT)
+  if cfg["loss_type"] == "ppo_clip":
+    loss, loss_metrics = _LOSSES["vanilla"](cfg, x, None, counts)
+    return loss, loss_metrics | metrics
+  metrics["actor/ppo_kl"] = x.mean(-x.log_ratio)
+  loss, _ = _LOSSES["gpg"](cfg, x, weight_BT, counts)
+  return loss, metrics
 
 
 _LOSSES = {
-  "vanilla": _native(
-    _vanilla,
-    {**_CLIPPED, **_DRIFT, "actor/pg_clipfrac_lower": "policy/dual_clipped"},
-    zeros=(),
-  ),
-  "gspo": _gspo,
-  "sapo": _native(
-    _sapo,
-    _DRIFT,
-    mode="seq-mean-token-mean",
-    zeros=("actor/pg_clipfrac", "actor/pg_clipfrac_lower"),
-  ),
-  "gpg": _native(_gpg, {}, zeros=()),
-  "clip_cov": _clip_cov,
-  "kl_cov": _kl_cov,
+  "vanilla": _token_loss(_vanilla),
+  "gspo": _token_loss(_gspo, "seq-mean-token-mean"),
+  "sapo": _token_loss(_sapo, "seq-mean-token-mean"),
+  "gpg": _token_loss(_gpg),
+  "clip_cov": _token_loss(_clip_cov),
+  "kl_cov": _token_loss(_kl_cov),
   "geo_mean": _geo_mean,
-  "cispo": _native(_cispo, {**_CLIPPED, **_DRIFT}),
-  "dppo_tv": _dppo("tv"),
-  "dppo_kl": _dppo("kl"),
-  "dro": _native(_dro, _DRIFT, zeros=()),
+  "cispo": _token_loss(_cispo),
+  "dppo_tv": _token_loss(_dppo("tv")),
+  "dppo_kl": _token_loss(_dppo("kl")),
+  "dro": _token_loss(_dro),
   "bypass_mode": _bypass,
 }

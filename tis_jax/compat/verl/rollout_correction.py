@@ -12,10 +12,10 @@ from tis_jax.compat.arrays import (
   masked_mean,
   masked_sum,
   prepare,
-  quotient,
 )
 from tis_jax.compat.mismatch import mismatch
 from tis_jax.compat.verl import metrics, rollout_correction_2025_10
+from tis_jax.compat.verl.sections import SECTIONS
 from tis_jax.corrections import (
   Chain,
   Stage,
@@ -61,14 +61,15 @@ DEFAULTS = {
 }
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The correction of verl's rollout-correction options, both generations of them.
 
   With l = old_logp - sampler_logp, rho = exp(clip(l, -20, 20)) per token or
   exp(clip(sum l, -20, 20)) per sequence, the weight is min(rho, C), or for an IcePop
   threshold `"lo_hi"` rho inside [lo, hi] and 0 outside. Rejection accepts what passes
   every option of `rollout_rs`: token_k1..k3, seq_sum_k1..k3, seq_mean_k1..k3,
-  seq_max_k2..k3. Weights, statistics and metrics all see the incoming mask.
+  seq_max_k2..k3, of log-ratios clipped to +-20 token by token, before any sum. Weights,
+  statistics and metrics all see the incoming mask.
 
   Where verl is wrong, so is this: the k1 statistics are -log rho, so that `token_k1`
   with `"0.6_1.4"` accepts rho in [1/1.4, 1/0.6]; rows without tokens count in the
@@ -80,7 +81,8 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   is a synonym) and reports verl's `mismatch/` metrics.
 
   Args:
-    config: the `rollout_correction` section, pasted.
+    config: the `rollout_correction` section, pasted, or all of verl's configuration,
+      or its command-line overrides.
 
   Returns:
     `fn(old_logp, sampler_logp, mask) -> (weight, mask, metrics)` over `[B, T]` arrays;
@@ -100,20 +102,12 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   >>> metrics["rollout_corr/kl"]
   Array(-0.5, dtype=float32)
 
-  Source: verl, `trainer/ppo/rollout_corr_helper.py` (2026-08) and
-  `trainer/ppo/mismatch_helper.py` (2025-10).
+  Source: verl, `trainer/ppo/rollout_corr_helper.py` at 1dda039b9 (2026-08-22) and
+  `trainer/ppo/mismatch_helper.py` at 4424616d7 (2025-10-28).
   """
   if rollout_correction_2025_10.recognises(config):
     return rollout_correction_2025_10.correction(config)
-  cfg = check(_PEER, config)
-  weights = [
-    chain(*stages, metrics="none")
-    for stages in (_weight_stages(cfg)[:1], _weight_stages(cfg))
-  ]
-  rejections = {
-    name: chain(_rejection_stage(name, *bounds), metrics="none")
-    for name, bounds in cfg["rollout_rs"].items()
-  }
+  cfg = check(_PEER, SECTIONS.locate(config, "correction"))
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
@@ -121,16 +115,12 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
     log_ratio_BT = jnp.where(valid_BT, old_logp - sampler_logp, 0.0)
     weight_BT, kept_BT, out = None, valid_BT, {}
     if cfg["rollout_is"] is not None:
-      bounded_BT, weight_BT = (w(old_logp, sampler_logp, valid_BT)[0] for w in weights)
-      out |= _weight_metrics(cfg, log_ratio_BT, bounded_BT, valid_BT)
-      if cfg["rollout_is_batch_normalize"]:
-        out["rollout_is_batch_norm_factor"] = quotient(bounded_BT, weight_BT)
-    for name, rejection in rejections.items():
-      passed_BT = rejection(old_logp, sampler_logp, valid_BT).mask
+      weight_BT, out = _weigh(cfg, log_ratio_BT, valid_BT)
+    for name in cfg["rollout_rs"]:
+      passed_BT, part = _reject(cfg, name, log_ratio_BT, valid_BT)
       kept_BT = kept_BT & passed_BT
-      part = _rejection_metrics(name, cfg, log_ratio_BT, passed_BT, valid_BT)
       out |= {f"rollout_rs_{name}_{key}": value for key, value in part.items()}
-    if rejections:
+    if cfg["rollout_rs"]:
       out |= metrics.rejections(kept_BT, valid_BT)
     out |= mismatch(old_logp, sampler_logp, valid_BT)
     out = {f"{_PREFIX}{name}": value for name, value in out.items()}
@@ -139,7 +129,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of a verl config, of either generation.
 
   Weights come first and token masks last, so that every stage sees the incoming mask,
@@ -161,7 +151,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   """
   if rollout_correction_2025_10.recognises(config):
     return rollout_correction_2025_10.native(config)
-  cfg = check(_PEER, config)
+  cfg = check(_PEER, SECTIONS.locate(config, "correction"))
   stages = [] if _logs_only(cfg) else _weight_stages(cfg)
   by_row_first = sorted(
     cfg["rollout_rs"].items(), key=lambda item: item[0].startswith("token")
@@ -232,7 +222,9 @@ def _rejections(peer, names, thresholds) -> dict[str, tuple[float, float]]:
     return {}
   if not isinstance(names, str):
     raise ValueError(f"{peer}: rollout_rs must be text; got {names!r}")
-  names = list(dict.fromkeys(name.strip() for name in names.split(",")))
+  names = list(dict.fromkeys(filter(None, map(str.strip, names.split(",")))))
+  if not names:
+    raise ValueError(f"{peer}: rollout_rs names no statistic; write null for none")
   for name in names:
     if name in _REMOVED:
       raise ValueError(
@@ -268,8 +260,11 @@ def _bounds(peer: str, name: str, spec: str) -> tuple[float, float]:
   return 0.0, options.number(peer, key, spec, above=0)
 
 
-def _weight_metrics(cfg, log_ratio_BT, weight_BT, valid_BT):
-  """verl takes them before it normalises."""
+def _weigh(cfg, log_ratio_BT, valid_BT):
+  """The weight, and its metrics, which verl takes before it normalises.
+
+  verl clamps what it exponentiates: a token's log-ratio, or the sum of raw ones.
+  """
   low, high = cfg["rollout_is_threshold"]
   total_B = None
   if cfg["rollout_is"] == "sequence":
@@ -278,6 +273,12 @@ def _weight_metrics(cfg, log_ratio_BT, weight_BT, valid_BT):
   else:
     raw_BT = ratio(log_ratio_BT)
   raw_BT = jnp.where(valid_BT, raw_BT, 0.0)
+  outside_BT = jnp.zeros_like(valid_BT)
+  if low is None:
+    weight_BT = jnp.minimum(raw_BT, high)
+  else:
+    outside_BT = (raw_BT < low) | (raw_BT > high)
+    weight_BT = jnp.where(outside_BT, 0.0, raw_BT)
   out = metrics.weights(
     weight_BT,
     raw_BT,
@@ -288,28 +289,38 @@ def _weight_metrics(cfg, log_ratio_BT, weight_BT, valid_BT):
     clip=(0.0, high),
   )
   if low is not None:
-    outside_BT = (raw_BT < low) | (raw_BT > high)
     out["rollout_is_oob_ratio"] = masked_mean(outside_BT.astype(jnp.float32), valid_BT)
-  return out
+  if cfg["rollout_is_batch_normalize"]:
+    if total_B is None:
+      mean = masked_mean(weight_BT, valid_BT)
+    else:
+      mean = masked_mean(masked_mean(weight_BT, valid_BT, 1), valid_BT.any(1))
+    factor = jnp.where(mean > 1e-8, mean, 1.0)
+    weight_BT = weight_BT / factor
+    out["rollout_is_batch_norm_factor"] = factor
+  return weight_BT, out
 
 
-def _rejection_metrics(name, cfg, log_ratio_BT, passed_BT, valid_BT):
+def _reject(cfg, name, log_ratio_BT, valid_BT):
+  """What one option of `rollout_rs` accepts, and its metrics."""
   low, high = cfg["rollout_rs"][name]
   two_sided = name.endswith("k1")
+  low, high = (log(low), log(high)) if two_sided else (0.0, high)
   statistic, by_row = _statistic(name, log_ratio_BT, valid_BT)
-  return metrics.rejection(
-    statistic,
-    passed_BT,
-    valid_BT,
-    log(low) if two_sided else 0.0,
-    log(high) if two_sided else high,
-    by_row=by_row,
-    two_sided=two_sided,
+  passed = statistic <= high
+  if two_sided:
+    passed &= statistic >= low
+  passed_BT = valid_BT & (passed[:, None] if by_row else passed)
+  return passed_BT, metrics.rejection(
+    statistic, passed_BT, valid_BT, low, high, by_row=by_row, two_sided=two_sided
   )
 
 
 def _statistic(name, log_ratio_BT, valid_BT):
-  """The statistic `[B, T]` (`[B]` for a `seq_` option), and whether it is by row."""
+  """The statistic `[B, T]` (`[B]` for a `seq_` option), and whether it is by row.
+
+  verl clamps every token before it sums, unlike for the weights.
+  """
   token_BT = DIVERGENCES[name[-2:]](clamp_log(log_ratio_BT))
   if name.startswith("token"):
     return token_BT, False

@@ -1,7 +1,6 @@
 """verl as of 2025-10: `rollout_is_level`, `rollout_is_mode` and the veto."""
 
-from collections.abc import Mapping
-from typing import Any, TypeGuard
+from typing import Any
 
 import jax.numpy as jnp
 
@@ -9,6 +8,7 @@ from tis_jax.compat import options
 from tis_jax.compat.arrays import Correct, log, masked_mean, masked_sum, prepare
 from tis_jax.compat.mismatch import mismatch
 from tis_jax.compat.verl import metrics
+from tis_jax.compat.verl.sections import SECTIONS
 from tis_jax.corrections import (
   Chain,
   Stage,
@@ -28,7 +28,7 @@ _OWN_KEYS = (
   "rollout_is_veto_threshold",
 )
 _DEFAULTS = {
-  "rollout_is": True,
+  "rollout_is": False,
   "rollout_is_threshold": None,
   "rollout_is_threshold_lower": None,
   "rollout_is_level": "token",
@@ -37,16 +37,20 @@ _DEFAULTS = {
 }
 
 
-def recognises(config: Mapping[str, Any] | None) -> TypeGuard[Mapping[str, Any]]:
-  """Whether the config is of this generation, by its keys."""
-  if config is None or not hasattr(config, "keys"):
-    return False
-  if any(key in config for key in _OWN_KEYS):
-    return True
-  return "rollout_is" in config and isinstance(config["rollout_is"], bool)
+def recognises(config: options.Config) -> bool:
+  """Whether the config is of this generation, by its keys and where they stand."""
+  for path, value in options.leaves(options.parse(_PEER, config)):
+    name = path[-1]
+    if path not in ((name,), ("algorithm", name)):
+      continue
+    if name in _OWN_KEYS or (name == "rollout_is" and isinstance(value, bool)):
+      return True
+    if path == ("algorithm", "rollout_is_threshold"):
+      return True
+  return False
 
 
-def correction(config: Mapping[str, Any]) -> Correct:
+def correction(config: options.Config) -> Correct:
   r"""The correction of verl's options of 2025-10-27 to 2025-11-07.
 
   The ratio rho is taken at `rollout_is_level`: per token, the product over the
@@ -55,39 +59,45 @@ def correction(config: Mapping[str, Any]) -> Correct:
   [lower, C], lower being 1/C when not given. The veto drops a sequence with a token of
   log-ratio under log(`rollout_is_veto_threshold`). Metrics are taken before all of it.
 
+  `rollout_is` is false by default, and then no weight is applied; what the mode or the
+  veto rejects leaves the mask all the same, as in verl's trainer, which overwrites the
+  mask before it asks. Without a threshold nothing happens, not even the veto.
+
   Effective sample size and std are of weights clipped to [lower, C] first, which hides
   a collapse (at C = 2 the former cannot fall below 0.64); the native ones are not.
 
   Args:
     config: `rollout_is_threshold` (None turns everything off; to leave it out, which
       verl reads as None, is an error), `rollout_is_level`, `rollout_is_mode`,
-      `rollout_is_threshold_lower`, `rollout_is_veto_threshold`, and `rollout_is`: false
-      for metrics alone.
+      `rollout_is_threshold_lower`, `rollout_is_veto_threshold`, and `rollout_is`: true
+      to apply the weight.
 
   Returns:
-    `fn(old_logp, sampler_logp, mask) -> (weight, mask, metrics)`.
+    `fn(old_logp, sampler_logp, mask) -> (weight, mask, metrics)`; the weight is None
+    unless `rollout_is` is true.
 
   Raises:
     ValueError: an unknown key or an impossible value.
 
   >>> fn = correction({"rollout_is_level": "geometric", "rollout_is_mode": "clip",
-  ...                  "rollout_is_threshold": 1.5})
+  ...                  "rollout_is_threshold": 1.5, "rollout_is": True})
   >>> old, sampler = jnp.array([[-1.0, -2.0]]), jnp.array([[-2.0, -2.0]])
   >>> weight, mask, metrics = fn(old, sampler, jnp.ones((1, 2), bool))
   >>> weight, mask
   (Array([[1.6487212, 1.6487212]], dtype=float32), Array([[False, False]], dtype=bool))
 
-  Source: verl, `trainer/ppo/mismatch_helper.py` at 4424616d7.
+  Source: verl, `trainer/ppo/mismatch_helper.py`, `trainer/ppo/ray_trainer.py` and
+  `trainer/config/algorithm.py` at 4424616d7.
   """
   cfg = _read(config)
-  correct_native = chain(*_stages(cfg), metrics="none")
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
     old_logp, sampler_logp, valid_BT = prepare(old_logp, sampler_logp, mask)
     if cfg["rollout_is_threshold"] is None:
       return None, valid_BT.astype(dtype), {}
-    out = _metrics(cfg, old_logp - sampler_logp, valid_BT)
+    log_ratio_BT = old_logp - sampler_logp
+    weight_BT, kept_BT, out = _apply(cfg, log_ratio_BT, valid_BT)
     gap = mismatch(old_logp, sampler_logp, valid_BT)
     out |= {
       f"mismatch_{name}": value
@@ -95,19 +105,15 @@ def correction(config: Mapping[str, Any]) -> Correct:
       if not name.startswith("chi2")
     }
     out = {f"mismatch/{name}": value for name, value in out.items()}
-    if not cfg["rollout_is"]:
-      return None, valid_BT.astype(dtype), out
-    weight_BT, kept_BT, _ = correct_native(old_logp, sampler_logp, valid_BT)
-    return weight_BT, kept_BT.astype(dtype), out
+    weight = weight_BT if cfg["rollout_is"] else None
+    return weight, kept_BT.astype(dtype), out
 
   return correct
 
 
-def native(config: Mapping[str, Any]) -> Chain:
+def native(config: options.Config) -> Chain:
   """The native chain of a config of this generation."""
-  cfg = _read(config)
-  off = cfg["rollout_is_threshold"] is None or not cfg["rollout_is"]
-  return chain(*([] if off else _stages(cfg)))
+  return chain(*_stages(_read(config)))
 
 
 def _stages(cfg) -> list[Stage]:
@@ -116,15 +122,18 @@ def _stages(cfg) -> list[Stage]:
   level, veto_low = cfg["rollout_is_level"], cfg["rollout_is_veto_threshold"]
   if high is None:
     return []
+  truncates = cfg["rollout_is_mode"] == "truncate"
+  weights = [truncate(high, level=level) if truncates else importance(level)]
   vetoes = [] if veto_low is None else [veto(veto_low)]
-  if cfg["rollout_is_mode"] == "truncate":
-    return [truncate(high, level=level), *vetoes]
-  return [importance(level), *vetoes, reject(high, low, level=level)]
+  rejections = [] if truncates else [reject(high, low, level=level)]
+  return [*(weights if cfg["rollout_is"] else []), *vetoes, *rejections]
 
 
-def _read(config: Mapping[str, Any]) -> dict[str, Any]:
-  cfg = options.read(_PEER, config, _DEFAULTS)
-  if "rollout_is_threshold" not in config:
+def _read(config: options.Config) -> dict[str, Any]:
+  sections = SECTIONS._replace(peer=_PEER)
+  found = sections.locate(config, "correction of 2025-10")
+  cfg = options.read(_PEER, found, _DEFAULTS)
+  if "rollout_is_threshold" not in found:
     raise ValueError(
       f"{_PEER}: rollout_is_threshold is not set, which switches everything off in "
       "verl; set it, or set it to None to say so"
@@ -162,8 +171,8 @@ def _read(config: Mapping[str, Any]) -> dict[str, Any]:
   }
 
 
-def _metrics(cfg, log_ratio_BT, valid_BT):
-  """All of them of the raw ratio: before truncation, mask and veto."""
+def _apply(cfg, log_ratio_BT, valid_BT):
+  """Weight, mask, and metrics, all of the raw ratio: before any bound."""
   low, high = cfg["rollout_is_threshold_lower"], cfg["rollout_is_threshold"]
   level = cfg["rollout_is_level"]
   mean = lambda x_BT: masked_mean(x_BT.astype(jnp.float32), valid_BT)
@@ -174,6 +183,7 @@ def _metrics(cfg, log_ratio_BT, valid_BT):
     aggregate = masked_sum if level == "sequence" else masked_mean
     row_B = aggregate(log_ratio_BT, valid_BT, 1)
     raw_BT = jnp.broadcast_to(ratio(row_B)[:, None], valid_BT.shape)
+  outside_BT = ~((raw_BT >= low) & (raw_BT <= high))
   raw_BT = jnp.where(valid_BT, raw_BT, 0.0)
   out = metrics.weights(
     raw_BT, raw_BT, valid_BT, low=low, high=high, total_B=row_B, clip=(low, high)
@@ -186,8 +196,11 @@ def _metrics(cfg, log_ratio_BT, valid_BT):
     bad_BT = valid_BT & (log_ratio_BT < log(cfg["rollout_is_veto_threshold"]))
   out["rollout_is_veto_fraction"] = share(bad_BT.any(1))
   out["rollout_is_catastrophic_token_fraction"] = mean(bad_BT)
-  if cfg["rollout_is_mode"] != "truncate":
-    outside_BT = valid_BT & ((raw_BT < low) | (raw_BT > high))
-    out["rollout_is_masked_fraction"] = mean(outside_BT)
-    out["rollout_is_seq_masked_fraction"] = share(outside_BT.any(1))
-  return out
+  kept_BT = valid_BT & ~bad_BT.any(1, keepdims=True)
+  if cfg["rollout_is_mode"] == "truncate":
+    return jnp.minimum(raw_BT, high), kept_BT, out
+  out["rollout_is_masked_fraction"] = mean(outside_BT)
+  # A row without tokens has a ratio too at the levels of rows, 1.
+  rows_B = outside_BT[:, 0] if row_B is not None else (outside_BT & valid_BT).any(1)
+  out["rollout_is_seq_masked_fraction"] = share(rows_B)
+  return raw_BT, kept_BT & ~outside_BT, out
