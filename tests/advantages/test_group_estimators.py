@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from tis_jax import advantages
-from tis_jax.advantages import groups
+from tis_jax.numerics import groups
 
 ROWS = 16
 LENGTHS = np.random.default_rng(9).integers(1, 30, ROWS).astype(np.float32)
@@ -141,7 +141,7 @@ def test_sharded_equals_one_device():
     out = {n: f(rewards, ids, baseline_mask=kept) for n, f in RESULTS.items()}
     out["pass"] = advantages.pass_at_k(rewards, ids, 2, baseline_mask=kept)
     out["best"] = advantages.best_of_group(rewards, ids, baseline_mask=kept)
-    out["table"] = advantages.group_sum(table, ids, kept)
+    out["table"] = groups.group_sum(table, ids, kept)
     return out
 
   want = jax.jit(run)(*arrays)
@@ -168,7 +168,7 @@ def test_many_rows_are_compared_block_by_block(monkeypatch):
     rng.integers(0, 4, ROWS).astype(np.int32),
     rng.random(ROWS) < 0.8,
   )
-  run = lambda *a: (advantages.group_sum(*a), advantages.max_of_others(*a))
+  run = lambda *a: (groups.group_sum(*a), groups.max_of_others(*a))
   want = run(*arrays)
   monkeypatch.setattr(groups, "_BLOCK", 5)
   for kind in (None, AxisType.Auto, AxisType.Explicit):
