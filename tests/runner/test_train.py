@@ -28,6 +28,7 @@ from tis_jax.runner import (
   train,
 )
 from tis_jax.runner.setup import assignment
+from tis_jax.runner.setup import build as build_parts
 from tis_jax.runner.workdir import identify
 from tis_jax.sampler import Fleet, SamplerFailedError
 from tis_jax.sampler.worker import Worker, build
@@ -124,7 +125,7 @@ def test_gdpo_weighs_the_tasks_rewards_by_name(tmp_path):
   correct, number = batch.named_rewards.T
   np.testing.assert_array_equal(correct, batch.rewards)
   assert (number >= correct).all() and number.max() == 1
-  advantage = build(read_config(config)).learner.algorithm.advantage
+  advantage = build_parts(read_config(config)).learner.algorithm.advantage
   assert advantage.keywords["weights"] == (1.0, 0.25)
 
 
@@ -139,7 +140,7 @@ def test_weights_are_of_rewards_that_the_task_has(tmp_path, weights, message):
   config = small(tmp_path, 1, **{"algorithm.advantage.name": "gdpo"})
   config.algorithm.advantage.gdpo.weights = weights
   with pytest.raises(ConfigError, match=message):
-    build(read_config(config))
+    build_parts(read_config(config))
 
 
 def test_remax_has_the_samplers_answer_greedily_too(tmp_path):

@@ -141,7 +141,7 @@ def _sequence_metrics(batch: Incoming, state: State) -> Metrics:
     "mismatch/log_ppl_gap_abs": mean(jnp.abs(gap), known),
     "mismatch/log_ppl_gap_max": maximum(gap, known),
     "mismatch/log_ppl_gap_min": minimum(gap, known),
-    "mismatch/ppl_ratio": mean(jnp.exp(clamp_log(gap)), known),
+    "mismatch/ppl_ratio": mean(jnp.exp(clamp_log(gap)), known, pivot=1.0),
     "sequences/count": total(held),
     "rejected/sequences": fraction(~batch.held(state), held),
   }
