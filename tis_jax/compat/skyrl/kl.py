@@ -3,12 +3,12 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array
 from tis_jax.compat.skyrl.sections import SECTIONS
+from tis_jax.numerics.ratios import magnitude
 
 _PEER = "SkyRL"
 _KINDS = ("k1", "abs", "k2", "k3")
@@ -51,20 +51,11 @@ def kl_penalty(config: Mapping[str, Any] | None = None) -> Callable[..., Array]:
   return fn
 
 
-def absolute(x: Array) -> Array:
-  """|x| with torch's gradient of 0 at 0; that of `jnp.abs` is 1.
-
-  >>> jax.grad(absolute)(0.0).item(), jax.grad(absolute)(-2.0).item()
-  (0.0, -1.0)
-  """
-  return x * jnp.sign(jax.lax.stop_gradient(x))
-
-
 def _estimate(kind: str, x: Array) -> Array:
   if kind == "k1":
     return x
   if kind == "abs":
-    return absolute(x)
+    return magnitude(x)
   if kind == "k2":
     return x * x / 2
   clamped = jnp.clip(-x, -20.0, 20.0)

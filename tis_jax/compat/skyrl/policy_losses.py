@@ -9,10 +9,9 @@ import jax.numpy as jnp
 from tis_jax.compat import options, shared_losses
 from tis_jax.compat.arrays import Array, masked_max, masked_mean, masked_min, masked_sum
 from tis_jax.compat.skyrl import off_policy_correction
-from tis_jax.compat.skyrl.kl import absolute
 from tis_jax.compat.skyrl.sections import SECTIONS
 from tis_jax.losses import clipped_surrogate
-from tis_jax.numerics.ratios import ratio
+from tis_jax.numerics.ratios import magnitude, ratio
 from tis_jax.numerics.selection import top_k_mask
 
 _PEER = "SkyRL"
@@ -298,7 +297,7 @@ def _kl_cov(cfg, x):
   section = cfg["kl_cov"]
   log_ratio_BT = x.logp - x.old_logp
   chosen_BT = top_k_mask(_covariance(x), x.valid_BT, _count(section["kl_cov_frac"], x))
-  penalty_BT = section["ppo_kl_coef"] * absolute(log_ratio_BT)
+  penalty_BT = section["ppo_kl_coef"] * magnitude(log_ratio_BT)
   token_loss_BT = -x.advantages * jnp.exp(log_ratio_BT)
   token_loss_BT += jnp.where(chosen_BT, penalty_BT, 0.0)
   return token_loss_BT, {"clip_ratio": jnp.zeros(())}

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array
 from tis_jax.compat.verl.sections import SECTIONS
+from tis_jax.numerics.ratios import magnitude
 
 _PEER = "verl"
 _DEFAULTS = {
@@ -82,7 +83,7 @@ def _value(kind: str, x: Array) -> Array:
     return x
   if kind == "abs":
     # torch's |x| has gradient 0 at 0, where every token is on policy; JAX's has 1.
-    return x * jnp.sign(x)
+    return magnitude(x)
   if kind == "k2":
     return x * x / 2
   clamped = jnp.clip(-x, -20.0, 20.0)

@@ -12,7 +12,7 @@ from tis_jax.compat.verl import aggregation
 from tis_jax.compat.verl.rollout_correction import check, correction
 from tis_jax.compat.verl.sections import SECTIONS
 from tis_jax.losses import clipped_surrogate
-from tis_jax.numerics.ratios import clamp_log, ratio
+from tis_jax.numerics.ratios import clamp_log, magnitude, ratio
 from tis_jax.numerics.selection import top_k_mask
 
 _PEER = "verl"
@@ -258,7 +258,7 @@ def _selected(share, x):
 def _kl_cov(cfg, x):
   chosen_BT = top_k_mask(_covariance(x), x.valid_BT, _selected(cfg["kl_cov_ratio"], x))
   # torch's |x| has gradient 0 at 0, where every token is on policy; JAX's has 1.
-  distance_BT = x.log_ratio * jnp.sign(x.log_ratio)
+  distance_BT = magnitude(x.log_ratio)
   penalty_BT = jnp.where(chosen_BT, cfg["ppo_kl_coef"] * distance_BT, 0.0)
   token_loss_BT = -x.advantages * jnp.exp(x.log_ratio) + penalty_BT
   return token_loss_BT, {"actor/ppo_kl": x.mean(distance_BT)}
