@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from tis_jax.advantages import ESTIMATORS
+from tis_jax.compat import PEERS
 from tis_jax.corrections import STAGES
 from tis_jax.learner import make_mesh
 from tis_jax.losses import POLICY_LOSSES
@@ -27,6 +28,10 @@ line has the last word: `--config.train.steps=100`. A name that does not exist i
 refused, with the nearest that does.
 
 {groups}
+
+### config.algorithm.peer
+
+{peer}
 
 ### config.algorithm.correction
 
@@ -59,6 +64,11 @@ CHOICES = {
   "metrics": '"none", "core", or "full": percentiles, and log-ratios by position and '
   "staleness.",
   "name": "one of those below.",
+  "peer": "whose configuration decides the algorithm, one of {peers}; empty for none. "
+  "See [Translation](translation.md#in-a-run).",
+  "peer_options": "that configuration, whole or a section; checked by the peer's "
+  "dialect. On the command line `peer_options.rollout_is=token`, or a file with "
+  "`--peer` and `--peer_config`.",
 }
 """The groups of `config.algorithm` that hold functions, and what else is in them."""
 
@@ -154,6 +164,13 @@ def page() -> str:
   last = [path for path in groups if path.startswith("config.algorithm")]
   ordered = [path for path in groups if path not in last] + last
   made = {name: functions_group(name, config["algorithm"][name]) for name in FUNCTIONS}
+  algorithm = config["algorithm"]
+  made["peer"] = table(
+    [
+      row(x, shown(algorithm[x]), CHOICES[x].replace("{peers}", ", ".join(PEERS)))
+      for x in ("peer", "peer_options")
+    ]
+  )
   return PAGE.format(groups="\n\n".join(groups[path] for path in ordered), **made)
 
 

@@ -285,7 +285,7 @@ def test_an_impossible_value_is_named_with_the_peer(build, config, message):
     build(config)
 
 
-@pytest.mark.parametrize("name", compat.__all__)
+@pytest.mark.parametrize("name", compat.PEERS)
 def test_every_peer_has_defaults_and_a_native_chain(name):
   peer = getattr(compat, name)
   peer.correction()
@@ -293,7 +293,7 @@ def test_every_peer_has_defaults_and_a_native_chain(name):
   peer.native()
 
 
-@pytest.mark.parametrize("name", compat.__all__)
+@pytest.mark.parametrize("name", compat.PEERS)
 def test_a_config_that_is_no_mapping_is_refused(name):
   with pytest.raises(TypeError, match="must be a mapping"):
     getattr(compat, name).correction(["rollout_is"])

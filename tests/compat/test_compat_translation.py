@@ -93,6 +93,12 @@ def test_the_chain_is_what_the_peer_does(index):
   )
   np.testing.assert_array_equal(native_mask, chain_mask)
   np.testing.assert_allclose(native_weight, chain_weight, rtol=2e-5, atol=1e-6)
+  staged = corrections.chain(compat.stage(peer, config), metrics="none")
+  with jax.disable_jit():
+    stage_weight, stage_mask, _ = _call(staged, _needs(staged))
+  np.testing.assert_allclose(
+    np.where(stage_mask, stage_weight, 0.0), applied, rtol=2e-5, atol=1e-6
+  )
   if denominator == "incoming" and peer not in _MASK_THEMSELVES:
     np.testing.assert_array_equal(mask, _batch()[2])
 
@@ -102,7 +108,7 @@ _MASK_THEMSELVES = ("skyrl", "slime", "areal", "prime_rl")
 
 
 def test_the_table_has_every_peer_and_its_rows_do_something():
-  assert {peer for peer, *_ in _ROWS} == set(compat.__all__)
+  assert {peer for peer, *_ in _ROWS} == set(compat.PEERS)
   incoming = np.asarray(_batch()[2])
   for text in {text for _, _, text, _ in _ROWS}:
     correct, weight, mask = _chain(text)

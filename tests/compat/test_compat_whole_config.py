@@ -220,8 +220,8 @@ def test_what_another_function_reads_is_passed_over_and_listed():
     (
       verl.advantages,
       verl.used,
-      {"algorithm": {"gamma": 1.0, "kl_ctrl": {"kl_coef": 0.1}}},
-      "algorithm.kl_ctrl",
+      {"algorithm": {"gamma": 1.0, "filter_groups": {"enable": False}}},
+      "algorithm.filter_groups",
     ),
     (
       skyrl.policy_loss,

@@ -5,8 +5,9 @@ when it is built if a key is unknown or a value impossible, and returns
 `fn(old_logp, sampler_logp, mask) -> (weight or None, mask, metrics)` under the peer's
 metric names. `native(config)` is the same correction as a chain of
 `tis_jax.corrections`; `VERSION` says which version of the peer it reproduces. verl and
-SkyRL have their losses and advantages here too, prime-rl its losses. No peer is
-imported.
+SkyRL have their losses and advantages here too, prime-rl its losses. `stage` is any
+peer's correction as a stage of a native chain, `update` all that a learner takes of a
+peer's configuration. No peer is imported.
 """
 
 from tis_jax.compat import (
@@ -22,9 +23,13 @@ from tis_jax.compat import (
   tunix,
   verl,
 )
+from tis_jax.compat._stage import PEERS, dialect, stage
+from tis_jax.compat._update import update
 
 __all__ = [
+  "PEERS",
   "areal",
+  "dialect",
   "ms_swift",
   "nemo_rl",
   "openrlhf",
@@ -32,7 +37,9 @@ __all__ = [
   "roll",
   "skyrl",
   "slime",
+  "stage",
   "trl",
   "tunix",
+  "update",
   "verl",
 ]

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.compat import options
+from tis_jax.compat.adapters import native_loss
 from tis_jax.compat.arrays import (
   Array,
   Correct,
@@ -141,6 +142,7 @@ def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
   2506.13585 (CISPO), 2602.04879, 2602.02276, 2609.20807 (score centering).
   """
   cfg = _check(config)
+  token_loss = _by_token(cfg)
   centering = cfg.get("score_centering", False)
 
   def fn(
@@ -153,6 +155,50 @@ def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
     sampler_support_logp=None,
   ):
     valid_BT = jnp.asarray(mask) != 0
+    loss_BT, metrics = token_loss(logp, sampler_logp, advantages, valid_BT)
+    if centering:
+      if support_logp is None or sampler_support_logp is None:
+        raise ValueError(
+          f"{_PEER}: score_centering needs support_logp= and sampler_support_logp="
+        )
+      centre_BT = _centre(cfg, support_logp, sampler_support_logp, valid_BT)
+      loss_BT += cfg["adv_tau"] * _per_token(advantages, valid_BT) * centre_BT
+    return masked_mean(loss_BT, valid_BT), metrics
+
+  return fn
+
+
+def update(config: Mapping[str, Any] | None = None, **_: Any) -> dict[str, Any]:
+  """Fields of `tis_jax.learner.Algorithm`; see `tis_jax.compat.update`.
+
+  The loss holds mask and ratio, so the chain only watches.
+
+  Raises:
+    ValueError: as for `correction`; `score_centering`, for which a record lacks the
+      sampler's log-probs of the tokens not drawn.
+  """
+  cfg = _check(config)
+  if cfg.get("score_centering", False):
+    raise ValueError(
+      f"{_PEER}: score_centering needs the sampler's log-probs of the tokens that it "
+      "did not draw, which the records of a run do not hold"
+    )
+  takes = ("logp", "sampler_logp", "advantages", "mask")
+  return {
+    "correct": chain(),
+    "loss": native_loss(
+      f"{_PEER} {cfg['type']}", _by_token(cfg), takes, ratio_to="sampler"
+    ),
+    "old_logp": "sampler",
+    "aggregation": {"mode": "token_mean", "denominator": "sampled", "length": None},
+  }
+
+
+def _by_token(cfg: dict[str, Any]) -> Callable:
+  """`fn(logp, sampler_logp, advantages, mask) -> (token_loss, metrics)`, uncentred."""
+
+  def fn(logp, sampler_logp, advantages, mask):
+    valid_BT = jnp.asarray(mask) != 0
     logp = jnp.where(valid_BT, jnp.asarray(logp, jnp.float32), 0.0)
     sampler_logp = constant(sampler_logp, valid_BT)
     advantage_BT = _per_token(advantages, valid_BT)
@@ -161,15 +207,8 @@ def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
     loss_BT = _token_loss(
       cfg, logp, sampler_logp, cfg["adv_tau"] * advantage_BT, keep_BT
     )
-    if centering:
-      if support_logp is None or sampler_support_logp is None:
-        raise ValueError(
-          f"{_PEER}: score_centering needs support_logp= and sampler_support_logp="
-        )
-      centre_BT = _centre(cfg, support_logp, sampler_support_logp, valid_BT)
-      loss_BT += cfg["adv_tau"] * advantage_BT * centre_BT
     metrics = _metrics(cfg, fixed, sampler_logp, advantage_BT, valid_BT, keep_BT)
-    return masked_mean(loss_BT, valid_BT), metrics
+    return loss_BT, metrics
 
   return fn
 

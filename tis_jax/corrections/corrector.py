@@ -148,10 +148,10 @@ def _correct(corrector: Chain, bounds: list[dict], inputs: Inputs) -> Correction
     after, found = stage.run(batch, state, **bound, **dict(stage.options))
     if not stage.watched:
       state = after
-    name = f"watch/{stage.name}" if stage.watched else stage.name
-    seen[name] = nth = seen.get(name, 0) + 1
-    name = name if nth == 1 else f"{name}_{nth}"
-    metrics |= {f"{name}/{key}": value for key, value in found.items()}
+    kind = (stage.name, stage.watched)
+    seen[kind] = nth = seen.get(kind, 0) + 1
+    prefix = _prefix(stage, nth)
+    metrics |= {f"{prefix}{key}": value for key, value in found.items()}
   weight = jnp.where(batch.mask, state.weight, 0.0)
   if corrector.metrics == "none":
     return Correction(weight, state.mask, {})
@@ -161,3 +161,9 @@ def _correct(corrector: Chain, bounds: list[dict], inputs: Inputs) -> Correction
   if corrector.metrics == "full":
     metrics |= detail_metrics(batch, state)
   return Correction(weight, state.mask, metrics)
+
+
+def _prefix(stage: Stage, nth: int) -> str:
+  """What the metrics of the nth stage of its name are called after."""
+  name = stage.name if nth == 1 else f"{stage.name}_{nth}"
+  return "watch/" * stage.watched + f"{name}/" * stage.named

@@ -39,6 +39,8 @@ class Stage:
       mean, a prompt group, a cap it estimates), so that micro-batches would differ.
     logs: the thresholds that `run` takes as `log_NAME`.
     watched: whether its metrics are all that is taken of it; see `watch`.
+    named: whether its metrics are called after it, NAME/...; those of a peer have
+      names of their own.
   """
 
   run: Callable[..., tuple[State, Metrics]] = dataclasses.field(metadata=_STATIC)
@@ -50,6 +52,7 @@ class Stage:
   pools: bool = dataclasses.field(metadata=_STATIC)
   logs: tuple[str, ...] = dataclasses.field(metadata=_STATIC)
   watched: bool = dataclasses.field(default=False, metadata=_STATIC)
+  named: bool = dataclasses.field(default=True, metadata=_STATIC)
 
   @property
   def settings(self) -> dict[str, Any]:
@@ -132,6 +135,7 @@ def make_stage(
   needs: tuple[str, ...] = (),
   pools: bool = False,
   logs: tuple[str, ...] = (),
+  named: bool = True,
   **options: Any,
 ) -> Stage:
   """A stage that is called what `run` is called, with `options` bound.
@@ -143,6 +147,7 @@ def make_stage(
     needs: see `Stage`.
     pools: see `Stage`.
     logs: see `Stage`.
+    named: see `Stage`.
     **options: what may not: levels, kinds, switches.
 
   >>> def _halve(batch, state, *, share):
@@ -159,4 +164,5 @@ def make_stage(
     needs=needs,
     pools=pools,
     logs=logs,
+    named=named,
   )

@@ -3,7 +3,8 @@
 Groups of stages, losses and estimators are named after functions, and hold their
 arguments. Those that are not named by `correction.stages`, `loss.name` or
 `advantage.name` are not used; they are there to be named, and for
-`--config.algorithm.loss.gspo.clip_high=...` to find.
+`--config.algorithm.loss.gspo.clip_high=...` to find. Where `peer` names one of
+`tis_jax.compat`, what `peer_options` decide is not taken from here at all.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,6 +18,7 @@ from tis_jax.learner import Algorithm
 from tis_jax.losses import ARGUMENTS as LOSS_ARGUMENTS
 from tis_jax.losses import POLICY_LOSSES
 from tis_jax.numerics.arguments import bind, check_name
+from tis_jax.runner import peers
 from tis_jax.runner.config import config_of, group_of, refusing, settings_of
 
 
@@ -46,16 +48,22 @@ def algorithm_config() -> ConfigDict:
     {x: group_of(ESTIMATORS[x], without=ADVANTAGE_ARGUMENTS) for x in ESTIMATORS}
   )
   config.advantage.name = "grpo"
+  # A peer by its name in tis_jax.compat, and its own configuration, whole or a section.
+  config.peer = ""
+  config.peer_options = ConfigDict()
   return config
 
 
-def algorithm_of(config: Mapping, temperature: float = 1.0) -> Algorithm:
+def algorithm_of(
+  config: Mapping, temperature: float = 1.0, response_length: int | None = None
+) -> Algorithm:
   """The `Algorithm` of `config.algorithm`.
 
   Args:
     config: a ConfigDict, or a mapping, with the keys of `algorithm_config`; those left
       out take its values.
     temperature: that the sampler draws at.
+    response_length: tokens that a response may have.
 
   Raises:
     ConfigError: an unknown key or name, with the nearest that exists; a required
@@ -73,6 +81,7 @@ def algorithm_of(config: Mapping, temperature: float = 1.0) -> Algorithm:
   with refusing():
     for name in given:
       check_name("algorithm", name, default)
+    peer, options = (given.pop(x, default[x]) for x in ("peer", "peer_options"))
     groups = {
       name: default[name] | dict(given.pop(name, {}))
       for name in ("correction", "loss", "advantage")
@@ -84,6 +93,11 @@ def algorithm_of(config: Mapping, temperature: float = 1.0) -> Algorithm:
         "algorithm.advantage", ESTIMATORS, groups["advantage"], ADVANTAGE_ARGUMENTS
       ),
     }
+    decided = peers.decided(peer, options, response_length)
+  functions |= {name: decided.pop(name) for name in functions if name in decided}
+  for name, value in decided.items():
+    nested = isinstance(value, Mapping)
+    given[name] = {**given.get(name, {}), **value} if nested else value
   return settings_of(
     Algorithm, given, "algorithm", **functions, temperature=temperature
   )

@@ -9,6 +9,9 @@ from ml_collections import ConfigDict
 from tis_jax.numerics.arguments import check_name
 from tis_jax.runner.config import ConfigError, refusing
 
+_FREE = ("data.options", "algorithm.peer_options")
+"""Groups whose names others know: the task, and a peer's dialect, which check them."""
+
 
 def override(config: ConfigDict, arguments: Sequence[str]) -> None:
   """Sets what `arguments` say, each `--config.NAME=VALUE` or two of them.
@@ -48,16 +51,17 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
 def _set(config: ConfigDict, name: str, text: str) -> None:
   *groups, last = name.split(".")
   group, path = config, ""
-  for part in groups:
+  for i, part in enumerate(groups):
+    if path in _FREE:
+      _set_freely(group, groups[i:], last, _literal(text))
+      return
     with refusing():
       check_name(path or "the config", part, list(group))
     group, path = group[part], f"{path}.{part}".lstrip(".")
     if not isinstance(group, ConfigDict):
       raise ConfigError(f"{path} is a setting, not a group of them")
-  if path == "data.options":
-    # The task says which it takes.
-    with group.unlocked():
-      group[last] = _literal(text)
+  if path in _FREE:
+    _set_freely(group, [], last, _literal(text))
     return
   with refusing():
     check_name(path or "the config", last, list(group))
@@ -69,6 +73,15 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
   except (ValueError, TypeError) as error:
     kind = type(group[last]).__name__
     raise ConfigError(f"{name} wants a value of type {kind}, got {text!r}") from error
+
+
+def _set_freely(group: ConfigDict, groups: list[str], last: str, value: Any) -> None:
+  with group.unlocked():
+    for part in groups:
+      if part not in group:
+        group[part] = ConfigDict()
+      group = group[part]
+    group[last] = value
 
 
 def _value(text: str, now: Any) -> Any:

@@ -193,6 +193,8 @@ def read_config(config: ConfigDict) -> Settings:
     Settings,
     given,
     "",
-    algorithm=algorithm_of(config.algorithm, sampler.temperature),
+    algorithm=algorithm_of(
+      config.algorithm, sampler.temperature, sampler.max_new_tokens
+    ),
     mesh=mesh,
   )

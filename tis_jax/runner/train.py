@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tis_jax.learner import Checkpoints
-from tis_jax.runner import figures, logs
+from tis_jax.runner import figures, logs, peers
 from tis_jax.runner.interrupts import Interrupted, Interrupts
 from tis_jax.runner.run import FRESH, Run
 from tis_jax.runner.settings import read_config
@@ -52,7 +52,7 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
     check_config(config, workdir)
     identity = identify(settings.store.url, workdir)
     logs.say(logs.header(config_name, workdir, identity))
-    logs.say(parts.header(settings))
+    logs.say(parts.header(settings) + peers.summary(config))
     interrupts = stack.enter_context(Interrupts())
     checkpoints = stack.enter_context(
       Checkpoints(

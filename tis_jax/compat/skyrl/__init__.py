@@ -7,6 +7,7 @@ from tis_jax.compat.skyrl.loss_reduction import reduction
 from tis_jax.compat.skyrl.off_policy_correction import correction, native
 from tis_jax.compat.skyrl.policy_losses import policy_loss
 from tis_jax.compat.skyrl.sections import used
+from tis_jax.compat.skyrl.update import update
 
 VERSION = "a956457 (2026-08-21)"
 
@@ -18,6 +19,7 @@ __all__ = [
   "native",
   "policy_loss",
   "reduction",
+  "update",
   "used",
   "value_loss",
 ]

@@ -109,9 +109,7 @@ def policy_loss(config: options.Config = None) -> Callable:
   cfg = _check(config)
   kind, correction = cfg["policy_loss_type"], cfg["off_policy_correction"]
   corrected = off_policy_correction.active(correction) and kind not in _UNCORRECTED
-  anchored = kind in _ANCHORED or (
-    kind == "cispo" and cfg["cispo"]["cispo_anchor"] == "rollout"
-  )
+  anchored = _anchored(cfg)
   # dppo falls back on the old policy.
   needs_sampler = corrected or (anchored and kind != "dppo")
 
@@ -142,6 +140,48 @@ def policy_loss(config: options.Config = None) -> Callable:
     return masked_sum(token_loss_BT, kept_BT), metrics
 
   return fn
+
+
+class TokenLoss(NamedTuple):
+  """A loss of SkyRL's before its correction and its sum, which are a learner's.
+
+  Attributes:
+    name: the `policy_loss_type`.
+    loss: `loss(logp, advantages, mask, old_logp=None, sampler_logp=None, key=None) ->
+      (token_loss, metrics)`.
+    anchored: whether its ratio starts at the sampler.
+    corrected: whether SkyRL applies a correction to it.
+  """
+
+  name: str
+  loss: Callable
+  anchored: bool
+  corrected: bool
+
+
+def token_loss(config: options.Config = None) -> TokenLoss:
+  """`policy_loss` by token, of advantages that nothing has divided.
+
+  Raises:
+    ValueError: an unknown key or an impossible value.
+
+  >>> token_loss({"policy_loss_type": "dppo"}).anchored
+  True
+  """
+  cfg = _check(config)
+  kind = cfg["policy_loss_type"]
+
+  def loss(logp, advantages, mask, old_logp=None, sampler_logp=None, key=None):
+    x = _prepare(logp, old_logp, advantages, mask, sampler_logp, key)
+    return _LOSSES[kind](cfg, x)
+
+  return TokenLoss(kind, loss, _anchored(cfg), kind not in _UNCORRECTED)
+
+
+def _anchored(cfg: dict[str, Any]) -> bool:
+  by_config = cfg["cispo"]["cispo_anchor"] == "rollout"
+  kind = cfg["policy_loss_type"]
+  return kind in _ANCHORED or (kind == "cispo" and by_config)
 
 
 def _check(config: options.Config) -> dict[str, Any]:

@@ -34,6 +34,13 @@ _READERS = {
   "reduction": {"trainer.algorithm": ("loss_reduction", "max_seq_len")},
   "kl_penalty": {"trainer.algorithm": ("kl_estimator_type",)},
   "value_loss": {"trainer.algorithm": ("value_clip",)},
+  "update": {
+    "trainer": ("update_epochs_per_batch",),
+    "trainer.algorithm": (
+      *("kl_ctrl", "use_kl_in_reward", "use_kl_loss", "kl_loss_coef"),
+      *("kl_estimator_type", "use_entropy_loss", "entropy_loss_coef"),
+    ),
+  },
 }
 _OTHERS = {
   "": ("data", "generator", "environment"),
@@ -43,8 +50,8 @@ _OTHERS = {
     *("gradient_checkpointing", "gradient_checkpointing_use_reentrant"),
     *("resume_mode", "resume_path", "log_path", "ckpt_path", "export_path"),
     *("max_ckpts_to_keep", "ckpt_interval", "hf_save_interval", "epochs"),
-    *("max_training_steps", "update_epochs_per_batch", "train_batch_size"),
-    *("policy_mini_batch_size", "critic_mini_batch_size"),
+    *("max_training_steps", "train_batch_size", "policy_mini_batch_size"),
+    "critic_mini_batch_size",
     *("micro_train_batch_size_per_gpu", "micro_forward_batch_size_per_gpu"),
     *("max_tokens_per_microbatch", "recompute_old_logprobs_per_minibatch"),
     *("update_ref_every_epoch", "remove_microbatch_padding", "eval_batch_size"),
@@ -57,10 +64,8 @@ _OTHERS = {
     *("fused_lm_head_logprob", "fused_lm_head_logprob_backend"),
   ),
   "trainer.algorithm": (
-    *("kl_ctrl", "use_kl_in_reward", "use_kl_loss"),
-    *("kl_loss_coef", "use_entropy_loss", "entropy_loss_coef", "temperature"),
-    *("value_head_prefix", "zero_variance_filter", "zero_variance_filter_tol"),
-    "dynamic_sampling",
+    *("temperature", "value_head_prefix", "dynamic_sampling"),
+    *("zero_variance_filter", "zero_variance_filter_tol"),
   ),
 }
 SECTIONS = Sections("SkyRL", _READERS, _OTHERS)

@@ -10,6 +10,7 @@ from tis_jax.compat.verl.kl import kl_penalty
 from tis_jax.compat.verl.policy_losses import policy_loss
 from tis_jax.compat.verl.rollout_correction import correction, native
 from tis_jax.compat.verl.sections import used
+from tis_jax.compat.verl.update import update
 from tis_jax.compat.verl.value import value_loss
 
 VERSION = "1dda039 (2026-08-22), and for the correction also 4424616 (2025-10-28)"
@@ -22,6 +23,7 @@ __all__ = [
   "kl_penalty",
   "native",
   "policy_loss",
+  "update",
   "used",
   "value_loss",
 ]

@@ -109,21 +109,14 @@ def policy_loss(config: options.Config = None) -> Callable:
   Source: verl, `trainer/ppo/core_algos.py` at 1dda039b9 (2026-08-22).
   """
   cfg = _check(config)
-  loss = _LOSSES[cfg["loss_mode"]]
+  loss = {"geo_mean": _geo_mean, "bypass_mode": _bypass}.get(
+    cfg["loss_mode"], _aggregated
+  )
 
   def fn(
     logp, old_logp, advantages, mask, rollout_is_weights=None, *, key=None, **counts
   ):
-    if cfg["loss_mode"] == "clip_cov" and key is None:
-      raise ValueError("verl: loss_mode 'clip_cov' draws tokens at random; pass key=")
-    valid_BT = jnp.asarray(mask) != 0
-    x = _Arrays(
-      jnp.where(valid_BT, jnp.asarray(logp, jnp.float32), 0.0),
-      constant(old_logp, valid_BT),
-      constant(advantages, valid_BT),
-      valid_BT,
-      key,
-    )
+    x = _arrays(cfg, logp, old_logp, advantages, mask, key)
     weight_BT = rollout_is_weights
     if weight_BT is not None:
       weight_BT = jax.lax.stop_gradient(jnp.asarray(weight_BT))
@@ -132,10 +125,72 @@ def policy_loss(config: options.Config = None) -> Callable:
   return fn
 
 
+class TokenLoss(NamedTuple):
+  """A loss of verl's before it is aggregated, for a learner that does that itself.
+
+  Attributes:
+    name: the `loss_mode`; that inside of `bypass_mode`.
+    loss: `loss(logp, old_logp, advantages, mask, key=None) -> (token_loss, metrics)`.
+    aggregation: the `loss_agg_mode`.
+    length: `loss_scale_factor`, the constant of seq-mean-token-sum-norm, or None.
+    bypass: whether `old_logp` is to be the sampler's.
+  """
+
+  name: str
+  loss: Callable
+  aggregation: str
+  length: float | None
+  bypass: bool
+
+
+def token_loss(config: options.Config = None) -> TokenLoss:
+  """`policy_loss` by token: the weights and the aggregation are the learner's.
+
+  geo_mean has one loss a row: it stands on each of its tokens, for their mean. Its
+  weights, which verl takes a geometric mean of, it does not have here.
+
+  Raises:
+    ValueError: an unknown key or an impossible value.
+
+  >>> token_loss({"loss_mode": "gspo"}).aggregation
+  'seq-mean-token-mean'
+  """
+  cfg = _check(config)
+  mode, bypass = cfg["loss_mode"], cfg["loss_mode"] == "bypass_mode"
+  if bypass:
+    mode = "vanilla" if cfg["loss_type"] == "ppo_clip" else "gpg"
+    cfg["loss_mode"] = mode
+
+  def loss(logp, old_logp, advantages, mask, key=None):
+    x = _arrays(cfg, logp, old_logp, advantages, mask, key)
+    if mode != "geo_mean":
+      return _TOKEN_LOSSES[mode](cfg, x)
+    row_B, metrics = _geo_mean_rows(cfg, x, None)
+    return jnp.broadcast_to(row_B[:, None], x.valid_BT.shape), metrics
+
+  fixed = {**_FIXED, "geo_mean": "seq-mean-token-mean"}
+  aggregation = fixed.get(mode, cfg["loss_agg_mode"])
+  return TokenLoss(mode, loss, aggregation, cfg["loss_scale_factor"], bypass)
+
+
+def _arrays(cfg, logp, old_logp, advantages, mask, key) -> _Arrays:
+  if cfg["loss_mode"] == "clip_cov" and key is None:
+    raise ValueError("verl: loss_mode 'clip_cov' draws tokens at random; pass key=")
+  valid_BT = jnp.asarray(mask) != 0
+  return _Arrays(
+    jnp.where(valid_BT, jnp.asarray(logp, jnp.float32), 0.0),
+    constant(old_logp, valid_BT),
+    constant(advantages, valid_BT),
+    valid_BT,
+    key,
+  )
+
+
 def _check(config) -> dict[str, Any]:
   defaults = _ACTOR | _POLICY_LOSS
   cfg = options.read(_PEER, SECTIONS.locate(config, "policy_loss"), defaults)
-  options.choice(_PEER, "loss_mode", cfg["loss_mode"], tuple(_LOSSES))
+  modes = (*_TOKEN_LOSSES, "geo_mean", "bypass_mode")
+  options.choice(_PEER, "loss_mode", cfg["loss_mode"], modes)
   for key, fallback in _NULLS.items():
     cfg[key] = fallback if cfg[key] is None else cfg[key]
   for key in ("clip_ratio_low", "clip_ratio_high"):
@@ -159,17 +214,13 @@ def _check(config) -> dict[str, Any]:
   return aggregation.check(cfg)
 
 
-def _token_loss(loss, mode=None):
-  """Aggregates a `loss(cfg, arrays) -> (token loss, metrics)`, in one mode or any."""
-
-  def aggregated(cfg, x, weight_BT, counts):
-    token_loss_BT, metrics = loss(cfg, x)
-    total = aggregation.aggregate(
-      cfg, token_loss_BT, x.valid_BT, mode, weight=weight_BT, **counts
-    )
-    return total, metrics
-
-  return aggregated
+def _aggregated(cfg, x, weight_BT, counts):
+  token_loss_BT, metrics = _TOKEN_LOSSES[cfg["loss_mode"]](cfg, x)
+  mode = _FIXED.get(cfg["loss_mode"])
+  total = aggregation.aggregate(
+    cfg, token_loss_BT, x.valid_BT, mode, weight=weight_BT, **counts
+  )
+  return total, metrics
 
 
 def _metrics(x, clipped_BT=None, lower_BT=None, log_ratio_BT=None):
@@ -283,6 +334,11 @@ def _clip_cov(cfg, x):
 
 def _geo_mean(cfg, x, weight_BT, counts):
   """One loss a row; the mean over all of them leaves no room for global counts."""
+  row_B, metrics = _geo_mean_rows(cfg, x, weight_BT)
+  return row_B.mean(), metrics
+
+
+def _geo_mean_rows(cfg, x, weight_BT):
   low, high = cfg["clip_ratio_low"], cfg["clip_ratio_high"]
   bounded_BT = jnp.clip(x.log_ratio, -low, high)
   sign_BT = jnp.sign(x.advantages)
@@ -296,7 +352,7 @@ def _geo_mean(cfg, x, weight_BT, counts):
   metrics = _metrics(
     x, beyond_BT & (x.advantages > 0), beyond_BT & (x.advantages < 0), x.log_ratio
   )
-  return row_B.mean(), metrics
+  return row_B, metrics
 
 
 def _bypass(cfg, x, weight_BT, counts):
@@ -305,24 +361,25 @@ def _bypass(cfg, x, weight_BT, counts):
   weight_BT, kept_BT, metrics = correct(x.logp, x.old_logp, x.valid_BT)
   x = x._replace(valid_BT=kept_BT)
   if cfg["loss_type"] == "ppo_clip":
-    loss, loss_metrics = _LOSSES["vanilla"](cfg, x, None, counts)
+    loss, loss_metrics = _aggregated(cfg | {"loss_mode": "vanilla"}, x, None, counts)
     return loss, loss_metrics | metrics
   metrics["actor/ppo_kl"] = x.mean(-x.log_ratio)
-  loss, _ = _LOSSES["gpg"](cfg, x, weight_BT, counts)
+  loss, _ = _aggregated(cfg | {"loss_mode": "gpg"}, x, weight_BT, counts)
   return loss, metrics
 
 
-_LOSSES = {
-  "vanilla": _token_loss(_vanilla),
-  "gspo": _token_loss(_gspo, "seq-mean-token-mean"),
-  "sapo": _token_loss(_sapo, "seq-mean-token-mean"),
-  "gpg": _token_loss(_gpg),
-  "clip_cov": _token_loss(_clip_cov),
-  "kl_cov": _token_loss(_kl_cov),
-  "geo_mean": _geo_mean,
-  "cispo": _token_loss(_cispo),
-  "dppo_tv": _token_loss(_dppo("tv")),
-  "dppo_kl": _token_loss(_dppo("kl")),
-  "dro": _token_loss(_dro),
-  "bypass_mode": _bypass,
+# `loss(cfg, arrays) -> (token loss, metrics)`; geo_mean and bypass_mode are not such.
+_TOKEN_LOSSES = {
+  "vanilla": _vanilla,
+  "gspo": _gspo,
+  "sapo": _sapo,
+  "gpg": _gpg,
+  "clip_cov": _clip_cov,
+  "kl_cov": _kl_cov,
+  "cispo": _cispo,
+  "dppo_tv": _dppo("tv"),
+  "dppo_kl": _dppo("kl"),
+  "dro": _dro,
 }
+# These ignore `loss_agg_mode`.
+_FIXED = {"gspo": "seq-mean-token-mean", "sapo": "seq-mean-token-mean"}

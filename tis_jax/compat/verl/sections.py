@@ -73,6 +73,13 @@ _READERS = {
     "algorithm": ("kl_penalty", "use_kl_in_reward"),
     "actor_rollout_ref.actor": ("kl_loss_type", "use_kl_loss"),
   },
+  "update": {
+    "algorithm": ("kl_penalty", "use_kl_in_reward", "kl_ctrl"),
+    "actor_rollout_ref.actor": (
+      *("entropy_coeff", "ppo_epochs", "shuffle"),
+      *("kl_loss_type", "use_kl_loss", "kl_loss_coef"),
+    ),
+  },
 }
 _OTHERS = {
   "": [
@@ -90,12 +97,12 @@ _OTHERS = {
     "ray_init",
   ],
   "actor_rollout_ref": ("ref", "rollout", "model", "hybrid_engine", "nccl_timeout"),
-  "algorithm": ("filter_groups", "kl_ctrl", "use_pf_ppo", "pf_ppo"),
+  "algorithm": ("filter_groups", "use_pf_ppo", "pf_ppo"),
   "actor_rollout_ref.actor": (
     *_COMMON,
-    *("freeze_vision_tower", "entropy_coeff", "calculate_entropy", "kl_loss_coef"),
-    *("calculate_sum_pi_squared", "use_prefix_grouper", "use_torch_compile"),
-    *("router_replay", "qat", "entropy_from_logits_with_chunking"),
+    *("freeze_vision_tower", "calculate_entropy", "calculate_sum_pi_squared"),
+    *("use_prefix_grouper", "use_torch_compile", "router_replay", "qat"),
+    "entropy_from_logits_with_chunking",
     *("entropy_from_logits_chunk_size", "entropy_checkpointing", "pad_to_length"),
     "use_rollout_log_probs",
   ),

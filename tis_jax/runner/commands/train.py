@@ -7,8 +7,10 @@ from pathlib import Path
 
 from absl import logging
 
+from tis_jax.compat import PEERS
 from tis_jax.runner import ExpectedError, train
 from tis_jax.runner.overrides import override
+from tis_jax.runner.peers import set_peer
 from tis_jax.runner.recipes import load_recipe, recipes
 
 _EPILOG = f"""\
@@ -39,11 +41,25 @@ def main(argv: Sequence[str]) -> None:
     type=Path,
     help="where everything of the run goes; a run that is there is gone on with",
   )
+  parser.add_argument(
+    "--peer",
+    default="",
+    metavar="NAME",
+    help=f"take the algorithm of a peer's configuration: {', '.join(PEERS)}",
+  )
+  parser.add_argument(
+    "--peer_config",
+    type=Path,
+    metavar="FILE",
+    help="that configuration: YAML, JSON, or a script with the command line",
+  )
   known, rest = parser.parse_known_args(argv)
   # Orbax tells every step of its own; its warnings stay.
   logging.set_verbosity(logging.WARNING)
   try:
     config = load_recipe(known.config)
+    if known.peer or known.peer_config:
+      set_peer(config, known.peer, known.peer_config)
     override(config, rest)
     train(config, known.workdir, known.config)
   except ExpectedError as error:
