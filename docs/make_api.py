@@ -30,6 +30,7 @@ PAGES = {
   "tis_jax.store": "store.md",
   "tis_jax.learner": "learner.md",
   "tis_jax.runner": "runner.md",
+  "tis_jax.runner.study": "study.md",
   "tis_jax.diagnostics": "diagnostics.md",
 }
 """The page of each package, in the order of the index."""

@@ -26,6 +26,9 @@ COMMANDS = {
   "evaluate": Command(
     "tis_jax.runner.commands.evaluate", "train", "held-out accuracy of a run"
   ),
+  "study": Command(
+    "tis_jax.runner.commands.study", "train", "several runs, and what they come to"
+  ),
 }
 
 _NOTE = "tis COMMAND --help says what it takes."

@@ -53,9 +53,9 @@ def in_precision(policy, precision):
   graph, params = policy
   dtype = jnp.float32 if precision == "float32" else jnp.bfloat16
   graph = models.decoder_graph(models.params.config_of(graph), dtype=dtype)
-  if precision == "int8":
+  if precision in ("int8", "int4"):
     pytest.importorskip("qwix")
-    return graph, models.quantize_int8(params)
+    return graph, models.quantize(params, precision)
   return graph, models.cast(params, dtype)
 
 
@@ -193,14 +193,16 @@ def test_decoding_ends_when_every_row_has_stopped(policy, prompts):
   assert time.perf_counter() - start < 60
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
-def test_low_precision_is_near_and_not_the_same(policy, prompts, precision):
+@pytest.mark.parametrize(
+  ("precision", "most"), [("bfloat16", 0.05), ("int8", 0.05), ("int4", 1.0)]
+)
+def test_low_precision_is_near_and_not_the_same(policy, prompts, precision, most):
   low = in_precision(policy, precision)
   out = run(low, prompts)
   assert out.logp_BT.dtype == jnp.float32
   mask = np.asarray(out.mask_BT)
   gap = np.abs(out.logp_BT - full_pass(policy, prompts, out).logp)[mask]
-  assert 1e-4 < gap.mean() < 0.05
+  assert 1e-4 < gap.mean() < most
   # The gap is one of arithmetic: the same params in a full pass agree more closely.
   own = np.abs(out.logp_BT - full_pass(low, prompts, out).logp)[mask]
   assert own.mean() < 0.5 * gap.mean()
@@ -241,7 +243,7 @@ def engine_of(policy, sampling=None, **options):
   return NativeEngine(policy[0], sampling or Sampling(), **options)
 
 
-@pytest.mark.parametrize("precision", [None, "float32", "bfloat16", "int8"])
+@pytest.mark.parametrize("precision", [None, "float32", "bfloat16", "int8", "int4"])
 def test_the_engine_gives_the_very_responses_of_generate(policy, prompts, precision):
   law = {"temperature": 0.7, "top_k": 4, "top_p": 0.9, "min_p": 0.01}
   engine = engine_of(policy, Sampling(**law), kept_width=4, precision=precision)

@@ -113,21 +113,24 @@ def test_an_explicit_mesh_is_refused(params):
     models.params_sharding(params, mesh)
 
 
-def test_int8_weights_run_anywhere_and_differ_a_little(params):
-  quantized = jax.jit(models.quantize_int8)(params)
+@pytest.mark.parametrize(("dtype", "most"), [("int8", 0.05), ("int4", 1.0)])
+def test_quantized_params_run_anywhere_and_differ_a_little(params, dtype, most):
+  quantized = jax.jit(models.quantize, static_argnums=1)(params, dtype)
   leaves = models.flatten(quantized)
-  assert leaves["layers/mlp/up"].qvalue.dtype == jnp.int8
+  assert leaves["layers/mlp/up"].qvalue.dtype == jnp.dtype(dtype)
   assert leaves["layers/attention/out"].scale.shape == (2, 1, 1, 1, 32)
   assert leaves["embedding"].dtype == jnp.float32
-  # A whole step of a weight is 1/127.5 of the largest in its channel.
+  # A whole step of a weight is 1/127.5, or 1/7.5, of the largest in its channel.
   up, kept = models.flatten(params)["layers/mlp/up"], leaves["layers/mlp/up"]
-  error = np.abs(kept.qvalue * kept.scale - up)
-  assert (error <= kept.scale * 0.5 + 1e-6).mean() > 0.99
+  steps = np.abs(up).max(axis=1, keepdims=True) / kept.scale
+  np.testing.assert_allclose(steps, {"int8": 127.5, "int4": 7.5}[dtype], rtol=1e-5)
+  error = np.abs(kept.qvalue.astype(jnp.float32) * kept.scale - up)
+  assert (error <= kept.scale * 0.5 + 1e-6).all()
 
   _, exact = jax.jit(mean_logp)(params, TOKENS)
   _, rounded = jax.jit(mean_logp)(quantized, TOKENS)
   gap = np.abs(rounded - exact)
-  assert 1e-4 < gap.mean() < 0.05 and gap.max() < 0.3
+  assert 1e-4 < gap.mean() < most and gap.max() < 6 * most
 
   mesh = jax.make_mesh((4, 2), ("fsdp", "tensor"), axis_types=(AxisType.Auto,) * 2)
   with jax.set_mesh(mesh):
@@ -137,12 +140,12 @@ def test_int8_weights_run_anywhere_and_differ_a_little(params):
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
-@pytest.mark.parametrize("weights", ["bf16", "int8"])
+@pytest.mark.parametrize("weights", ["bf16", "int8", "int4"])
 def test_prefill_and_decode_lower_for_accelerators(params, platform, weights):
   graph = models.decoder_graph(CONFIG, dtype=jnp.bfloat16)
   params = models.cast(params, jnp.bfloat16)
-  if weights == "int8":
-    params = jax.eval_shape(models.quantize_int8, params)
+  if weights != "bf16":
+    params = jax.eval_shape(lambda x: models.quantize(x, weights), params)
   cache = models.init_cache(CONFIG, batch=8, capacity=16, dtype=jnp.bfloat16)
 
   leaves, tree = jax.tree.flatten((params, cache))

@@ -134,7 +134,7 @@ def test_int8_smollm2_differs_but_still_knows_paris(smollm2):
   config, params, tokenizer = smollm2
   ids = tokenizer.encode("The capital of France is")
   exact = jax.nn.log_softmax(our_logits(config, params, [ids])[0])
-  quantized = models.quantize_int8(params)
+  quantized = models.quantize(params, "int8")
   rounded = jax.nn.log_softmax(our_logits(config, quantized, [ids])[0])
   assert tokenizer.decode([int(np.argmax(rounded[-1]))]) == " Paris"
   # What counts is the gap under the model's own distribution.

@@ -71,6 +71,8 @@ def test_a_run_trains_ends_with_figures_and_can_be_made_longer(tmp_path):
   assert summary["rollouts/trained"] == 16
   assert summary["rollouts/lost"] == summary["rollouts/quarantined"] == 0
   assert np.isfinite([v for v in summary.values() if isinstance(v, float)]).all()
+  ends = [summary["pass_at_1/base"], summary["pass_at_1/final"]]
+  assert summary["pass_at_1/lowest"] == min(ends)
   assert json.loads((tmp_path / "summary.json").read_text()) == summary
   assert {path.stem for path in (tmp_path / "figures").iterdir()} >= {
     "overview",

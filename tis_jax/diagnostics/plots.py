@@ -10,6 +10,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 COLORS = ("#2f5d8a", "#d1662b", "#4c8c4a", "#8a4f9e", "#6b6b6b")
+ARM_COLORS = (
+  *COLORS,
+  *("#b8860b", "#1b9e9e", "#c23b6f", "#3f3f9f", "#9ab03a", "#7a5230", "#000000"),
+)
+"""For more lines in one panel than `COLORS` has."""
 
 
 def style(ax: Axes, title: str, xlabel: str, ylabel: str) -> Axes:
@@ -109,6 +114,46 @@ def curves(
     ax.plot(steps, smoothed, line, color=color, linewidth=1.6, label=name)
   if len(series) > 1:
     ax.legend(fontsize=8, frameon=False)
+  return style(ax, title, "learner step", ylabel)
+
+
+def bands(
+  ax: Axes,
+  steps,
+  series: Mapping[str, np.ndarray],
+  *,
+  title: str,
+  ylabel: str,
+  smooth: int = 1,
+  line: str = "-",
+  marker: str = "",
+) -> Axes:
+  """Draws the mean of several runs per name, and between which values they lie.
+
+  Args:
+    ax: where to draw.
+    steps: `[N]` steps of the learner.
+    series: name -> `[runs, N]` values; NaN leaves a gap. The order gives the colour,
+      and a name without a row keeps its own.
+    title: of the panel.
+    ylabel: with units.
+    smooth: window of a trailing mean.
+    line: style of the lines.
+    marker: of the points.
+  """
+  for i, (name, values) in enumerate(series.items()):
+    if not len(values):
+      continue
+    rows = np.stack([trailing_mean(row, smooth) for row in np.asarray(values, float)])
+    color = ARM_COLORS[i % len(ARM_COLORS)]
+    mean = rows.mean(axis=0)
+    ax.plot(
+      steps, mean, line, color=color, linewidth=1.5, marker=marker, ms=3, label=name
+    )
+    if len(rows) > 1:
+      ax.fill_between(
+        steps, rows.min(axis=0), rows.max(axis=0), color=color, alpha=0.15, linewidth=0
+      )
   return style(ax, title, "learner step", ylabel)
 
 

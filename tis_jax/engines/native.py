@@ -19,11 +19,11 @@ from tis_jax.logprobs import (
   support,
 )
 from tis_jax.logprobs.reference import materialized_logits
-from tis_jax.models import cast, decoder_graph, quantize_int8, unflatten
+from tis_jax.models import QUANTIZED, cast, decoder_graph, quantize, unflatten
 from tis_jax.models.cache import init_cache
 from tis_jax.models.params import config_of
 
-PRECISIONS = ("bfloat16", "float32", "int8")
+PRECISIONS = ("bfloat16", "float32", *QUANTIZED)
 _GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "kept_width": 0}
 
 
@@ -247,9 +247,9 @@ class NativeEngine:
     eos_ids: a response ends with any of these.
     pad_id: fills the tokens after the end.
     kept_width: K, room for the ids of the tokens kept; 0 does not record them.
-    precision: "bfloat16" or "float32" for params and activations, "int8" for params in
-      int8 under bfloat16 activations. None computes with the params as they are, and
-      the graph's activations.
+    precision: "bfloat16" or "float32" for params and activations, "int8" or "int4" for
+      params in it under bfloat16 activations. None computes with the params as they
+      are, and the graph's activations.
 
   Raises:
     ValueError: a precision that there is not.
@@ -284,7 +284,8 @@ class NativeEngine:
         raise ValueError(f"precision {precision!r} is not one of {PRECISIONS}")
       dtype = jnp.float32 if precision == "float32" else jnp.bfloat16
       graph = decoder_graph(config_of(graph), dtype=dtype)
-      in_words = {"int8": "int8 params, bfloat16 activations"}.get(precision, precision)
+      narrow = precision in QUANTIZED
+      in_words = f"{precision} params, bfloat16 activations" if narrow else precision
       sampling = dataclasses.replace(sampling, dtype=in_words)
     self.sampling = sampling
     self._graph, self._precision = graph, precision
@@ -310,13 +311,13 @@ class NativeEngine:
 
     Raises:
       ValueError: a name is missing or unknown, or a shape is wrong.
-      ImportError: int8 without qwix.
+      ImportError: int8 or int4 without qwix.
     """
     if not isinstance(params, nnx.State):
       arrays = {name: jnp.asarray(array) for name, array in params.items()}
       params = unflatten(self._graph, arrays)
-    if self._precision == "int8":
-      params = quantize_int8(params)
+    if self._precision in QUANTIZED:
+      params = quantize(params, self._precision)
     elif self._precision is not None:
       params = cast(params, self._precision)
     self._params, self._version = params, version

@@ -13,11 +13,12 @@ from tis_jax.models.params import (
   init_params,
   unflatten,
 )
-from tis_jax.models.precision import cast, quantize_int8
+from tis_jax.models.precision import QUANTIZED, cast, quantize
 from tis_jax.models.sharding import params_sharding
 from tis_jax.models.tokenizers import BytePairTokenizer, CharacterTokenizer
 
 __all__ = [
+  "QUANTIZED",
   "BytePairTokenizer",
   "CharacterTokenizer",
   "Critic",
@@ -35,7 +36,7 @@ __all__ = [
   "init_params",
   "load",
   "params_sharding",
-  "quantize_int8",
+  "quantize",
   "unflatten",
   "write_hugging_face",
 ]

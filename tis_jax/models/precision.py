@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tis_jax.numerics.checks import check_choice
+
 # Axes (of the stacked parameter, after the layers) that a product sums over; every
 # other axis keeps a scale of its own.
 _CONTRACTED = {
@@ -39,9 +41,9 @@ def contract(equation: str, x_BS, param):
   Rows and positions are merged into one axis `t` of tokens: with two of them the
   gradient of a matrix contracts over a pair of axes, which takes XLA on a CPU twice
   the time. The parameter is cast to the dtype of x first, so the activations' dtype
-  decides what the matrix units multiply, whatever the params are stored in. An int8
-  parameter (`quantize_int8`) is multiplied as the whole numbers it holds, exact even
-  in bf16, and scaled afterwards in fp32.
+  decides what the matrix units multiply, whatever the params are stored in. A
+  quantised parameter (`quantize`) is multiplied as the whole numbers it holds, exact
+  even in bf16, and scaled afterwards in fp32.
 
   Args:
     equation: of einsum, with `t` for the tokens, such as "td,df->tf".
@@ -76,26 +78,35 @@ def cast(params, dtype):
   return jax.tree.map(one, params)
 
 
-def quantize_int8(params: nnx.State) -> nnx.State:
-  """The matrices of every layer in int8, one fp32 scale an output channel.
+QUANTIZED = ("int8", "int4")
+"""What `quantize` makes."""
 
-  w is kept as round(w / s) with s = max|w| / 127.5 over the inputs of a channel.
-  Embedding, head, norms and biases stay as they are: they are small, and the head's
-  rounding goes straight into the log-probs.
+
+def quantize(params: nnx.State, dtype: str) -> nnx.State:
+  """The matrices of every layer in whole numbers, one fp32 scale an output channel.
+
+  w is kept as round(w / s) with s = max|w| over the inputs of a channel, divided by
+  127.5 for int8 and by 7.5 for int4. Embedding, head, norms and biases stay as they
+  are: they are small, and the head's rounding goes straight into the log-probs.
 
   Args:
     params: of a decoder, in any floating dtype.
+    dtype: one of `QUANTIZED`.
 
   Returns:
     The tree with a `qwix.QArray` for each matrix; the decoder's graph runs it as it is.
 
   Raises:
+    ValueError: another dtype.
     ImportError: qwix is not installed.
   """
+  check_choice("dtype", dtype, QUANTIZED)
   try:
     import qwix
   except ImportError as error:
-    raise ImportError("int8 weights need qwix: pip install 'tis_jax[quant]'") from error
+    raise ImportError(
+      f"{dtype} params need qwix: pip install 'tis_jax[quant]'"
+    ) from error
 
   quantized = []
   for path, variable in nnx.to_flat_state(params):
@@ -104,7 +115,9 @@ def quantize_int8(params: nnx.State) -> nnx.State:
       channels = sorted(set(range(weight.ndim)) - set(contracted))
       variable = variable.replace(
         qwix.quantize(
-          weight.astype(jnp.float32), jnp.int8, channelwise_axes=tuple(channels)
+          weight.astype(jnp.float32),
+          jnp.dtype(dtype),
+          channelwise_axes=tuple(channels),
         )
       )
     quantized.append((path, variable))

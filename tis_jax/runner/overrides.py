@@ -94,6 +94,25 @@ def _value(text: str, now: Any) -> Any:
   return _literal(text)
 
 
+def as_text(value: Any) -> str:
+  """A value as the command line takes it: what `override` reads back as that value.
+
+  >>> as_text(("veto", "truncate")), as_text(()), as_text(None), as_text(2e-4)
+  ('veto,truncate', '()', 'none', '0.0002')
+  """
+  if isinstance(value, str):
+    return value
+  if value is None or isinstance(value, bool):
+    return str(value).lower()
+  if isinstance(value, (tuple, list)) and value and all(map(_is_word, value)):
+    return ",".join(value)
+  return repr(tuple(value) if isinstance(value, list) else value)
+
+
+def _is_word(value: Any) -> bool:
+  return isinstance(value, str) and value.isidentifier()
+
+
 def _literal(text: str) -> Any:
   words = {"true": True, "false": False, "none": None, "inf": float("inf")}
   if text.lower() in words:

@@ -3,6 +3,7 @@
 import difflib
 import importlib.util
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -25,10 +26,22 @@ def load_recipe(name: str) -> ConfigDict:
   The file has `get_config()`, or `get_config(ARG)`.
 
   Raises:
-    ConfigError: there is no such recipe or file, or it has no such ARG.
+    ConfigError: there is no such recipe or file, it has no such ARG, or it is a study.
 
   >>> load_recipe("quickstart").train.steps
   600
+  """
+  config = load_file(name)
+  if not isinstance(config, ConfigDict):
+    raise ConfigError(f"{name} is a study, of several runs: tis study --config={name}")
+  return config
+
+
+def load_file(name: str) -> Any:
+  """What `get_config` of a recipe or a file returns: a config, or a study.
+
+  Raises:
+    ConfigError: there is no such recipe or file, or it has no such ARG.
   """
   file, colon, argument = name.partition(":")
   path = Path(file)

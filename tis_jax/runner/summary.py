@@ -41,6 +41,8 @@ def summarize(
     "pass_at_1/base": base["eval/pass_at_1"],
     "pass_at_1/final": final["eval/pass_at_1"],
     "pass_at_1/gain": gain,
+    # Of all evaluations, so at most the base.
+    "pass_at_1/lowest": float(np.nanmin(columns["eval/pass_at_1"])),
     "pass_at_1/stderr": final["eval/pass_at_1_stderr"],
     "wall_seconds": round(seconds, 1),
     "steps": int(columns["step"].max()),

@@ -97,19 +97,31 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
   Raises:
     ConfigChangedError: the workdir's run has other settings; says which.
   """
+  changed = changes(config, workdir, _FREE)
+  if changed:
+    raise ConfigChangedError(
+      f"{workdir} holds a run with other settings; use another --workdir, or the "
+      "settings it began with:\n  " + "\n  ".join(changed)
+    )
+
+
+def changes(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> list[str]:
+  """In which settings a config differs from that of the run in `workdir`, in words.
+
+  Args:
+    config: as it would be now.
+    workdir: of a run; no differences where there is none.
+    free: beginnings of the names that may differ.
+  """
   path = workdir / "config.json"
-  if path.exists():
-    before, now = flat(json.loads(path.read_text())), flat(_settings(config))
-    changed = [
-      f"{name}: {before.get(name)!r} then, {now.get(name)!r} now"
-      for name in sorted(before.keys() | now.keys())
-      if before.get(name) != now.get(name) and not name.startswith(_FREE)
-    ]
-    if changed:
-      raise ConfigChangedError(
-        f"{workdir} holds a run with other settings; use another --workdir, or the "
-        "settings it began with:\n  " + "\n  ".join(changed)
-      )
+  if not path.exists():
+    return []
+  before, now = flat(json.loads(path.read_text())), flat(_settings(config))
+  return [
+    f"{name}: {before.get(name)!r} then, {now.get(name)!r} now"
+    for name in sorted(before.keys() | now.keys())
+    if before.get(name) != now.get(name) and not name.startswith(free)
+  ]
 
 
 def keep_config(config: ConfigDict, workdir: Path) -> None:

@@ -18,8 +18,8 @@ class SamplerSettings:
 
   Attributes:
     count: sampler processes on this machine; 0 for samplers that run elsewhere.
-    precision: "bfloat16" or "float32" for params and activations, "int8" for params in
-      int8 under bfloat16 activations.
+    precision: "bfloat16" or "float32" for params and activations, "int8" or "int4" for
+      params in it under bfloat16 activations.
     temperature: divides the logits, of the sampler and of the policy that is trained.
     top_k: tokens that may be drawn, 0 for all.
     top_p: probability mass that may be drawn, 1 for all.

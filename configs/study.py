@@ -1,0 +1,114 @@
+"""What each correction does to a run whose sampler is eight versions behind.
+
+  tis study --config=study:headline --workdir=runs/study
+  tis study --config=study:arms --workdir=runs/study --arms none icepop --seeds 0 1
+
+All runs are the quickstart's (the policy, the task, GRPO on 64 prompts a step) with
+300 steps at a constant learning rate of 2e-4 and rollouts of a bfloat16 sampler that
+are 8 versions old. Only what an arm or an axis names differs. Parts:
+
+  headline       no correction, token TIS, sequence TIS                     15 runs
+  arms           every correction                                           60 runs
+  staleness      0, 1, 4, 8 and 16 versions, without and with token TIS     50 runs
+  precision      fp32, bf16, int8 and int4 params in a sampler that is not
+                 behind, without and with token TIS                         40 runs
+  learning_rate  1e-4 to 5e-4, without and with token TIS                   40 runs
+  top_p          rollouts from the nucleus of 0.9, with the kept sets in
+                 the record and without, beside the whole distribution      15 runs
+
+Five seeds each. Parts that share a workdir share the runs that they have in common.
+Expected: a table, a figure and a CSV a part, and a run in about two minutes on two CPU
+cores; `--jobs` says how many at once.
+"""
+
+from tis_jax.runner.study import Study
+
+SEEDS = range(5)
+
+BASE = {
+  "train.steps": 300,
+  "store.max_staleness": 8,
+  "sampler.precision": "bfloat16",
+  "optimizer.learning_rate": 2e-4,
+  "optimizer.schedule": "constant",
+  "eval.every": 50,
+  "log.tensorboard": False,
+}
+
+
+def _stages(*stages, **algorithm):
+  """Settings of a chain, each stage as (name, its settings), and of the algorithm."""
+  settings = {"algorithm.correction.stages": tuple(name for name, _ in stages)}
+  for stage, values in stages:
+    path = f"algorithm.correction.{stage}"
+    settings |= {f"{path}.{name}": value for name, value in values.items()}
+  return settings | {f"algorithm.{name}": value for name, value in algorithm.items()}
+
+
+_TOKEN_TIS = ("truncate", {"high": 2.0, "level": "token"})
+
+ARMS = {
+  "none": _stages(),
+  # Weights: the ratio itself, or up to a cap.
+  "token_is": _stages(("importance", {"level": "token"})),
+  "sequence_is": _stages(("importance", {"level": "sequence"})),
+  "token_tis": _stages(_TOKEN_TIS),
+  "sequence_tis": _stages(("truncate", {"high": 2.0, "level": "sequence"})),
+  "prefix_tis": _stages(("truncate", {"high": 2.0, "level": "prefix"})),
+  # The cap is chosen for the batch, so the correction is made before it is split.
+  "adaptive_cap": _stages(
+    ("adaptive_truncate", {"level": "sequence", "ess_floor": 0.3}),
+    old_logp="recompute",
+  ),
+  # What is out of band counts for nothing, or leaves the batch.
+  "icepop": _stages(("zero_outside", {"high": 5.0, "low": 0.5, "level": "token"})),
+  "geometric_mask": _stages(
+    ("veto", {"low": 1e-4}),
+    ("reject", {"high": 1.01, "low": 0.99, "level": "geometric"}),
+  ),
+  "length_aware_mask": _stages(("reject", {"high": 1.5, "low": None, "level": "root"})),
+  # Several updates a batch: three policies, and two.
+  "decoupled_ppo": _stages(
+    _TOKEN_TIS, old_logp="recompute", mini_batches=4, micro_batches=2
+  ),
+  "bypass_ppo": _stages(old_logp="sampler", mini_batches=4, micro_batches=2),
+}
+
+_TOP_P = ARMS["token_tis"] | {"sampler.top_p": 0.9}
+
+TOP_P_ARMS = {
+  "token_tis": ARMS["token_tis"],
+  "top_p_recorded": _TOP_P,
+  "top_p_unrecorded": _TOP_P | {"sampler.kept_tokens": 0, "algorithm.inexact": "train"},
+}
+
+
+def get_config(part: str = "headline") -> Study:
+  pair = _arms("none", "token_tis")
+  parts = {
+    "headline": (BASE, _arms("none", "token_tis", "sequence_tis"), {}),
+    "arms": (BASE, ARMS, {}),
+    "staleness": (BASE, pair, {"store.max_staleness": (0, 1, 4, 8, 16)}),
+    "precision": (
+      BASE,
+      pair,
+      {
+        "store.max_staleness": (0,),
+        "sampler.precision": ("float32", "bfloat16", "int8", "int4"),
+      },
+    ),
+    "learning_rate": (
+      BASE,
+      pair,
+      {"optimizer.learning_rate": (1e-4, 2e-4, 3e-4, 5e-4)},
+    ),
+    "top_p": (BASE, TOP_P_ARMS, {}),
+  }
+  if part not in parts:
+    raise ValueError(f"no part {part!r}; there are {', '.join(parts)}")
+  common, arms, axes = parts[part]
+  return Study("quickstart", common, arms, axes, SEEDS)
+
+
+def _arms(*names):
+  return {name: ARMS[name] for name in names}

@@ -1,0 +1,165 @@
+"""Tables, CSV and figure of a study, from workdirs as runs leave them."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tis_jax.runner.study import Study, collect, plan, rebuilt, report
+from tis_jax.runner.study.statistics import interval, paired
+from tis_jax.runner.workdir import keep_config
+
+STUDY = Study(
+  "quickstart",
+  {"store.max_staleness": 8},
+  {"none": {"algorithm.correction.stages": ()}, "tis": {}},
+  seeds=(0, 1, 2),
+)
+BASE = 0.5
+FINALS = {"none": (0.30, 0.55, 0.39), "tis": (0.70, 0.75, 0.74)}
+LOWEST = {"none": (0.20, 0.45, 0.39), "tis": (0.48, 0.50, 0.50)}
+
+
+def finish(run, folder, final, lowest):
+  """A workdir as a finished run leaves it."""
+  workdir = folder / run.name
+  workdir.mkdir(parents=True)
+  keep_config(run.config, workdir)
+  summary = {
+    "pass_at_1/base": BASE,
+    "pass_at_1/final": final,
+    "pass_at_1/gain": final - BASE,
+    "pass_at_1/lowest": lowest,
+    "mismatch/k3": 0.01 * (1 + run.seed),
+    "wall_seconds": 100.0,
+  }
+  (workdir / "summary.json").write_text(json.dumps(summary))
+  rows = [{"step": step, "eval/pass_at_1": x} for step, x in enumerate((BASE, lowest))]
+  rows += [{"step": i, "optimizer/grad_norm": 2.0 * i} for i in (1, 2)]
+  rows.append({"step": 2, "eval/pass_at_1": final})
+  rest = ("reward/mean", "reward/learner_normalized", "mismatch/k3", "weight/ess")
+  rows[2] |= dict.fromkeys(rest, 0.5)
+  (workdir / "metrics.jsonl").write_text("".join(f"{json.dumps(x)}\n" for x in rows))
+
+
+@pytest.fixture
+def folder(tmp_path):
+  for run in plan(STUDY):
+    finish(run, tmp_path, FINALS[run.arm][run.seed], LOWEST[run.arm][run.seed])
+  return tmp_path
+
+
+def cells(markdown):
+  """arm -> {column: cell}, of the first table."""
+  head, _, *rows = markdown.split("\n\n")[0].splitlines()
+  split = lambda line: [cell.strip() for cell in line.split("|")[1:-1]]
+  return {
+    split(row)[0]: dict(zip(split(head), split(row), strict=True)) for row in rows
+  }
+
+
+def test_intervals_are_students():
+  values = np.array([0.1, 0.4, 0.2, 0.35])
+  found = interval(values)
+  low, high = stats.t.interval(0.95, 3, values.mean(), stats.sem(values))
+  np.testing.assert_allclose(
+    [found.mean - found.half, found.mean + found.half], [low, high]
+  )
+  assert np.isnan(interval([0.5]).half) and interval([]).count == 0
+  # What all arms of a seed share is not in their difference.
+  noise = {str(i): x for i, x in enumerate(values)}
+  found = paired({seed: x + 0.1 for seed, x in noise.items()}, noise)
+  np.testing.assert_allclose(found, (0.1, 0, 4), atol=1e-12)
+
+
+def test_seeds_are_aggregated_and_arms_compared(folder, tmp_path):
+  report(plan(STUDY), folder, tmp_path / "out")
+  text = (tmp_path / "out.md").read_text()
+  rows = cells(text)
+  assert rows["none"]["runs"] == rows["tis"]["runs"] == "3 of 3"
+  assert (rows["none"]["worst dip"], rows["tis"]["worst dip"]) == ("-0.3", "-0.02")
+  # 0.30 and 0.39 are more than 0.10 below 0.50.
+  assert (rows["none"]["collapses"], rows["tis"]["collapses"]) == ("2", "0")
+  half = stats.t.ppf(0.975, 2) * np.std(FINALS["tis"], ddof=1) / np.sqrt(3)
+  assert rows["tis"]["pass_at_1/final"] == f"0.730 ± {half:.3f}"
+  assert rows["tis"]["optimizer/grad_norm"] == "3"  # of metrics.jsonl
+  gaps = np.subtract(FINALS["tis"], FINALS["none"])
+  half = stats.t.ppf(0.975, 2) * np.std(gaps, ddof=1) / np.sqrt(3)
+  assert f"| tis | {gaps.mean():.2f} ± {half:.2f} | 3 |" in text
+
+
+def test_the_csv_brings_the_markdown_back(folder, tmp_path):
+  report(plan(STUDY), folder, tmp_path / "out")
+  table = (tmp_path / "out.csv").read_text()
+  assert rebuilt(table) == (tmp_path / "out.md").read_text()
+  head, first, *_ = table.splitlines()
+  assert head.startswith("arm,seed,state,reason,pass_at_1/base,")
+  assert head.endswith(",pass_at_1@0,pass_at_1@1,pass_at_1@2")
+  assert first.startswith("none,0,finished,,0.5,0.3,")
+  assert first.endswith(",0.5,0.2,0.3")
+
+
+def test_flat_numbers_are_by_arm(folder, tmp_path):
+  report(plan(STUDY.only(seeds=[1])), folder, tmp_path / "out")
+  found = json.loads((tmp_path / "out.json").read_text())
+  assert found["none/pass_at_1/final"] == 0.55
+  assert found["tis/pass_at_1/lowest"] == 0.50
+  assert found["tis/mismatch/k3"] == found["mismatch/k3"] == 0.02
+  assert found["wall_seconds"] == 200
+
+
+def test_runs_that_did_not_finish_are_named_and_not_counted(folder, tmp_path):
+  runs = {run.name: run for run in plan(STUDY)}
+  stale, diverged = folder / "tis_seed-0", folder / "none_seed-2"
+  keep_config(runs["none_seed-0"].config, stale)
+  (diverged / "summary.json").unlink()
+  (diverged / "bad_batch_000007.npz").touch()
+  said = f"NotedError: early\nBadUpdateError: see {diverged.resolve()}/x.npz\n\nbye\n"
+  (diverged / "output.log").write_text(said)
+  (folder / "tis_seed-2" / "summary.json").unlink()
+  report(list(runs.values()), folder, tmp_path / "out")
+  text = (tmp_path / "out.md").read_text()
+  rows = cells(text)
+  assert (rows["none"]["runs"], rows["tis"]["runs"]) == ("2 of 3", "1 of 3")
+  assert "| none | 2 | diverged | BadUpdateError: see x.npz |" in text
+  assert "| tis | 2 | unfinished | not made yet |" in text
+  # The same config but for what changes no number is the same run.
+  assert (
+    "| tis | 0 | stale | tis_seed-0 holds a run with other settings (algorithm."
+    in (text)
+  )
+  runs["none_seed-1"].config.log.every = 7
+  assert collect(runs["none_seed-1"], folder).state == "finished"
+  runs["none_seed-1"].config.train.steps = 7
+  assert collect(runs["none_seed-1"], folder).state == "stale"
+
+
+def test_a_study_over_an_axis_has_a_panel_a_point(tmp_path):
+  study = Study(
+    "quickstart",
+    arms=STUDY.arms,
+    axes={"store.max_staleness": (0, 4)},
+    seeds=(0, 1),
+  )
+  for run in plan(study):
+    finish(run, tmp_path, FINALS[run.arm][run.seed], LOWEST[run.arm][run.seed])
+  report(plan(study), tmp_path, tmp_path / "out")
+  assert (tmp_path / "out.png").read_bytes()[:4] == b"\x89PNG"
+  text = (tmp_path / "out.md").read_text()
+  assert "| none | 0 | 2 of 2 |" in text and "| tis | 4 | 2 of 2 |" in text
+  found = json.loads((tmp_path / "out.json").read_text())
+  assert found["tis/max_staleness-4/pass_at_1/final"] == 0.725
+
+
+def test_a_study_without_arms_shows_its_runs(tmp_path):
+  study = Study("quickstart", axes={"train.steps": (5, 6)}, seeds=(0,))
+  for run in plan(study):
+    finish(run, tmp_path, 0.7, 0.5)
+  report(plan(study), tmp_path, tmp_path / "out", ["pass_at_1/final"])
+  assert (tmp_path / "out.md").read_text().splitlines() == [
+    "| train.steps | pass_at_1/final | state |",
+    "|---|---|---|",
+    "| 5 | 0.7 | finished |",
+    "| 6 | 0.7 | finished |",
+  ]

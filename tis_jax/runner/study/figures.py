@@ -1,0 +1,141 @@
+"""The figure of a study: its arms over each other, with bands over the seeds."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tis_jax.diagnostics import plots
+from tis_jax.runner.figures import Columns
+from tis_jax.runner.study.results import Result
+
+_PASS, _PASS_TITLE = "eval/pass_at_1", "Held-out pass@1"
+
+Runs = Sequence[tuple[Result, Columns]]
+"""Runs that finished, and the metrics of their steps."""
+
+
+def draw(path: Path, arms: Sequence[str], runs: Runs) -> None:
+  """Writes a PNG. Lines are means over seeds, bands reach from the least to the most.
+
+  One point: pass@1, reward, mismatch, effective sample size, gradient norm and
+  staleness over the steps. Several: pass@1 over the steps at each of them, and where it
+  ends.
+
+  Args:
+    path: of the PNG.
+    arms: all names, in the order of the colours.
+    runs: of the study, at least one.
+  """
+  points = list(dict.fromkeys(tuple(r.point.items()) for r, _ in runs))
+  panels: list[Callable[[Axes], object]]
+  if len(points) == 1:
+    draws = (_passes, _rewards, _mismatch, _sample_size, _grad_norm, _staleness)
+    panels = [lambda ax, panel=panel: panel(ax, _by_arm(arms, runs)) for panel in draws]
+  else:
+    panels = [
+      lambda ax, point=point: _passes(
+        ax,
+        _by_arm(arms, [run for run in runs if tuple(run[0].point.items()) == point]),
+        ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in point),
+      )
+      for point in points
+    ]
+    panels.append(lambda ax: _ends(ax, arms, points, runs))
+  wide = min(3, len(panels))
+  tall = -(-len(panels) // wide)
+  with mpl.rc_context({"figure.dpi": 130, "font.family": "DejaVu Sans"}):
+    figure = Figure(figsize=(4.2 * wide, 3.1 * tall + 0.4), layout="constrained")
+    axes = list(np.atleast_1d(figure.subplots(tall, wide)).flat)
+    for ax, panel in zip(axes, panels, strict=False):
+      panel(ax)
+    for ax in axes[len(panels) :]:
+      ax.set_axis_off()
+    if len(arms) > 1:
+      handles, labels = axes[0].get_legend_handles_labels()
+      figure.legend(
+        handles,
+        labels,
+        loc="outside upper center",
+        ncols=min(len(labels), 6),
+        fontsize=9,
+        frameon=False,
+      )
+    figure.savefig(path)
+
+
+Arms = Mapping[str, Sequence[Columns]]
+
+
+def _by_arm(arms: Sequence[str], runs: Runs) -> Arms:
+  return {arm: [columns for r, columns in runs if r.arm == arm] for arm in arms}
+
+
+def _bands(ax: Axes, arms: Arms, name: str, title: str, ylabel: str, **how) -> Axes:
+  """One metric of all arms, at the steps that have it; the runs of an arm have one
+  length."""
+  found: dict[str, list[np.ndarray]] = {arm: [] for arm in arms}
+  steps: list | np.ndarray = []
+  for arm, runs in arms.items():
+    for columns in runs:
+      if name in columns:
+        there = ~np.isnan(columns[name])
+        steps = columns["step"][there]
+        found[arm].append(columns[name][there])
+  series = {arm: np.array(rows) for arm, rows in found.items()}
+  return plots.bands(ax, steps, series, title=title, ylabel=ylabel, **how)
+
+
+def _passes(ax: Axes, arms: Arms, title: str = _PASS_TITLE) -> Axes:
+  return _bands(ax, arms, _PASS, title, "pass@1", marker="o")
+
+
+def _rewards(ax: Axes, arms: Arms) -> Axes:
+  names = {"reward/mean": ":", "reward/learner_normalized": "-"}
+  for name, line in names.items():
+    title = "Reward: as sampled (dotted), of the learner"
+    _bands(ax, arms, name, title, "mean", line=line, smooth=10)
+  return ax
+
+
+def _mismatch(ax: Axes, arms: Arms) -> Axes:
+  _bands(ax, arms, "mismatch/k3", "Mismatch KL (k3)", "nats a token", smooth=10)
+  ax.set_yscale("log")
+  return ax
+
+
+def _sample_size(ax: Axes, arms: Arms) -> Axes:
+  title = "Effective sample size: raw (dotted), applied"
+  _bands(ax, arms, "weight/ess_raw", title, "share", line=":", smooth=10)
+  return _bands(ax, arms, "weight/ess", title, "share", smooth=10)
+
+
+def _grad_norm(ax: Axes, arms: Arms) -> Axes:
+  return _bands(ax, arms, "optimizer/grad_norm", "Gradient norm", "", smooth=10)
+
+
+def _staleness(ax: Axes, arms: Arms) -> Axes:
+  return _bands(ax, arms, "staleness/mean", "Staleness", "versions, mean")
+
+
+def _ends(ax: Axes, arms: Sequence[str], points: Sequence[tuple], runs: Runs) -> Axes:
+  """Final pass@1 of every arm at every point; a dot a run, a line through the means."""
+  labels = ["\n".join(value for _, value in point) for point in points]
+  for i, arm in enumerate(arms):
+    color = plots.ARM_COLORS[i % len(plots.ARM_COLORS)]
+    means = []
+    for x, point in enumerate(points):
+      ends = [
+        r.summary["pass_at_1/final"]
+        for r, _ in runs
+        if r.arm == arm and tuple(r.point.items()) == point
+      ]
+      ax.plot([x] * len(ends), ends, "o", color=color, alpha=0.35, ms=3)
+      means.append(float(np.mean(ends)) if ends else np.nan)
+    ax.plot(range(len(points)), means, "-", color=color, linewidth=1.5)
+  ax.set_xticks(range(len(points)), labels)
+  names = ", ".join(name.rpartition(".")[2] for name, _ in points[0])
+  return plots.style(ax, "Final pass@1", names, "pass@1")
