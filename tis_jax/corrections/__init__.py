@@ -2,6 +2,7 @@
 
 from tis_jax.corrections import presets as presets
 from tis_jax.corrections.adaptive import adaptive_truncate as adaptive_truncate
+from tis_jax.corrections.binary_kl import reject_binary_kl as reject_binary_kl
 from tis_jax.corrections.config import STAGES as STAGES
 from tis_jax.corrections.config import from_config as from_config
 from tis_jax.corrections.config import to_config as to_config

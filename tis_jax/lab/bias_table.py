@@ -12,6 +12,7 @@ SINGLE: dict[str, Chain] = {
   "token IS": chain(importance("token")),
   "tis(2)": presets.tis(),
   "icepop(5, 0.5)": presets.icepop(),
+  "kpop(0.1)": presets.kpop(),
   "prefix IS": chain(importance("prefix")),
   "prefix TIS(2)": chain(truncate(2.0, level="prefix")),
   "geometric IS": chain(importance("geometric")),
