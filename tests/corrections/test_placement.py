@@ -56,6 +56,10 @@ CHAINS = {
     chain(*REJECTIONS, adaptive_truncate(high=3.0), normalize("group"), metrics="none"),
   ),
   "prefix": (ROWS, chain(clip(1.5, level="prefix"), scale_by_ess())),
+  "min prefix": (
+    PACKED,
+    chain(reject(1.3, level="turn_geometric"), clip(1.5, level="min_prefix")),
+  ),
   "parts": (ROWS, chain(truncate_parts(), normalize(), metrics="none")),
   "packed": (
     PACKED,

@@ -397,6 +397,23 @@ def test_interpolated_old_logp_lies_between_the_versions():
     interpolate_old_logp(logp, sampler, versions[0], 10)
 
 
+def test_the_smallest_ratio_before_a_token_is_not_its_own_nor_a_missing_one():
+  d = np.log([[4.0, 0.5, 3.0, 2.0, 8.0]])
+  given = d, np.zeros((1, 5)), np.array([[1, 0, 1, 1, 1]])
+  correct = chain(importance("min_prefix"))
+  # Nothing stands before the first, and all ratios before the last are above 1.
+  np.testing.assert_allclose(
+    correct(*given).weight, [[4.0, 0.0, 3.0 * 4.0, 2.0 * 3.0, 8.0 * 2.0]], rtol=1e-6
+  )
+  # A missing one is no ratio of 1 to those after it.
+  present = np.array([[1, 1, 1, 0, 1]])
+  weight = correct(*given, present=present).weight
+  np.testing.assert_allclose(weight, [[4.0, 0.0, 12.0, 3.0, 8.0 * 3.0]], rtol=1e-6)
+  # A rejected one is no more of the prefix.
+  first = chain(reject(2.5, 0.0, level="token"), importance("min_prefix"))
+  np.testing.assert_allclose(first(*given).weight[0, 4], 2.0)
+
+
 def test_stages_act_in_the_order_written():
   d = oracles.log_ratio(DATA)
   kept = DATA.mask & (np.abs(d) <= np.log(1.3))

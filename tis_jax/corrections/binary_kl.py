@@ -19,7 +19,7 @@ _LEAST = 1e-6
 def reject_binary_kl(
   high=0.1, *, reduce: Literal["token", "sum", "mean", "max"] = "token"
 ) -> Stage:
-  """Drops tokens whose probability is too far from the sampler's, in nats of two events.
+  """Drops tokens whose probability is too far from the sampler's, either way.
 
   With p and q the probabilities that the learner and the sampler give the token, each
   held in `[1e-6, 1 - 1e-6]`, and `D(p, q) = p log(p / q) + (1 - p) log((1-p) / (1-q))`:
@@ -44,7 +44,8 @@ def reject_binary_kl(
   pull request 3283 and verl's 6800; AReaL's `binary_kl`.
 
   >>> from tis_jax.corrections import chain
-  >>> old, sampler = jnp.log(jnp.array([[0.9, 0.02]])), jnp.log(jnp.array([[0.5, 0.01]]))
+  >>> old = jnp.log(jnp.array([[0.9, 0.02]]))
+  >>> sampler = jnp.log(jnp.array([[0.5, 0.01]]))
   >>> chain(reject_binary_kl())(old, sampler, jnp.ones((1, 2))).mask.tolist()
   [[False, True]]
   """

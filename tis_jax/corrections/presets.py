@@ -95,6 +95,16 @@ def kpop(high=0.1) -> Chain:
   return chain(reject_binary_kl(high), importance("token"))
 
 
+def minpro(high=2.0) -> Chain:
+  """MinPRO: `w = min(rho_t min_{i<t} rho_i, high)`, the smallest standing for a prefix.
+
+  Source: "A step back: prefix importance ratio stabilizes policy optimization" (arXiv
+  2601.22718) for the ratio, which it puts in the place of the token's inside the losses
+  of GRPO and CISPO; the cap is that of `tis`.
+  """
+  return chain(truncate(high, level="min_prefix"))
+
+
 def token_mask(high=2.0, low=0.5) -> Chain:
   """Drops the tokens whose ratio is out of band; no weight.
 

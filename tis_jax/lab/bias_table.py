@@ -15,6 +15,8 @@ SINGLE: dict[str, Chain] = {
   "kpop(0.1)": presets.kpop(),
   "prefix IS": chain(importance("prefix")),
   "prefix TIS(2)": chain(truncate(2.0, level="prefix")),
+  "min-prefix IS": chain(importance("min_prefix")),
+  "minpro(2)": presets.minpro(),
   "geometric IS": chain(importance("geometric")),
   "seq_is()": presets.seq_is(),
   "seq_tis(2)": presets.seq_tis(),
