@@ -147,8 +147,8 @@ def random_problem(
     tokens,
     mask,
     nodes,
-    _log_softmax(logits),
-    _log_softmax(logits + noise * rng.normal(size=logits.shape)),
+    log_softmax(logits),
+    log_softmax(logits + noise * rng.normal(size=logits.shape)),
     rng.normal(size=len(tokens)),
   )
 
@@ -181,30 +181,70 @@ def exact(problem: Problem, correct: Chain, *, critic: bool = False) -> Exact:
   >>> exact(problem, presets.tis()).relative_bias > 0.01
   True
   """
-  if correct.pools:
-    raise ValueError("this corrector pools over the batch: use exact_batch")
-  advantages = problem.token_advantages if critic else problem.outcome_advantages
-  weight, mask = _corrected(
-    correct,
-    problem.logp(problem.learner),
-    problem.logp(problem.sampler),
-    problem.mask,
-    advantages,
-  )
-  by_token = advantages if critic else advantages[:, None]
-  coefficient = np.where(mask, weight, 0.0) * by_token
+  if critic:
+    advantages = problem.token_advantages
+  else:
+    advantages = problem.outcome_advantages[:, None]
+  found = updates(problem, correct, advantages)
   chance = problem.probability(problem.sampler)
-  mean = _expected_gradient(problem, chance[:, None] * coefficient)
+  mean = found.mean(problem, chance)
   # The tokens of one sequence are drawn from different rows of the table: orthogonal.
-  second = chance @ (coefficient**2 * _score_norms(problem)).sum(axis=1)
+  second = chance @ (found.coefficient**2 * _score_norms(problem)).sum(axis=1)
   gradient = true_gradient(problem)
   tokens = problem.mask.sum(axis=1)
   return Exact(
     gradient,
     mean - gradient,
     float(second - (mean**2).sum()),
-    float(chance @ mask.sum(axis=1) / (chance @ tokens)),
+    float(chance @ found.mask.sum(axis=1) / (chance @ tokens)),
   )
+
+
+class Updates(NamedTuple):
+  """What each sequence adds to the estimate: `coefficient_t score_t`, summed over t.
+
+  Attributes:
+    coefficient: `[N, T]`, weight times advantage; 0 where rejected.
+    mask: `[N, T]` bool, the tokens accepted.
+  """
+
+  coefficient: np.ndarray
+  mask: np.ndarray
+
+  def mean(self, problem: Problem, share: np.ndarray) -> np.ndarray:
+    """`[S, V]`: the estimate, where `share` `[N]` says how often each sequence is."""
+    return _expected_gradient(problem, share[:, None] * self.coefficient)
+
+
+def updates(problem: Problem, correct: Chain, advantages: np.ndarray) -> Updates:
+  """What a correction makes of every sequence, each by itself.
+
+  Args:
+    problem: what to enumerate.
+    correct: the corrector.
+    advantages: `[N, T]`, or `[N, 1]` where they are by sequence.
+
+  Returns:
+    `Updates`.
+
+  Raises:
+    ValueError: a corrector that pools over the batch.
+
+  >>> from tis_jax.corrections import presets
+  >>> problem = random_problem(vocab=2, length=2)
+  >>> updates(problem, presets.tis(1.0), np.ones((4, 1))).coefficient.max().item()
+  1.0
+  """
+  if correct.pools:
+    raise ValueError("this corrector pools over the batch: use exact_batch")
+  weight, mask = _corrected(
+    correct,
+    problem.logp(problem.learner),
+    problem.logp(problem.sampler),
+    problem.mask,
+    advantages if advantages.shape[1] > 1 else advantages[:, 0],
+  )
+  return Updates(np.where(mask, weight, 0.0) * advantages, mask)
 
 
 def exact_batch(
@@ -326,6 +366,7 @@ def _scores(problem: Problem) -> np.ndarray:
   return scores.reshape(number, length, -1)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+  """`[S, V]` log-probs of a table of logits."""
   shifted = logits - logits.max(axis=1, keepdims=True)
   return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
