@@ -68,6 +68,7 @@ def ascend(
   steps: int = 100,
   rate: float = 1.0,
   lag: int = 0,
+  centered: int = 0,
   samples: int | None = None,
   seed: int = 0,
 ) -> Ascent:
@@ -84,6 +85,8 @@ def ascend(
     steps: updates.
     rate: the step.
     lag: updates that the sampler is behind.
+    centered: how many of the sampler's most probable tokens the estimate is centred
+      with, see `exact`.
     samples: sequences an update; None takes the expectation of the estimate.
     seed: for the samples.
 
@@ -116,7 +119,8 @@ def ascend(
       drawn = rng.multinomial(samples, share / share.sum())
       share = drawn / samples
     advantages = now.rewards - share @ now.rewards
-    estimate = updates(now, correct, advantages[:, None]).mean(now, share)
+    found = updates(now, correct, advantages[:, None], centered=centered)
+    estimate = found.mean(now, share)
     past.append(log_softmax(now.learner + rate * estimate))
     rewards.append(now.probability(past[-1]) @ now.rewards)
   return Ascent(np.array(rewards), past[-1])
