@@ -21,6 +21,7 @@ from tis_jax.corrections import interpolate_old_logp as interpolate_old_logp
 from tis_jax.corrections import normalize as normalize
 from tis_jax.corrections import presets as presets
 from tis_jax.corrections import reject as reject
+from tis_jax.corrections import reject_binary_kl as reject_binary_kl
 from tis_jax.corrections import reject_divergence as reject_divergence
 from tis_jax.corrections import reject_missing as reject_missing
 from tis_jax.corrections import reject_negative_divergence as reject_negative_divergence

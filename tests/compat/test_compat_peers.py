@@ -426,6 +426,31 @@ def test_areal_kpop_drops_a_token_that_a_policy_is_certain_of():
   old, sampler = np.log([[1.0, 0.9]]), np.log([[1.0, 0.8]])
   _, mask, _ = areal.correction(config)(old, sampler, np.ones((1, 2)))
   np.testing.assert_array_equal(mask, [[0, 1]])
+  _, mask, _ = areal.native(config)(old, sampler, np.ones((1, 2)))
+  np.testing.assert_array_equal(mask, [[1, 1]])
+
+
+@pytest.mark.parametrize(
+  ("section", "upper"),
+  [
+    ({}, 0.1),
+    ({"level": "sequence"}, 0.15),
+    ({"level": "sequence", "agg": "sum"}, 0.5),
+    ({"level": "sequence", "agg": "max"}, 0.3),
+  ],
+)
+def test_areal_kpop_is_native_where_nobody_is_certain(section, upper):
+  rng = np.random.default_rng(0)
+  old, sampler = np.log(rng.uniform(0.1, 0.9, (2, 8, 4))).astype(np.float32)
+  sampler = (0.4 * sampler + 0.6 * old).astype(np.float32)
+  mask = np.arange(4) < rng.integers(1, 5, (8, 1))
+  section |= {"metric": "binary_kl", "upper": upper}
+  config = {"rejection_sampling": section}
+  weight, kept, _ = areal.correction(config)(old, sampler, mask)
+  out = areal.native(config)(old, sampler, mask)
+  np.testing.assert_array_equal(out.mask, kept)
+  assert 0 < kept.sum() < mask.sum()
+  np.testing.assert_allclose(np.where(out.mask, out.weight, 0), weight, rtol=1e-5)
 
 
 def test_tunix_takes_the_geometric_mean_of_raw_differences():

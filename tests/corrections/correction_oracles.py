@@ -64,14 +64,23 @@ def level(data, name, tokens=None):
   tokens = mask if tokens is None else tokens
   if name == "token":
     return d
-  units = unit_of(data, turns=name == "turn")
+  units = unit_of(data, turns=name.startswith("turn"))
   out = np.zeros_like(d)
   for b, t in np.argwhere(mask):
     same = (units[b] == units[b, t]) & tokens[b]
+    if name == "min_prefix":
+      before = d[b][same & (np.arange(mask.shape[1]) < t)]
+      own = d[b, t] if tokens[b, t] else 0.0
+      out[b, t] = np.clip(own + min(before, default=0.0), -20, 20)
+      continue
     if name == "prefix":
       same &= np.arange(mask.shape[1]) <= t
     total, number = d[b][same].sum(), max(same.sum(), 1)
-    scale = {"geometric": number, "root": np.sqrt(number)}.get(name, 1)
+    scale = {
+      "geometric": number,
+      "turn_geometric": number,
+      "root": np.sqrt(number),
+    }.get(name, 1)
     out[b, t] = np.clip(total / scale, -20, 20)
   return out
 

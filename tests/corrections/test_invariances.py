@@ -31,6 +31,8 @@ EVERYTHING = chain(
   veto(0.3, 4.0),
   reject(2.2, level="token"),
   reject(1.8, level="turn"),
+  reject(2.0, level="turn_geometric"),
+  reject(3.0, level="min_prefix"),
   reject_divergence(0.2, kind="k3", reduce="mean"),
   reject(1.4, level="root"),
   reject(1.3, level="geometric"),

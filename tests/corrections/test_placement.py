@@ -13,6 +13,7 @@ from tis_jax.corrections import (
   clip,
   normalize,
   reject,
+  reject_binary_kl,
   reject_divergence,
   reject_missing,
   reject_negative_divergence,
@@ -44,6 +45,7 @@ REJECTIONS = (
   reject(2.5, level="token"),
   reject(2.0, level="turn"),
   reject_divergence(0.3),
+  reject_binary_kl(0.3),
   reject_probability_difference(0.5, by_advantage=True),
   reject_negative_divergence(0.2),
   reject_second_moment(0.08),
@@ -54,6 +56,10 @@ CHAINS = {
     chain(*REJECTIONS, adaptive_truncate(high=3.0), normalize("group"), metrics="none"),
   ),
   "prefix": (ROWS, chain(clip(1.5, level="prefix"), scale_by_ess())),
+  "min prefix": (
+    PACKED,
+    chain(reject(1.3, level="turn_geometric"), clip(1.5, level="min_prefix")),
+  ),
   "parts": (ROWS, chain(truncate_parts(), normalize(), metrics="none")),
   "packed": (
     PACKED,

@@ -14,6 +14,7 @@ from tis_jax.corrections import (
   interpolate_old_logp,
   normalize,
   reject,
+  reject_binary_kl,
   reject_divergence,
   reject_missing,
   reject_negative_divergence,
@@ -170,6 +171,45 @@ def test_divergences(by_divergence, kind, reduce):
     expected &= values >= -bound
   np.testing.assert_array_equal(by_divergence[f"{kind} {reduce}"], expected)
   assert expected.sum() not in (0, DATA.mask.sum())
+
+
+def binary_kl(old, sampler):
+  """The larger of the two KLs between "this token or another", in float64."""
+  p, q = (np.clip(np.exp(np.float64(x)), 1e-6, 1 - 1e-6) for x in (old, sampler))
+  one_way = p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))
+  return np.maximum(one_way, q * np.log(q / p) + (1 - q) * np.log((1 - q) / (1 - p)))
+
+
+@pytest.mark.parametrize("reduce", ["token", "sum", "mean", "max"])
+def test_binary_kl(reduce):
+  old, sampler = (np.where(DATA.mask, x, -1.0) for x in (DATA.old, DATA.sampler))
+  # No log-prob is above 0, where the KL of two events has no meaning.
+  old = np.minimum(old, 0.0)
+  values = np.where(DATA.mask, binary_kl(old, sampler), 0.0)
+  if reduce != "token":
+    reducer = {"sum": np.sum, "mean": np.mean, "max": np.max}[reduce]
+    values = oracles.over_sequences(DATA, values, reducer)
+  bound = np.median(values[DATA.mask]) * 1.01
+  _, mask = run(reject_binary_kl(bound, reduce=reduce))
+  np.testing.assert_array_equal(mask, DATA.mask & (values <= bound))
+  assert mask.sum() not in (0, DATA.mask.sum())
+
+
+def test_binary_kl_keeps_its_digits_near_certainty_and_holds_certainties_apart():
+  # 1 - p from 3e-7, under the floor, to 1e-2; rare tokens far apart in their ratio.
+  rest = np.array([3e-7, 1e-5, 2e-5, 1e-3, 1e-2, 0.0])
+  other = np.array([1e-3, 2e-5, 1e-5, 1e-2, 1e-3, 0.0])
+  old, sampler = np.log1p(-rest)[None], np.log1p(-other)[None]
+  for a, b in ((old, sampler), (np.log(rest + 1e-9)[None], np.log(other + 1e-9)[None])):
+    want = binary_kl(a, b)
+    found = jax.vmap(
+      lambda high, a=a, b=b: chain(reject_binary_kl(high), metrics="none")(
+        np.float32(a), np.float32(b), np.ones((1, 6))
+      ).mask[0]
+    )
+    at = lambda factor, want=want: np.float32(np.maximum(want[0] * factor, 1e-12))
+    assert np.diagonal(found(at(1.02)))[:].all()
+    assert not np.diagonal(found(at(0.98)))[:5].any()
 
 
 @pytest.mark.parametrize("reduce", ["token", "sum", "mean"])
@@ -355,6 +395,23 @@ def test_interpolated_old_logp_lies_between_the_versions():
   np.testing.assert_allclose(found[0, 1], logp[0, 1])
   with pytest.raises(ValueError, match="versions has shape"):
     interpolate_old_logp(logp, sampler, versions[0], 10)
+
+
+def test_the_smallest_ratio_before_a_token_is_not_its_own_nor_a_missing_one():
+  d = np.log([[4.0, 0.5, 3.0, 2.0, 8.0]])
+  given = d, np.zeros((1, 5)), np.array([[1, 0, 1, 1, 1]])
+  correct = chain(importance("min_prefix"))
+  # Nothing stands before the first, and all ratios before the last are above 1.
+  np.testing.assert_allclose(
+    correct(*given).weight, [[4.0, 0.0, 3.0 * 4.0, 2.0 * 3.0, 8.0 * 2.0]], rtol=1e-6
+  )
+  # A missing one is no ratio of 1 to those after it.
+  present = np.array([[1, 1, 1, 0, 1]])
+  weight = correct(*given, present=present).weight
+  np.testing.assert_allclose(weight, [[4.0, 0.0, 12.0, 3.0, 8.0 * 3.0]], rtol=1e-6)
+  # A rejected one is no more of the prefix.
+  first = chain(reject(2.5, 0.0, level="token"), importance("min_prefix"))
+  np.testing.assert_allclose(first(*given).weight[0, 4], 2.0)
 
 
 def test_stages_act_in_the_order_written():

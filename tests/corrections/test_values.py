@@ -25,7 +25,14 @@ CHAINS = {
   "quiet": tis.chain(tis.reject(low=0.5, level="token"), metrics="none"),
   **{
     name: getattr(presets, name)()
-    for name in ("icepop", "adaptive", "tv_mask", "normalized_seq_tis", "error_mask")
+    for name in (
+      "icepop",
+      "adaptive",
+      "kpop",
+      "tv_mask",
+      "normalized_seq_tis",
+      "error_mask",
+    )
   },
 }
 

@@ -163,3 +163,60 @@ def test_the_table_of_pooled_corrections():
   assert [row.name for row in rows] == list(bias_table.POOLED)
   plain = next(row for row in rows if row.name == "seq_is()")
   assert plain.bias < 1e-10 and plain.accepted == 1
+
+
+@pytest.mark.parametrize("correct", [chain(), presets.tis(1.2), presets.kpop(0.05)])
+def test_a_centred_estimate_does_not_move_for_a_reward_that_says_nothing(correct):
+  share = PROBLEM.probability(PROBLEM.sampler)
+  same = np.ones((len(share), 1))
+  found = enumerable.updates(PROBLEM, correct, same).mean(PROBLEM, share)
+  assert np.abs(found).max() > 0.01
+  centred = enumerable.updates(PROBLEM, correct, same, centered=3)
+  np.testing.assert_allclose(centred.mean(PROBLEM, share), 0, atol=1e-12)
+
+
+def test_a_centred_estimate_is_the_covariance_under_the_sampler():
+  """Of one token: E_q[A f s] - E_q[A] E_q[f s], with the cap as f."""
+  problem = enumerable.random_problem(4, 1, noise=1.0, seed=5)
+  p, q = np.exp(problem.learner[0]), np.exp(problem.sampler[0])
+  advantages, scores = problem.outcome_advantages, np.eye(4) - p
+  weighed = np.minimum(p / q, 1.3)[:, None] * scores
+  mean = q @ (advantages[:, None] * weighed) - (q @ advantages) * (q @ weighed)
+  each = advantages[:, None] * (weighed - q @ weighed)
+  found = enumerable.exact(problem, presets.tis(1.3), centered=4)
+  np.testing.assert_allclose(found.bias + found.gradient, mean[None], atol=1e-12)
+  np.testing.assert_allclose(
+    found.variance, q @ (each**2).sum(1) - (mean**2).sum(), rtol=1e-10
+  )
+
+
+def test_centering_helps_alone_and_adds_nothing_to_token_weights():
+  problems = [enumerable.random_problem(3, 7, noise=0.3, seed=s) for s in range(4)]
+  bias = lambda correct, centered: np.mean(
+    [enumerable.exact(p, correct, centered=centered).relative_bias for p in problems]
+  )
+  np.testing.assert_allclose(
+    [bias(chain(), 0), bias(chain(), 3)], [0.4213, 0.4068], atol=5e-5
+  )
+  np.testing.assert_allclose(
+    [bias(presets.tis(), 0), bias(presets.tis(), 3)], [0.3914, 0.3917], atol=5e-5
+  )
+  plain = chain(importance("token"))
+  for head in (1, 2, 3):
+    np.testing.assert_allclose(bias(plain, head), bias(plain, 0), rtol=1e-12)
+
+
+def test_a_rejected_sequence_takes_its_centering_along():
+  correct = presets.geometric_mask(1.1, 1 / 1.1)
+  ones = np.ones((len(PROBLEM.tokens), 1))
+  found = enumerable.updates(PROBLEM, correct, ones, centered=3)
+  out = ~found.mask.any(axis=1)
+  assert out.any() and not found.coefficient[out].any()
+  assert np.abs(found.coefficient[~out]).min(axis=(1, 2)).max() > 0
+
+
+def test_a_centering_without_a_law_is_refused():
+  with pytest.raises(ValueError, match="has no law of single tokens"):
+    enumerable.exact(PROBLEM, presets.seq_tis(), centered=3)
+  with pytest.raises(ValueError, match="centered=4 is not between 1 and the vocab"):
+    enumerable.exact(PROBLEM, chain(), centered=4)

@@ -14,6 +14,7 @@ from tis_jax.corrections import (
   clip,
   importance,
   reject,
+  reject_binary_kl,
   reject_divergence,
   reject_second_moment,
   veto,
@@ -55,7 +56,8 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   `binary_kl` holds probabilities in [1e-8, 1 - 1e-8], and 1 - 1e-8 is 1 in fp32: as in
   AReaL, a token that either policy is certain of (probability 1 in fp32) has no
   divergence and is dropped. Its config class of this commit refuses the name, which
-  its documentation, its example and its function know.
+  its documentation, its example and its function know. `native` holds them in
+  [1e-6, 1 - 1e-6], as the other peers do, and keeps a token that both are certain of.
 
   Without `rejection_sampling` there is no weight at all, decoupled loss or not, as in
   AReaL, where the weighting lives inside the filter. AReaL divides by the tokens of the
@@ -116,8 +118,8 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
 
   Raises:
     ValueError: as `correction`; and for options that the native algebra has no stage
-      for: `kl_k3` (of the inverse ratio), `binary_kl`, a clamp decided by another
-      statistic than the weight, a lower bound on a maximum or on `kl_k2`.
+      for: `kl_k3` (of the inverse ratio), a clamp decided by another statistic than the
+      weight, a lower bound on a maximum, on `kl_k2` or on `binary_kl`.
 
   >>> [stage.name for stage in native({"rejection_sampling": {}}).stages]
   ['importance', 'reject']
@@ -148,10 +150,12 @@ def _stages(section) -> list[Stage]:
       raise ValueError(f"{_PEER}: a clamp by {reduce} has no native stage")
     return [clip(high, low, level=weight_level)]
   weight = importance(weight_level)
-  if metric in ("kl_k3", "binary_kl") or (metric == "kl_k2" and low > 0):
+  if metric == "kl_k3" or (metric in ("kl_k2", "binary_kl") and low > 0):
     raise ValueError(f"{_PEER}: {metric!r} with these bounds has no native stage")
   if metric == "kl_k2":
     return [weight, reject_divergence(high, kind="k2", reduce=reduce)]
+  if metric == "binary_kl":
+    return [weight, reject_binary_kl(high, reduce=reduce)]
   bounds = (high, low) if by_ratio else (_exp(high), _exp(low))
   if reduce != "max":
     return [weight, reject(*bounds, level=_LEVELS[reduce])]

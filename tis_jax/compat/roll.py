@@ -14,11 +14,18 @@ from tis_jax.corrections import (
   reject_probability_difference,
   truncate,
 )
+from tis_jax.corrections.state import Level
 from tis_jax.numerics.units import unit_mean, unit_starts, unit_sum
 
 VERSION = "8eb27cc (2026-08-19)"
 _PEER = "ROLL"
 _LEVELS = ("token", "segment", "geometric", "sequence")
+_NATIVE_LEVELS: dict[str, Level] = {
+  "token": "token",
+  "segment": "turn_geometric",
+  "geometric": "geometric",
+  "sequence": "sequence",
+}
 _REDUCTIONS: dict[str, Literal["token", "sum", "mean"]] = {
   "token": "token",
   "geometric": "mean",
@@ -111,30 +118,32 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
 
 def native(config: Mapping[str, Any] | None = None) -> Chain:
-  """The native chain of a ROLL config: the weight first, token filters last.
+  """The native chain of a ROLL config: the weight first, the widest filters next.
+
+  A `segment` is the level "turn_geometric".
 
   Raises:
-    ValueError: as `correction`; and for the segment level, which is the mean of a turn
-      where the native "turn" is the product.
+    ValueError: as `correction`; and for a difference by segment, which has no stage.
 
   >>> [stage.name for stage in native({"filters": [{"diff_enabled": True}]}).stages]
   ['reject', 'reject_probability_difference']
   """
   cfg = _check(config)
   weight_cfg = cfg["is_weight"]
-  levels = [rule["agg_type"] for rule in cfg["filters"]]
-  if weight_cfg["enabled"]:
-    levels.append(weight_cfg["weight_type"])
-  if "segment" in levels:
-    raise ValueError(f"{_PEER}: level 'segment' has no native stage")
   stages = []
   if weight_cfg["enabled"]:
-    stages = [truncate(weight_cfg["upper_bound"], level=weight_cfg["weight_type"])]
-  for rule in sorted(cfg["filters"], key=lambda rule: rule["agg_type"] == "token"):
+    level = _NATIVE_LEVELS[weight_cfg["weight_type"]]
+    stages = [truncate(weight_cfg["upper_bound"], level=level)]
+  # A filter sees what the ones before it left of a sequence, ROLL's see all of it.
+  width = {"token": 1, "segment": 2}
+  for rule in sorted(cfg["filters"], key=lambda rule: -width.get(rule["agg_type"], 3)):
     level = rule["agg_type"]
     if rule["ratio_enabled"]:
-      stages.append(reject(rule["ratio_high"], rule["ratio_low"], level=level))
+      bounds = rule["ratio_high"], rule["ratio_low"]
+      stages.append(reject(*bounds, level=_NATIVE_LEVELS[level]))
     if rule["diff_enabled"]:
+      if level not in _REDUCTIONS:
+        raise ValueError(f"{_PEER}: a difference by {level} has no native stage")
       bounds = rule["diff_high"], rule["diff_low"]
       stages.append(reject_probability_difference(*bounds, reduce=_REDUCTIONS[level]))
   return chain(*stages)

@@ -2,6 +2,7 @@
 
 from tis_jax.corrections import presets as presets
 from tis_jax.corrections.adaptive import adaptive_truncate as adaptive_truncate
+from tis_jax.corrections.binary_kl import reject_binary_kl as reject_binary_kl
 from tis_jax.corrections.config import STAGES as STAGES
 from tis_jax.corrections.config import from_config as from_config
 from tis_jax.corrections.config import to_config as to_config
@@ -16,6 +17,9 @@ from tis_jax.corrections.divergences import (
 )
 from tis_jax.corrections.incoming import Incoming as Incoming
 from tis_jax.corrections.inputs import Inputs as Inputs
+from tis_jax.corrections.law import TokenLaw as TokenLaw
+from tis_jax.corrections.law import positions as positions
+from tis_jax.corrections.law import token_law as token_law
 from tis_jax.corrections.normalization import normalize as normalize
 from tis_jax.corrections.normalization import scale_by_ess as scale_by_ess
 from tis_jax.corrections.rejections import check_present as check_present

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from tis_jax.corrections.adaptive import adaptive_truncate
+from tis_jax.corrections.binary_kl import reject_binary_kl
 from tis_jax.corrections.corrector import Chain, chain
 from tis_jax.corrections.divergences import (
   reject_divergence,
@@ -28,6 +29,7 @@ STAGES: dict[str, Callable[..., Stage]] = {
   "importance": importance,
   "normalize": normalize,
   "reject": reject,
+  "reject_binary_kl": reject_binary_kl,
   "reject_divergence": reject_divergence,
   "reject_missing": reject_missing,
   "reject_negative_divergence": reject_negative_divergence,

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.corrections.inputs import Inputs
-from tis_jax.corrections.state import Level, State, row_count
+from tis_jax.corrections.state import TURN_LEVELS, Level, State, row_count
 from tis_jax.numerics import units
 from tis_jax.numerics.arrays import as_float
 from tis_jax.numerics.metrics import UNIT
@@ -94,7 +94,7 @@ class Incoming:
 
   def starts(self, level: Level) -> jax.Array | None:
     """Where the units of `level` begin; None when each row is one."""
-    if level == "turn":
+    if level in TURN_LEVELS:
       return self._turn_starts
     return None if self.inputs.segment_ids is None else self._segment_starts
 
@@ -160,15 +160,21 @@ class Incoming:
     if level == "prefix":
       masked = self.among(self.log_ratio, state)
       return clamp_log(units.prefix_sum(masked, self.starts("sequence")))
+    if level == "min_prefix":
+      counted = self.known & state.tokens
+      others = jnp.where(counted, self.log_ratio, jnp.inf)
+      least = units.min_before(others, self.starts("sequence"))
+      least = jnp.where(least < jnp.inf, least, 0.0)
+      return clamp_log(least + self.among(self.log_ratio, state))
     total = self.unit_sum("log_ratio", state, level)
-    if level == "geometric":
+    if level in ("geometric", "turn_geometric"):
       total = total / self.size(state, level)
     if level == "root":
       total = total / jnp.sqrt(self.size(state, level))
     return clamp_log(total)
 
   def _shares(self, state: State, level: Level) -> bool:
-    return self._share and state.tokens is self.mask and level != "turn"
+    return self._share and state.tokens is self.mask and level not in TURN_LEVELS
 
 
 def known_log_ratio(old_logp, sampler_logp, mask, present=None):

@@ -18,6 +18,7 @@ impossible ones raise ValueError as the stages do.
 """
 
 from tis_jax.corrections.adaptive import adaptive_truncate
+from tis_jax.corrections.binary_kl import reject_binary_kl
 from tis_jax.corrections.corrector import Chain, chain
 from tis_jax.corrections.divergences import (
   reject_divergence,
@@ -81,6 +82,27 @@ def icepop(high=5.0, low=0.5) -> Chain:
   Source: arXiv 2510.18855 (there 5 and 1/5); the bounds are verl's and NeMo-RL's.
   """
   return chain(zero_outside(high, low, level="token"))
+
+
+def kpop(high=0.1) -> Chain:
+  """KPop: the token ratio on the tokens within `high` nats of the sampler, both ways.
+
+  prime-rl and AReaL divide by the tokens of the incoming mask: give it to `aggregate`
+  as its `denominator_mask`.
+
+  Source: KPop (Guo et al., 2026), in prime-rl's pull request 3283; AReaL's `binary_kl`.
+  """
+  return chain(reject_binary_kl(high), importance("token"))
+
+
+def minpro(high=2.0) -> Chain:
+  """MinPRO: `w = min(rho_t min_{i<t} rho_i, high)`, the smallest standing for a prefix.
+
+  Source: "A step back: prefix importance ratio stabilizes policy optimization" (arXiv
+  2601.22718) for the ratio, which it puts in the place of the token's inside the losses
+  of GRPO and CISPO; the cap is that of `tis`.
+  """
+  return chain(truncate(high, level="min_prefix"))
 
 
 def token_mask(high=2.0, low=0.5) -> Chain:

@@ -5,7 +5,14 @@ import numpy as np
 
 from tis_jax.corrections.incoming import Incoming
 from tis_jax.corrections.stage import Stage, make_stage
-from tis_jax.corrections.state import LEVELS, TOKEN_LEVELS, Level, State, reject_where
+from tis_jax.corrections.state import (
+  LEVELS,
+  TOKEN_LEVELS,
+  TURN_LEVELS,
+  Level,
+  State,
+  reject_where,
+)
 from tis_jax.numerics.checks import check_band, check_choice
 from tis_jax.numerics.metrics import Metrics, fraction
 
@@ -13,7 +20,8 @@ from tis_jax.numerics.metrics import Metrics, fraction
 def reject(high=None, low=None, *, level: Level = "sequence") -> Stage:
   """Drops what has a ratio outside `[low, high]`, bounds included in what is accepted.
 
-  At level "token" and "prefix" a token goes, at "turn" a turn, otherwise the sequence.
+  At the levels of tokens ("token", "prefix", "min_prefix") a token goes, at those of
+  turns a turn, otherwise the sequence.
   The weight is left as it is: the mask says what trains.
 
   Args:
@@ -138,7 +146,7 @@ def drop(
   metrics: Metrics = {"high": state.fraction(high), "low": state.fraction(low)}
   if level not in TOKEN_LEVELS:
     units = batch.held(state, level)
-    name = "turns" if level == "turn" else "sequences"
+    name = "turns" if level in TURN_LEVELS else "sequences"
     metrics[f"{name}_high"] = fraction(high, units)
     metrics[f"{name}_low"] = fraction(low, units)
   return reject_where(state, high | low, level), metrics

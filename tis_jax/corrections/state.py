@@ -1,6 +1,6 @@
 """What the stages of a chain hand on to each other."""
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,30 @@ from tis_jax.numerics.metrics import (
 )
 from tis_jax.numerics.rows import Rows, by_row
 
-Level = Literal["token", "prefix", "turn", "sequence", "geometric", "root"]
-LEVELS = ("token", "prefix", "turn", "sequence", "geometric", "root")
-TOKEN_LEVELS = ("token", "prefix")
+Level = Literal[
+  "token",
+  "prefix",
+  "min_prefix",
+  "turn",
+  "turn_geometric",
+  "sequence",
+  "geometric",
+  "root",
+]
+"""What a ratio is taken over, of the token ratios `rho`:
+
+  token           rho_t
+  prefix          the product up to t and with it
+  min_prefix      rho_t times the smallest before t; 1 stands before the first (MinPRO)
+  turn            the product of the turn
+  turn_geometric  its n-th root, n its tokens
+  sequence        the product
+  geometric       its n-th root
+  root            its sqrt(n)-th root
+"""
+LEVELS: tuple[Level, ...] = get_args(Level)
+TOKEN_LEVELS = ("token", "prefix", "min_prefix")
+TURN_LEVELS = ("turn", "turn_geometric")
 
 
 class State(NamedTuple):
@@ -105,7 +126,7 @@ class State(NamedTuple):
 
 def reject_where(state: State, out: jax.Array, level: Level) -> State:
   """Drops what `out` (`[B, T]`, or `[B, 1]` by row) marks."""
-  if level in (*TOKEN_LEVELS, "turn"):
+  if level in TOKEN_LEVELS + TURN_LEVELS:
     return reject_tokens(state, out)
   return state._replace(rows=state.rows & ~out)
 

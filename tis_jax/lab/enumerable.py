@@ -7,7 +7,8 @@ the last digit of fp64 rather than estimated:
 
   g = sum_t w_t A_t score_t,   bias = E_mu[g] - grad J,   variance = E_mu |g - E_mu g|^2
 
-with `w_t` the weight on the tokens that the correction accepts, and 0 elsewhere.
+with `w_t` the weight on the tokens that the correction accepts, and 0 elsewhere; from
+each term a centering takes off the mean of `w_t score_t` under the sampler, times A_t.
 """
 
 import dataclasses
@@ -18,7 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tis_jax.corrections import Chain
+from tis_jax.corrections import Chain, TokenLaw, token_law
+from tis_jax.losses import score_centering
 
 
 class Problem(NamedTuple):
@@ -147,8 +149,8 @@ def random_problem(
     tokens,
     mask,
     nodes,
-    _log_softmax(logits),
-    _log_softmax(logits + noise * rng.normal(size=logits.shape)),
+    log_softmax(logits),
+    log_softmax(logits + noise * rng.normal(size=logits.shape)),
     rng.normal(size=len(tokens)),
   )
 
@@ -159,7 +161,9 @@ def true_gradient(problem: Problem) -> np.ndarray:
   return _expected_gradient(problem, (chance * problem.outcome_advantages)[:, None])
 
 
-def exact(problem: Problem, correct: Chain, *, critic: bool = False) -> Exact:
+def exact(
+  problem: Problem, correct: Chain, *, critic: bool = False, centered: int = 0
+) -> Exact:
   """The bias and variance of a correction that takes each sequence by itself.
 
   Args:
@@ -167,12 +171,15 @@ def exact(problem: Problem, correct: Chain, *, critic: bool = False) -> Exact:
     correct: the corrector. A stage that looks at the batch (`pools`) needs
       `exact_batch`.
     critic: advantages by token from a perfect critic instead of one for the outcome.
+    centered: how many of the sampler's most probable tokens the estimate is centred
+      with (`losses.score_centering`): V for its whole law, 0 for no centering.
 
   Returns:
     `Exact`, for an estimate from one sequence.
 
   Raises:
-    ValueError: a corrector that pools over the batch.
+    ValueError: a corrector that pools over the batch, or, to be centred, one without a
+      law of single tokens.
 
   >>> from tis_jax.corrections import presets
   >>> problem = random_problem(vocab=2, length=3)
@@ -181,30 +188,118 @@ def exact(problem: Problem, correct: Chain, *, critic: bool = False) -> Exact:
   >>> exact(problem, presets.tis()).relative_bias > 0.01
   True
   """
-  if correct.pools:
-    raise ValueError("this corrector pools over the batch: use exact_batch")
-  advantages = problem.token_advantages if critic else problem.outcome_advantages
-  weight, mask = _corrected(
-    correct,
-    problem.logp(problem.learner),
-    problem.logp(problem.sampler),
-    problem.mask,
-    advantages,
-  )
-  by_token = advantages if critic else advantages[:, None]
-  coefficient = np.where(mask, weight, 0.0) * by_token
+  if critic:
+    advantages = problem.token_advantages
+  else:
+    advantages = problem.outcome_advantages[:, None]
+  found = updates(problem, correct, advantages, centered=centered)
   chance = problem.probability(problem.sampler)
-  mean = _expected_gradient(problem, chance[:, None] * coefficient)
-  # The tokens of one sequence are drawn from different rows of the table: orthogonal.
-  second = chance @ (coefficient**2 * _score_norms(problem)).sum(axis=1)
+  mean = found.mean(problem, chance)
+  second = chance @ found.squares(problem)
   gradient = true_gradient(problem)
   tokens = problem.mask.sum(axis=1)
   return Exact(
     gradient,
     mean - gradient,
     float(second - (mean**2).sum()),
-    float(chance @ mask.sum(axis=1) / (chance @ tokens)),
+    float(chance @ found.mask.sum(axis=1) / (chance @ tokens)),
   )
+
+
+class Updates(NamedTuple):
+  """What each sequence adds to the estimate: `coefficient score`, summed over t and v.
+
+  Attributes:
+    coefficient: `[N, T, V]`, of the score of each token v at place t: weight times
+      advantage for the one that was taken, less what a centering takes off.
+    mask: `[N, T]` bool, the tokens accepted.
+  """
+
+  coefficient: np.ndarray
+  mask: np.ndarray
+
+  def mean(self, problem: Problem, share: np.ndarray) -> np.ndarray:
+    """`[S, V]`: the estimate, where `share` `[N]` says how often each sequence is."""
+    taken = np.zeros_like(problem.learner)
+    held = problem.mask
+    weighed = share[:, None, None] * self.coefficient
+    np.add.at(taken, problem.nodes[held], weighed[held])
+    return taken - taken.sum(axis=1, keepdims=True) * np.exp(problem.learner)
+
+  def squares(self, problem: Problem) -> np.ndarray:
+    """`[N]`: the squared norm of what each sequence adds.
+
+    The tokens of one sequence are drawn from different rows of the table: orthogonal.
+    """
+    added = self.coefficient - (
+      self.coefficient.sum(axis=2, keepdims=True)
+      * np.exp(problem.learner)[problem.nodes]
+    )
+    return (added**2).sum(axis=(1, 2))
+
+
+def updates(
+  problem: Problem, correct: Chain, advantages: np.ndarray, *, centered: int = 0
+) -> Updates:
+  """What a correction makes of every sequence, each by itself.
+
+  Args:
+    problem: what to enumerate.
+    correct: the corrector.
+    advantages: `[N, T]`, or `[N, 1]` where they are by sequence.
+    centered: see `exact`.
+
+  Returns:
+    `Updates`.
+
+  Raises:
+    ValueError: see `exact`.
+
+  >>> from tis_jax.corrections import presets
+  >>> problem = random_problem(vocab=2, length=2)
+  >>> found = updates(problem, presets.tis(1.0), np.ones((4, 1)))
+  >>> found.coefficient.shape, found.coefficient.max().item()
+  ((4, 2, 2), 1.0)
+  """
+  if correct.pools:
+    raise ValueError("this corrector pools over the batch: use exact_batch")
+  weight, mask = _corrected(
+    correct,
+    problem.logp(problem.learner),
+    problem.logp(problem.sampler),
+    problem.mask,
+    advantages if advantages.shape[1] > 1 else advantages[:, 0],
+  )
+  coefficient = np.zeros((*mask.shape, problem.learner.shape[1]))
+  taken = np.where(mask, weight, 0.0) * advantages
+  np.put_along_axis(coefficient, problem.tokens[..., None], taken[..., None], 2)
+  if centered:
+    coefficient -= _centre(problem, correct, advantages, centered)
+  return Updates(coefficient, mask)
+
+
+def _centre(problem: Problem, correct: Chain, advantages, size: int) -> np.ndarray:
+  """`[N, T, V]`: what `score_centering` takes off the score of each token."""
+  vocab = problem.learner.shape[1]
+  if not 1 <= size <= vocab:
+    raise ValueError(f"centered={size} is not between 1 and the vocabulary, {vocab}")
+  law = token_law(correct)
+  head = np.argsort(-problem.sampler, axis=1, kind="stable")[:, :size]
+  logp, sampler_logp = (
+    np.take_along_axis(table, head, 1)[problem.nodes]
+    for table in (problem.learner, problem.sampler)
+  )
+  by_place = np.broadcast_to(advantages, problem.mask.shape)
+  with jax.enable_x64(True):
+    mask = law.places(
+      *(problem.logp(table) for table in (problem.learner, problem.sampler)),
+      problem.mask,
+      advantages=by_place,
+    ).mask
+    of_head = _centering_gradient(logp, sampler_logp, by_place, mask, law)
+  taken_off = np.zeros((*problem.mask.shape, vocab))
+  np.put_along_axis(taken_off, head[problem.nodes], np.asarray(of_head), 2)
+  return taken_off
 
 
 def exact_batch(
@@ -268,6 +363,19 @@ def exact_batch(
   )
 
 
+@jax.jit
+def _centering_gradient(logp, sampler_logp, advantages, mask, law: TokenLaw):
+  return jax.grad(
+    lambda logp: score_centering(
+      logp,
+      sampler_logp,
+      advantages,
+      mask,
+      law=lambda *pair: law(*pair, advantages=advantages),
+    )[0].sum()
+  )(logp)
+
+
 def _sequences(vocab: int, length: int, end_token: int | None):
   """Every sequence once, its mask, and the table row that each token is drawn from."""
   sequences = np.array(list(itertools.product(range(vocab), repeat=length)))
@@ -306,14 +414,6 @@ def _expected_gradient(problem: Problem, coefficient: np.ndarray) -> np.ndarray:
   return taken - taken.sum(axis=1, keepdims=True) * np.exp(problem.learner)
 
 
-def _score_norms(problem: Problem) -> np.ndarray:
-  """`[N, T]`: the squared norm of each token's score."""
-  probs = np.exp(problem.learner)
-  squares = (probs**2).sum(axis=1)
-  taken = probs[problem.nodes, problem.tokens]
-  return np.where(problem.mask, 1.0 - 2.0 * taken + squares[problem.nodes], 0.0)
-
-
 def _scores(problem: Problem) -> np.ndarray:
   """`[N, T, S V]`: each token's score, written out."""
   number, length = problem.tokens.shape
@@ -326,6 +426,7 @@ def _scores(problem: Problem) -> np.ndarray:
   return scores.reshape(number, length, -1)
 
 
-def _log_softmax(logits: np.ndarray) -> np.ndarray:
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+  """`[S, V]` log-probs of a table of logits."""
   shifted = logits - logits.max(axis=1, keepdims=True)
   return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))

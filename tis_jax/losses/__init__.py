@@ -47,6 +47,7 @@ from tis_jax.losses._ppo import ppo as ppo
 from tis_jax.losses._reinforce import reinforce as reinforce
 from tis_jax.losses._rollout_is import rollout_is as rollout_is
 from tis_jax.losses._sapo import sapo as sapo
+from tis_jax.losses._score_centering import score_centering as score_centering
 from tis_jax.losses._supervised import cross_entropy as cross_entropy
 from tis_jax.losses._topr import topr as topr
 from tis_jax.losses._traits import ARGUMENTS as ARGUMENTS

@@ -75,6 +75,21 @@ def prefix_sum(x: jax.Array, starts: jax.Array | None = None) -> jax.Array:
   return _segmented_scan(jnp.add, x, starts)
 
 
+def min_before(x: jax.Array, starts: jax.Array | None = None) -> jax.Array:
+  """The smallest `x` of the unit before each token, inf where there is none: `[B, T]`.
+
+  >>> min_before(jnp.array([[2.0, 1.0, 3.0]])).tolist()
+  [[inf, 2.0, 1.0]]
+  >>> starts = jnp.array([[True, False, True, False]])
+  >>> min_before(jnp.array([[2.0, 1.0, 3.0, 0.0]]), starts).tolist()
+  [[inf, 2.0, inf, 3.0]]
+  """
+  before = jnp.pad(x[:, :-1], ((0, 0), (1, 0)), constant_values=jnp.inf)
+  if starts is None:
+    return jax.lax.cummin(before, axis=1)
+  return _segmented_scan(jnp.minimum, jnp.where(starts, jnp.inf, before), starts)
+
+
 def unit_mean(
   x: jax.Array, mask: jax.Array, starts: jax.Array | None = None
 ) -> jax.Array:
