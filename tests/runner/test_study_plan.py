@@ -35,6 +35,15 @@ def test_arms_are_crossed_with_axes_and_seeds_one_seed_after_the_other():
   assert told == config
 
 
+def test_what_is_said_later_has_the_last_word():
+  arms = {"wide": {"optimizer.learning_rate": 1e-3, "train.steps": 7}}
+  common = {"optimizer.learning_rate": 2e-4, "seed": 5, "store.keep": 4}
+  study = Study("quickstart", common, arms, {"store.keep": (9,)}, seeds=(6,))
+  (run,) = plan(study)
+  assert run.config.optimizer.learning_rate == 1e-3
+  assert (run.config.train.steps, run.config.store.keep, run.config.seed) == (7, 9, 6)
+
+
 @pytest.mark.parametrize(
   ("setting", "value"),
   [
@@ -106,6 +115,7 @@ def test_what_is_varied_may_have_commas():
     (["--vary", "seed", "0,1,2"], "--vary seed 0,1,2: values are separated by spaces"),
     (["--vary", "seed"], "--vary seed: values are separated by spaces"),
     (["--vary", "seed", "0", "--vary", "seed", "1"], "--vary seed is given twice"),
+    (["--vary", "seed", "0", "--jobs", "0"], "--jobs 0: at least 1"),
     (["--vary", "seed", "0", "--seeds", "1"], "--arms and --seeds are of a study"),
   ],
 )

@@ -28,6 +28,20 @@ def test_runs_of_one_name_are_one_run_in_all_parts():
   assert all(configs[run.name] == run.config for run in plan(load_study("compare")))
 
 
+def test_a_part_varies_what_it_is_named_after():
+  settings = {
+    "staleness": ("store.max_staleness", {0, 1, 4, 8, 16}),
+    "precision": ("sampler.precision", {"float32", "bfloat16", "int8", "int4"}),
+    "learning_rate": ("optimizer.learning_rate", {1e-4, 2e-4, 3e-4, 5e-4}),
+  }
+  for part, (name, values) in settings.items():
+    runs = plan(load_study(f"study:{part}"))
+    group, _, last = name.partition(".")
+    assert {run.config[group][last] for run in runs} == values
+    staleness = {run.config.store.max_staleness for run in runs}
+    assert part == "staleness" or staleness == {0 if part == "precision" else 8}
+
+
 def test_a_part_that_there_is_not_is_said():
   with pytest.raises(ConfigError, match="no part 'headlin'; there are headline, arms"):
     load_study("study:headlin")

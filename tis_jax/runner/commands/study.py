@@ -41,6 +41,8 @@ def main(argv: Sequence[str]) -> None:
     return
   if not known.config or not known.workdir:
     parser.error("--config and --workdir are needed, or --from")
+  if known.jobs < 1:
+    parser.error(f"--jobs {known.jobs}: at least 1")
   if known.vary and (known.arms or known.seeds):
     parser.error("--arms and --seeds are of a study; with --vary, --vary seed 0 1")
   try:
