@@ -4,13 +4,14 @@ The peers read their options one by one and ignore what they do not know, so tha
 misspelt key silently trains without correction. Here a config fails when it is built.
 """
 
-import difflib
 import math
 import re
 import shlex
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from tis_jax.numerics.names import did_you_mean
 
 Config = Mapping[str, Any] | str | Sequence[str] | None
 Path = tuple[str, ...]
@@ -38,8 +39,8 @@ def read(
     raise TypeError(f"{peer}: the config must be a mapping, got {config!r}")
   for key in config.keys():  # noqa: SIM118 (ConfigDict iterates otherwise)
     if key not in defaults:
-      nearest = difflib.get_close_matches(str(key), list(defaults), n=1, cutoff=0.0)
-      raise ValueError(f"{peer} has no option {key!r}; did you mean {nearest[0]!r}?")
+      hint = did_you_mean(key, defaults)
+      raise ValueError(f"{peer} has no option {key!r}{hint}")
   return {**defaults, **{key: config[key] for key in config.keys()}}  # noqa: SIM118
 
 
@@ -174,8 +175,7 @@ class Sections(NamedTuple):
       names = {n for options in own.values() for n in options}
       names = names or {p[-1] for p in siblings}
     where = f" in {'.'.join(above)}" if above else ""
-    nearest = difflib.get_close_matches(key, sorted(names), n=1, cutoff=0.0)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    hint = did_you_mean(key, names)
     return f"{self.peer} has no option {key!r}{where}{hint}"
 
 
