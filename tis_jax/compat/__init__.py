@@ -1,10 +1,12 @@
 """Peers' dialects: a peer's own configuration in, its exact numbers out.
 
-One module a peer. `correction(config)` takes the peer's mapping, pasted as it is, fails
-when it is built if a key is unknown or a value impossible, and returns
+One module a peer. `correction(config)` takes the peer's options, alone or among all of
+its configuration or command line, pasted as it is, fails when it is built if a key is
+unknown or a value impossible, and returns
 `fn(old_logp, sampler_logp, mask) -> (weight or None, mask, metrics)` under the peer's
 metric names. `native(config)` is the same correction as a chain of
-`tis_jax.corrections`; `VERSION` says which version of the peer it reproduces. verl and
+`tis_jax.corrections`; `used(config)` lists which function reads which key; `VERSION`
+says which version of the peer it reproduces. verl and
 SkyRL have their losses and advantages here too, prime-rl its losses. No peer is
 imported.
 """

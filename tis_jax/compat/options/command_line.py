@@ -7,6 +7,9 @@ from typing import Any
 
 _FLAG = re.compile(r"--([A-Za-z][\w.-]*)(?:=(.*))?", re.DOTALL)
 _ARRAY = re.compile(r"\$\{\w+\[")
+_FILE = re.compile(r".+\.(ya?ml|json|toml)")
+FILE = "@"
+"""The key under which a file of options is named."""
 
 
 def words_of(line: str | Sequence[str]) -> list[str]:
@@ -19,18 +22,26 @@ def words_of(line: str | Sequence[str]) -> list[str]:
 def overrides(peer: str, words: list[str]) -> Iterator[tuple[str, Any]]:
   """The pairs of a Hydra command line, `key=value`; its launcher is left out.
 
-  >>> list(overrides("verl", words_of("python3 main.py a.b=1 +c='[x, 2]'")))
-  [('a.b', 1), ('c', ['x', 2])]
+  A file of options among them is the value of `@`.
+
+  >>> list(overrides("verl", words_of("python3 main.py a.b=1 +c='[x, 2]' d.yaml")))
+  [('a.b', 1), ('c', ['x', 2]), ('@', 'd.yaml')]
   """
+  flag = ""
   for word in words[_launcher([w for w in words if "=" not in w], words) :]:
+    before, flag = flag, ""
     if word[:1] in "-~$":  # options of the launcher, deletions, "$@"
+      flag = word if word.startswith("--") and "=" not in word else ""
       continue
     match = re.fullmatch(r"\+{0,2}([\w.]+)=(.*)", word, re.DOTALL)
-    if match is None:
+    if match is not None:
+      yield match[1], scalar(peer, match[1], match[2].strip())
+    elif _FILE.fullmatch(word):
+      yield FILE, word
+    elif not before:
       raise ValueError(
         f"{peer}: {word!r} is no 'key=value' override; load YAML into a mapping first"
       )
-    yield match[1], scalar(peer, match[1], match[2].strip())
 
 
 def flags(
@@ -39,7 +50,8 @@ def flags(
   """The pairs of an argparse command line; its launcher is left out.
 
   `--name` is true, `--name x` and `--name=x` one value, `--name x y` a list; dashes in
-  a name are underscores, and `--no-name` says that `name` is false.
+  a name are underscores, and `--no-name` says that `name` is false. A file of options,
+  `config.yaml` before the flags or `@ config.toml`, is the value of `@`.
 
   Args:
     peer: its name in messages.
@@ -55,7 +67,7 @@ def flags(
   >>> list(flags("a peer", words_of(line), has))
   [('use_tis', True), ('clip', [0.5, 5]), ('offload', False)]
   """
-  named = [has(_name(word)) if _FLAG.fullmatch(word) else False for word in words]
+  named = [bool(_FLAG.fullmatch(word)) and has(_name(word)) for word in words]
   first = named.index(True) if True in named else len(words)
   groups: list[list[str]] = [[]]
   for word in words[_launcher(words[:first], words) :]:
@@ -63,16 +75,22 @@ def flags(
       raise ValueError(
         f"{peer}: the options in {word} are not here; write them out in its place"
       )
-    if _FLAG.fullmatch(word):
+    if word == FILE and len(groups) > 1 and len(groups[-1]) == 1:
+      groups[-1] = [FILE]  # `--section @ file`
+    elif word == FILE or _FLAG.fullmatch(word):
       groups.append([word])
     elif word != "$@":
       groups[-1].append(word)
   command, *options = groups
+  files = [word for word in command if _FILE.fullmatch(word)]
   for word in command:
-    if not options or word.endswith(":") or has(_name(word)):
+    if (
+      not (options or files) or word.endswith(":") or ("=" in word and has(_name(word)))
+    ):
       raise ValueError(
         f"{peer}: {word!r} is no '--flag'; load a file into a mapping first"
       )
+  yield from ((FILE, file) for file in files)
   for flag, *values in options:
     _, equals, value = flag.partition("=")
     yield _pair(peer, _name(flag), [value, *values] if equals else values, has)

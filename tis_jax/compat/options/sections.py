@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from tis_jax.compat.options.command_line import FILE
 from tis_jax.compat.options.mappings import Config, Path, parse
 from tis_jax.compat.options.references import resolve, split
 from tis_jax.numerics.names import did_you_mean
@@ -17,16 +18,18 @@ class Sections(NamedTuple):
   Attributes:
     peer: the peer's name in messages.
     readers: for each function here, the sections it reads and its options in each.
-    others: the names in a section that nothing here reads; a section itself, named in
-      the one above it, stands for all that is in it, and `name*` for all that begin
-      so. The root is "".
+    others: the names in a section that nothing here reads, each by itself or all in one
+      text; a section itself, named in the one above it, stands for all that is in it,
+      and `name*` for all that begin so. The root is "".
     flags: whether its command line is `--name value`, not `name=value`.
+    files: the options that name a file of further options, which is not read here.
   """
 
   peer: str
   readers: Mapping[str, Mapping[str, Sequence[str]]]
   others: Mapping[str, Sequence[str]]
   flags: bool = False
+  files: Sequence[str] = ()
 
   def locate(self, config: Config, reader: str) -> dict[str, Any]:
     """The options of one reader, from its own section or a whole configuration.
@@ -53,9 +56,11 @@ class Sections(NamedTuple):
     """
     tree = self._parse(config)
     found: dict[str, Any] = {}
-    unread = []
+    unread, files = [], []
     for path, value, readers in self._walk(tree, reader):
-      if not readers:
+      if path[-1] in (FILE, *self.files):
+        files.append(str(value))
+      elif not readers:
         unread.append(".".join(path))
       if reader not in readers:
         continue
@@ -65,10 +70,13 @@ class Sections(NamedTuple):
           f"{self.peer}: {name} is given twice, as {found[name]!r} and {value!r}"
         )
       found[name] = value
-    if unread:
-      warnings.warn(
-        f"{self.peer}: nothing here reads {_some(unread)}", UserWarning, stacklevel=3
-      )
+    messages = [f"nothing here reads {_some(unread)}"] if unread else []
+    messages += [
+      f"the options in {file} are not here; load it, and give them too"
+      for file in files
+    ]
+    for message in messages:
+      warnings.warn(f"{self.peer}: {message}", UserWarning, stacklevel=3)
     return found
 
   def used(self, config: Config) -> dict[str, tuple[str, ...]]:
@@ -84,7 +92,12 @@ class Sections(NamedTuple):
 
   def _parse(self, config: Config) -> dict[str, Any]:
     paths = self._paths()
-    has = lambda name: _ending(paths, split(name)) is not None
+
+    def has(name):
+      parts = split(name)  # what is in a section that is passed over is there as well
+      starts = (parts[: i + 1] for i in range(len(parts)))
+      return any(_ending(paths, start) is not None for start in starts)
+
     return parse(self.peer, config, has if self.flags else None)
 
   def _walk(
@@ -117,8 +130,9 @@ class Sections(NamedTuple):
 
   def _paths(self) -> dict[Path, tuple[str, ...]]:
     """Every option of the peer by its whole path, and who reads it."""
-    out: dict[Path, tuple[str, ...]] = {}
+    out: dict[Path, tuple[str, ...]] = {(FILE,): ()}
     for section, names in self.others.items():
+      names = names.split() if isinstance(names, str) else names
       out |= {(*split(section), name): () for name in names}
     for reader, sections in self.readers.items():
       for section, names in sections.items():
@@ -142,14 +156,16 @@ class Sections(NamedTuple):
         for i in range(len(section) - end):
           if section[i : i + end] == tuple(above):
             names.add(section[i + end])
-    elif isinstance(value, dict):
-      names = {name for section in self._section_paths() for name in section}
     else:
       own = self.readers[reader] if reader else {}
       names = {n for options in own.values() for n in options}
-      names |= {p[0] for p in siblings if len(p) == 1 or not names}
+      if isinstance(value, dict):
+        names |= {name for section in self._section_paths() for name in section}
+      else:
+        near = {(), *map(split, own)}
+        names |= {p[-1] for p in siblings if p[:-1] in near or not own}
     where = f" in {'.'.join(above)}" if above else ""
-    hint = did_you_mean(key, names)
+    hint = did_you_mean(key, names - {FILE})
     return f"{self.peer} has no option {key!r}{where}{hint}"
 
 
