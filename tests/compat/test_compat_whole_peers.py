@@ -246,7 +246,7 @@ def test_prime_rl_takes_its_loss_from_the_whole():
     ("openrlhf", "--algo.advantage.is_corection_enable", "'is_correction_enable'"),
     ("openrlhf", "--algo.advantge.gamma 1", "'advantge' in algo.*'advantage'"),
     ("nemo_rl", "loss_fn.ratio_clip_mn=0.2", "in loss_fn; .*'ratio_clip_min'"),
-    ("nemo_rl", {"polcy": {"model_name": "x"}}, "'polcy'; there are"),
+    ("nemo_rl", {"polcy": {"model_name": "x"}}, "'polcy'; did you mean 'policy'"),
     ("areal", {"actor": {"rejection_samplng": {}}}, "in actor; .*'rejection_sampling'"),
     ("areal", {"actr": {"path": "x"}}, "'actr'; did you mean 'actor'"),
     ("ms_swift", "swift rlhf --rollout_importance_sampling_mod x", "_sampling_mode'"),

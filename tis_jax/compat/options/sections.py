@@ -159,11 +159,10 @@ class Sections(NamedTuple):
     else:
       own = self.readers[reader] if reader else {}
       names = {n for options in own.values() for n in options}
+      near = {(), *map(split, own)}
+      names |= {p[-1] for p in siblings if p[:-1] in near or not own}
       if isinstance(value, dict):
         names |= {name for section in self._section_paths() for name in section}
-      else:
-        near = {(), *map(split, own)}
-        names |= {p[-1] for p in siblings if p[:-1] in near or not own}
     where = f" in {'.'.join(above)}" if above else ""
     hint = did_you_mean(key, names - {FILE})
     return f"{self.peer} has no option {key!r}{where}{hint}"
