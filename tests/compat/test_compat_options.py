@@ -52,7 +52,7 @@ _UNKNOWN = [
   ),
   (skyrl.advantages, {"lambda": 1.0}, "SkyRL .*'lambda'.*'lambd'"),
   (skyrl.reduction, {"max_len": 8}, "SkyRL .*'max_len'.*'max_seq_len'"),
-  (slime.correction, {"tis_clip": 2.0}, "slime .*'tis_clip'"),
+  (slime.correction, {"tis_upper": 2.0}, "slime .*'tis_upper'.*'tis_upper_bound'"),
   (trl.correction, {"vllm_importance_sampling": True}, "TRL .*'vllm_importance"),
   (openrlhf.correction, {"is_correction_level": "seq"}, "OpenRLHF .*_level"),
   (areal.correction, {"behave_imp_weight_cap": 5.0}, "AReaL .*'behave_imp_weight_cap'"),
@@ -182,6 +182,7 @@ _IMPOSSIBLE = [
   ),
   (slime.correction, {"tis_mode": "drop"}, "slime: tis_mode must be one of"),
   (slime.correction, {"use_tis": 1}, "slime: use_tis must be true or false"),
+  (slime.correction, "--use-tis --tis-clip 5", "slime: 'tis_clip' is of its own TIS"),
   (
     slime.correction,
     {"use_tis": True, "tis_level": "geometric"},

@@ -1,11 +1,13 @@
 """A peer's configuration pasted whole: each function takes what is its own."""
 
+import importlib
 import warnings
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from tis_jax import compat
 from tis_jax.compat import options, skyrl, verl
 
 _VERL = {
@@ -269,7 +271,10 @@ def test_a_range_on_a_command_line_is_a_range():
   assert verl.native(whole) == verl.native(section)
 
 
-@pytest.mark.parametrize("module", [verl, skyrl])
-def test_every_reader_is_a_function_here(module):
-  readers = set(module.sections.SECTIONS.readers) - {"correction of 2025-10"}
-  assert readers <= set(module.__all__)
+@pytest.mark.parametrize("name", compat.__all__)
+def test_every_reader_is_a_function_here(name):
+  module = getattr(compat, name)
+  sections = importlib.import_module(f"tis_jax.compat.sections.{name}").SECTIONS
+  assert module.used == sections.used
+  for reader in set(sections.readers) - {"correction of 2025-10"}:
+    assert callable(getattr(module, reader))

@@ -1,12 +1,12 @@
 """AReaL: `actor.rejection_sampling` and `m2_threshold`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Correct, log, masked_mean, masked_sum, prepare
+from tis_jax.compat.sections.areal import SECTIONS
 from tis_jax.corrections import (
   Chain,
   Stage,
@@ -24,6 +24,7 @@ from tis_jax.numerics.selection import mean_at_most_mask
 
 VERSION = "cbff54d (2026-08-22)"
 _PEER = "AReaL"
+used = SECTIONS.used
 _DEFAULTS = {
   "use_decoupled_loss": False,
   "rejection_sampling": None,
@@ -40,7 +41,7 @@ _SECTION = {
 _METRICS = ("ratio", "kl_k1", "kl_k2", "kl_k3", "binary_kl")
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The correction of AReaL's actor options: proximal over behaviour policy.
 
   With d = old_logp - sampler_logp, the metric is exp(d) (`ratio`), d (`kl_k1`), d^2 / 2
@@ -84,7 +85,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   Source: AReaL, `utils/functional/functional.py` (2026-08); KPop: Ring-2.6 (2026-05).
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
@@ -110,7 +111,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of an AReaL config.
 
   AReaL divides by the tokens of the incoming mask: give `aggregate` that one as its
@@ -124,7 +125,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> [stage.name for stage in native({"rejection_sampling": {}}).stages]
   ['importance', 'reject']
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   if cfg["m2_threshold"] is not None:
     return chain(reject_second_moment(cfg["m2_threshold"]))
   if cfg["rejection_sampling"] is None:
@@ -212,8 +213,8 @@ _AGGREGATE = {
 }
 
 
-def _check(config) -> dict[str, Any]:
-  cfg = options.read(_PEER, config, _DEFAULTS)
+def _check(found: dict[str, Any]) -> dict[str, Any]:
+  cfg = options.read(_PEER, found, _DEFAULTS)
   options.flag(_PEER, "use_decoupled_loss", cfg["use_decoupled_loss"])
   if cfg["m2_threshold"] is not None:
     key = "m2_threshold"

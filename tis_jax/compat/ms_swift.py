@@ -1,6 +1,5 @@
 """ms-swift: `rollout_importance_sampling_mode` and its off-policy metrics."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,6 +7,7 @@ import jax.numpy as jnp
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Correct, constant, masked_mean, prepare
 from tis_jax.compat.mismatch import mismatch
+from tis_jax.compat.sections.ms_swift import SECTIONS
 from tis_jax.corrections import (
   Chain,
   chain,
@@ -21,6 +21,7 @@ from tis_jax.numerics.ratios import ratio
 
 VERSION = "3602360 (2026-08-22)"
 _PEER = "ms-swift"
+used = SECTIONS.used
 _PREFIX = "rollout_correction/"
 _MODES = (None, "token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 _DEFAULTS = {
@@ -31,7 +32,7 @@ _DEFAULTS = {
 }
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The correction of ms-swift's GRPO options.
 
   "sequence" is the geometric mean here. With rho the token ratio, g that mean and C the
@@ -63,7 +64,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   Source: ms-swift, `rlhf_trainers/grpo_trainer.py` (2026-08).
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   mode = cfg["rollout_importance_sampling_mode"]
   weigh = chain(*_weight_stages(cfg), metrics="none")
   opsm = chain(*_mask_stages(cfg), metrics="none")
@@ -88,7 +89,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of an ms-swift config; OPSM in it compares the old policy.
 
   ms-swift divides by the tokens of the incoming mask, less those of OPSM: give
@@ -98,7 +99,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> [stage.name for stage in native(config).stages]
   ['reject', 'importance']
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   return chain(*_weight_stages(cfg), *_mask_stages(cfg))
 
 
@@ -138,8 +139,8 @@ def _weight_metrics(cfg, log_ratio_BT, weight_BT, valid_BT):
   return metrics
 
 
-def _check(config) -> dict[str, Any]:
-  cfg = options.read(_PEER, config, _DEFAULTS)
+def _check(found: dict[str, Any]) -> dict[str, Any]:
+  cfg = options.read(_PEER, found, _DEFAULTS)
   key = "rollout_importance_sampling_mode"
   options.choice(_PEER, key, cfg[key], _MODES)
   key = "rollout_importance_sampling_threshold"

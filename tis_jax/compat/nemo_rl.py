@@ -1,6 +1,5 @@
 """NeMo-RL: importance-sampling correction of its loss, and the sequence error mask."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from tis_jax.compat.arrays import (
   masked_sum,
   prepare,
 )
+from tis_jax.compat.sections.nemo_rl import SECTIONS
 from tis_jax.corrections import (
   Chain,
   chain,
@@ -26,6 +26,7 @@ from tis_jax.corrections import (
 
 VERSION = "7ea279a (2026-08-22)"
 _PEER = "NeMo-RL"
+used = SECTIONS.used
 _TYPES = (None, "tis", "icepop", "seq-mask-tis")
 _DEFAULTS = {
   "use_importance_sampling_correction": False,
@@ -37,7 +38,7 @@ _DEFAULTS = {
 }
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The correction of NeMo-RL's loss options.
 
   With rho the token ratio, or the product over the sequence under
@@ -75,7 +76,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   Source: NeMo-RL, `algorithms/loss/loss_functions.py` and `algorithms/grpo.py`
   (2026-08).
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   gate = chain(*_gate_stages(cfg), metrics="none")
   weigh = chain(*_weight_stages(cfg), metrics="none")
 
@@ -97,7 +98,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of a NeMo-RL config.
 
   After `seq_logprob_error_threshold`, NeMo-RL divides by the tokens that are left: give
@@ -106,7 +107,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> [stage.name for stage in native({"seq_logprob_error_threshold": 2}).stages]
   ['reject_divergence']
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   return chain(*_gate_stages(cfg), *_weight_stages(cfg))
 
 
@@ -200,8 +201,8 @@ def _weight_metrics(cfg, log_ratio_BT, weight_BT, valid_BT):
   return metrics | {"is_oob_ratio": masked_mean(outside.astype(jnp.float32), counted)}
 
 
-def _check(config) -> dict[str, Any]:
-  cfg = options.read(_PEER, config, _DEFAULTS)
+def _check(found: dict[str, Any]) -> dict[str, Any]:
+  cfg = options.read(_PEER, found, _DEFAULTS)
   for key in ("use_importance_sampling_correction", "sequence_level_importance_ratios"):
     options.flag(_PEER, key, cfg[key])
   key = "truncated_importance_sampling_type"

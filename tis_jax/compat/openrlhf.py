@@ -1,16 +1,17 @@
 """OpenRLHF: `--algo.advantage.is_correction_*`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Correct, masked_mean, prepare
+from tis_jax.compat.sections.openrlhf import SECTIONS
 from tis_jax.corrections import Chain, chain, clip, importance, reject, zero_outside
 
 VERSION = "3c3be62 (2026-08-13)"
 _PEER = "OpenRLHF"
+used = SECTIONS.used
 _DEFAULTS = {
   "is_correction_enable": False,
   "is_correction_type": "tis",
@@ -18,7 +19,7 @@ _DEFAULTS = {
 }
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The correction of OpenRLHF's vLLM options.
 
   With rho the token ratio and [low, high] the threshold: `tis` holds rho inside the
@@ -45,7 +46,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   Source: OpenRLHF, `models/loss.py` (2026-08).
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   weigh = chain(*_stages(cfg), metrics="none")
 
   def correct(old_logp, sampler_logp, mask):
@@ -61,7 +62,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of an OpenRLHF config.
 
   OpenRLHF divides by the tokens of the incoming mask: give `aggregate` that one as its
@@ -71,7 +72,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> [stage.name for stage in native(config).stages]
   ['zero_outside']
   """
-  return chain(*_stages(_check(config)))
+  return chain(*_stages(_check(SECTIONS.locate(config, "correction"))))
 
 
 def _stages(cfg) -> list:
@@ -85,8 +86,8 @@ def _stages(cfg) -> list:
   return [reject(high, low, level="geometric"), importance("token")]
 
 
-def _check(config) -> dict[str, Any]:
-  cfg = options.read(_PEER, config, _DEFAULTS)
+def _check(found: dict[str, Any]) -> dict[str, Any]:
+  cfg = options.read(_PEER, found, _DEFAULTS)
   options.flag(_PEER, "is_correction_enable", cfg["is_correction_enable"])
   options.choice(
     _PEER,

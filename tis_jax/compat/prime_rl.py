@@ -1,6 +1,6 @@
 """prime-rl: the losses of `trainer.loss` and the masks that they hold."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,6 +17,7 @@ from tis_jax.compat.arrays import (
   masked_sum,
   prepare,
 )
+from tis_jax.compat.sections.prime_rl import SECTIONS
 from tis_jax.corrections import Chain, chain, reject, reject_probability_difference
 
 VERSION = (
@@ -24,6 +25,7 @@ VERSION = (
   '`type = "default"`, 559b447 (2026-08-21)'
 )
 _PEER = "prime-rl"
+used = SECTIONS.used
 _BEFORE = f"{_PEER} (2026-08)"
 _DEFAULTS = {
   "ipo": {
@@ -55,7 +57,7 @@ _BEFORE_KEYS = ("dppo_mask_low", "dppo_mask_high", "ipo_threshold")
 _KL_LIMIT = 1e30
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The mask of prime-rl's loss, between the current policy and the sampler.
 
   With p the probability each gives the token and r their ratio: `ipo` drops a token
@@ -86,7 +88,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   Source: prime-rl, `trainer/rl/loss.py` and `configs/trainer.py`; see `VERSION`.
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
 
   def correct(logp, sampler_logp, mask, *, advantages=None):
     dtype = jnp.asarray(mask).dtype
@@ -101,7 +103,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
-def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
+def policy_loss(config: options.Config = None) -> Callable:
   r"""prime-rl's loss, with r the current policy over the sampler and a = `adv_tau` A.
 
     ipo      -keep a c(r) + kl_tau (log r)^2    c(r) = min(r, max_importance_ratio),
@@ -141,8 +143,12 @@ def policy_loss(config: Mapping[str, Any] | None = None) -> Callable:
   Source: prime-rl, `trainer/rl/loss.py`; see `VERSION`. arXiv 2510.18855 (IcePop),
   2506.13585 (CISPO), 2602.04879, 2602.02276, 2609.20807 (score centering).
   """
+<<<<<<< HEAD
   cfg = _check(config)
   token_loss = _by_token(cfg)
+=======
+  cfg = _check(SECTIONS.locate(config, "policy_loss"))
+>>>>>>> 2b3b23a324558d02e7fd006460c6f271713b3557
   centering = cfg.get("score_centering", False)
 
   def fn(
@@ -213,7 +219,7 @@ def _by_token(cfg: dict[str, Any]) -> Callable:
   return fn
 
 
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of a prime-rl config.
 
   Its `old_logp` is to be the current policy's log-prob. `ppo` and `cispo` drop nothing:
@@ -224,7 +230,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> [stage.name for stage in native({"type": "icepop"}).stages]
   ['reject']
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   if cfg["type"] == "ipo":
     return chain(reject_probability_difference(cfg["eps"]))
   if cfg["type"] == "icepop":
@@ -340,13 +346,9 @@ def _metrics(cfg, logp, sampler_logp, advantage_BT, valid_BT, accepted_BT):
   return metrics
 
 
-def _check(config) -> dict[str, Any]:
+def _check(found: dict[str, Any]) -> dict[str, Any]:
   kinds = (*_DEFAULTS, "default")
-  every = {"type": None}
-  for defaults in (*_DEFAULTS.values(), *_BEFORE_DEFAULTS.values()):
-    every |= dict.fromkeys(defaults)
-  given = options.read(_PEER, config, every)
-  given = {key: given[key] for key in (config or {}).keys()}  # noqa: SIM118
+  given = dict(found)
   kind = given.pop("type", None)
   before = kind == "default" or any(key in given for key in _BEFORE_KEYS)
   if kind is None and "kl_tau" in given and not before:

@@ -1,12 +1,12 @@
 """ROLL: `train_infer_correction`, weights and filters at four levels."""
 
-from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array, Correct, masked_mean, prepare
+from tis_jax.compat.sections.roll import SECTIONS
 from tis_jax.corrections import (
   Chain,
   chain,
@@ -19,6 +19,7 @@ from tis_jax.numerics.units import unit_mean, unit_starts, unit_sum
 
 VERSION = "8eb27cc (2026-08-19)"
 _PEER = "ROLL"
+used = SECTIONS.used
 _LEVELS = ("token", "segment", "geometric", "sequence")
 _NATIVE_LEVELS: dict[str, Level] = {
   "token": "token",
@@ -50,7 +51,7 @@ _FILTER = {
 }
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The correction of ROLL's `train_infer_correction` section.
 
   The log-ratio is taken per token, as the mean of a `segment` (a run of the mask: a
@@ -81,7 +82,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   Source: ROLL, `utils/train_infer_corrections.py` (2026).
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   weight_cfg, filters = cfg["is_weight"], cfg["filters"]
 
   def correct(old_logp, sampler_logp, mask):
@@ -117,10 +118,15 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
+<<<<<<< HEAD
 def native(config: Mapping[str, Any] | None = None) -> Chain:
   """The native chain of a ROLL config: the weight first, the widest filters next.
 
   A `segment` is the level "turn_geometric".
+=======
+def native(config: options.Config = None) -> Chain:
+  """The native chain of a ROLL config: the weight first, token filters last.
+>>>>>>> 2b3b23a324558d02e7fd006460c6f271713b3557
 
   Raises:
     ValueError: as `correction`; and for a difference by segment, which has no stage.
@@ -128,7 +134,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> [stage.name for stage in native({"filters": [{"diff_enabled": True}]}).stages]
   ['reject', 'reject_probability_difference']
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   weight_cfg = cfg["is_weight"]
   stages = []
   if weight_cfg["enabled"]:
@@ -159,8 +165,8 @@ def _at(level: str, x_BT: Array, valid_BT: Array) -> Array:
   return jnp.broadcast_to(row_B1, x_BT.shape)
 
 
-def _check(config) -> dict[str, Any]:
-  cfg = options.read(_PEER, config, _DEFAULTS)
+def _check(found: dict[str, Any]) -> dict[str, Any]:
+  cfg = options.read(_PEER, found, _DEFAULTS)
   peer = f"{_PEER} is_weight"
   weight = options.read(peer, cfg["is_weight"], _WEIGHT)
   options.flag(peer, "enabled", weight["enabled"])

@@ -1,6 +1,5 @@
 """slime: the mismatch helper (`mis.py`), weights and rejection with separate bounds."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -17,6 +16,7 @@ from tis_jax.compat.arrays import (
   prepare,
 )
 from tis_jax.compat.mismatch import mismatch
+from tis_jax.compat.sections.slime import SECTIONS
 from tis_jax.corrections import (
   Chain,
   Stage,
@@ -32,6 +32,7 @@ from tis_jax.numerics.ratios import ratio
 
 VERSION = "624b824 (2026-08-21)"
 _PEER = "slime"
+used = SECTIONS.used
 _LEVELS = ("token", "sequence", "geometric")
 _DEFAULTS = {
   "use_tis": False,
@@ -61,7 +62,7 @@ _MISMATCH = (
 )
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The correction of slime's `mis.py` options.
 
   With rho the ratio at `tis_level` (token, sequence product, geometric mean), the
@@ -101,7 +102,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   Source: slime, `examples/train_infer_mismatch_helper/mis.py` (2026-08).
   """
-  cfg = _check(options.read(_PEER, config, _DEFAULTS))
+  cfg = _check(SECTIONS.locate(config, "correction"))
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
@@ -131,7 +132,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of a slime config: the weight and mask of `correction(config)`.
 
   With `tis_batch_normalize` at the sequence level the native mean leaves out the rows
@@ -141,7 +142,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> [stage.name for stage in correct.stages]
   ['truncate', 'normalize', 'veto', 'reject']
   """
-  return chain(*_stages(_check(options.read(_PEER, config, _DEFAULTS))))
+  return chain(*_stages(_check(SECTIONS.locate(config, "correction"))))
 
 
 def _stages(cfg) -> list[Stage]:
@@ -168,7 +169,15 @@ def _stages(cfg) -> list[Stage]:
   return [*weight, *(stage for _, stage in tokens_last)]
 
 
-def _check(cfg: dict[str, Any]) -> dict[str, Any]:
+def _check(found: dict[str, Any]) -> dict[str, Any]:
+  for key in ("tis_clip", "tis_clip_low"):
+    if key in found:
+      raise ValueError(
+        f"slime: {key!r} is of its own TIS, not of the helper; that is tis_mode 'clip' "
+        "here, tis_lower_bound=tis_clip_low, tis_upper_bound=tis_clip, "
+        "tis_batch_normalize=False ('truncate' where tis_clip_low is 0)"
+      )
+  cfg = options.read(_PEER, found, _DEFAULTS)
   for key in ("use_tis", "use_rs", "tis_batch_normalize"):
     options.flag(_PEER, key, cfg[key])
   options.choice(_PEER, "tis_mode", cfg["tis_mode"], ("truncate", "clip", "mask"))

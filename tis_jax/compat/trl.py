@@ -1,6 +1,5 @@
 """TRL: the vLLM importance-sampling correction of `GRPOConfig`, and OPSM."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -14,6 +13,7 @@ from tis_jax.compat.arrays import (
   masked_min,
   prepare,
 )
+from tis_jax.compat.sections.trl import SECTIONS
 from tis_jax.corrections import (
   Chain,
   chain,
@@ -24,6 +24,7 @@ from tis_jax.corrections import (
 
 VERSION = "f2cd577 (2026-07-24)"
 _PEER = "TRL"
+used = SECTIONS.used
 _MODES = ("token_truncate", "token_mask", "sequence_truncate", "sequence_mask")
 _DEFAULTS = {
   "vllm_importance_sampling_correction": True,
@@ -35,7 +36,7 @@ _DEFAULTS = {
 }
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The correction of TRL's `GRPOConfig`.
 
   With rho the token ratio, or the product over the sequence in a `sequence_` mode, the
@@ -65,7 +66,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   Source: TRL, `trainer/grpo_trainer.py` (2026-07).
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   weigh = chain(*_weight_stages(cfg), metrics="none")
   threshold = cfg["off_policy_mask_threshold"]
   by_row = cfg["vllm_importance_sampling_mode"].startswith("sequence")
@@ -95,7 +96,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of a TRL config; OPSM in it compares the old policy.
 
   TRL divides by the tokens of the incoming mask: give `aggregate` that one as its
@@ -104,7 +105,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> [stage.name for stage in native().stages]
   ['zero_outside']
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   stages = _weight_stages(cfg)
   if cfg["off_policy_mask_threshold"] is not None:
     stages.append(reject_negative_divergence(cfg["off_policy_mask_threshold"]))
@@ -123,8 +124,8 @@ def _weight_stages(cfg) -> list:
   return [bound(*bounds, level=level)]
 
 
-def _check(config) -> dict[str, Any]:
-  cfg = options.read(_PEER, config, _DEFAULTS)
+def _check(found: dict[str, Any]) -> dict[str, Any]:
+  cfg = options.read(_PEER, found, _DEFAULTS)
   key = "vllm_importance_sampling_correction"
   options.flag(_PEER, key, cfg[key])
   key = "vllm_importance_sampling_mode"

@@ -1,6 +1,5 @@
 """Tunix: `sampler_is`, `sampler_rs` and the sequence error mask of its GRPO config."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -12,6 +11,7 @@ from tis_jax.compat.arrays import (
   masked_mean,
   prepare,
 )
+from tis_jax.compat.sections.tunix import SECTIONS
 from tis_jax.corrections import (
   Chain,
   chain,
@@ -29,6 +29,7 @@ VERSION = (
   "(2026-08-21) has them or `seq_logprob_error_threshold`"
 )
 _PEER = "Tunix"
+used = SECTIONS.used
 _DEFAULTS = {
   "sampler_is": None,
   "sampler_is_threshold": 2.0,
@@ -39,7 +40,7 @@ _DEFAULTS = {
 }
 
 
-def correction(config: Mapping[str, Any] | None = None) -> Correct:
+def correction(config: options.Config = None) -> Correct:
   r"""The correction of Tunix's GRPO options.
 
   `sampler_is: token` weighs by min(rho, threshold), the log-ratio clamped to +-20.
@@ -70,7 +71,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
 
   Source: Tunix, `rl/common.py` and `rl/algorithm_config.py`; see `VERSION`.
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
 
   def correct(old_logp, sampler_logp, mask):
     dtype = jnp.asarray(mask).dtype
@@ -96,7 +97,7 @@ def correction(config: Mapping[str, Any] | None = None) -> Correct:
   return correct
 
 
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of a Tunix config.
 
   Tunix divides by the tokens of the incoming mask, less those of
@@ -105,7 +106,7 @@ def native(config: Mapping[str, Any] | None = None) -> Chain:
   >>> [stage.name for stage in native({"sampler_is": "token"}).stages]
   ['truncate']
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "correction"))
   return chain(*_gate_stages(cfg), *_weight_stages(cfg))
 
 
@@ -201,8 +202,8 @@ def _weigh(cfg, log_ratio_BT, geometric_B, known_BT, valid_BT):
   }
 
 
-def _check(config) -> dict[str, Any]:
-  cfg = options.read(_PEER, config, _DEFAULTS)
+def _check(found: dict[str, Any]) -> dict[str, Any]:
+  cfg = options.read(_PEER, found, _DEFAULTS)
   options.choice(_PEER, "sampler_is", cfg["sampler_is"], (None, "token"))
   options.choice(_PEER, "sampler_rs", cfg["sampler_rs"], (None, "token", "geometric"))
   key = "sampler_is_threshold"

@@ -1,6 +1,5 @@
 """The one table of what a chain is called with: names, shapes, meanings."""
 
-import difflib
 import warnings
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from tis_jax.numerics.arrays import as_array
 from tis_jax.numerics.checks import check_rank, check_shape
+from tis_jax.numerics.names import did_you_mean
 
 # How many tokens a look takes in, and what the rounding of an fp32 log-softmax may add.
 _SEEN, _SLACK = 4096, 1e-3
@@ -71,8 +71,7 @@ def check_inputs(old_logp, sampler_logp, mask, given: dict[str, Any]) -> Inputs:
   """
   for name in given:
     if name not in SHAPES:
-      near = difflib.get_close_matches(name, SHAPES, 1, 0.0)[0]
-      raise TypeError(f"a chain takes no {name}=; did you mean {near}=?")
+      raise TypeError(f"a chain takes no {name}={did_you_mean(name, SHAPES)}")
   arrays = {"old_logp": old_logp, "sampler_logp": sampler_logp, "mask": mask} | given
   inputs = Inputs(**{name: as_array(name, x) for name, x in arrays.items()})
   old_logp = inputs.old_logp

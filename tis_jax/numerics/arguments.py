@@ -1,10 +1,11 @@
 """Arguments of functions as settings: their defaults, and binding them by name."""
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
+
+from tis_jax.numerics.names import did_you_mean
 
 
 def check_name(path: str, name: str, known: Collection[str], shown: str = "") -> None:
@@ -14,11 +15,9 @@ def check_name(path: str, name: str, known: Collection[str], shown: str = "") ->
   Traceback (most recent call last):
   ValueError: loss.ppo has no setting 'clip_hihg'; did you mean 'clip_high'?
   """
-  if name in known:
-    return
-  near = difflib.get_close_matches(name, known, 1, 0.5)
-  hint = f"did you mean {near[0]!r}?" if near else f"there are {sorted(known)}"
-  raise ValueError(f"{path} has no setting {(shown or name)!r}; {hint}")
+  if name not in known:
+    hint = did_you_mean(name, known)
+    raise ValueError(f"{path} has no setting {(shown or name)!r}{hint}")
 
 
 def defaults_of(function: Callable, without: Collection[str] = ()) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Configs by name: the recipes that come with the library, or anybody's file."""
 
-import difflib
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 import tis_jax
+from tis_jax.numerics.names import did_you_mean
 from tis_jax.runner.config import ConfigError
 
 
@@ -48,9 +48,7 @@ def load_file(name: str) -> Any:
   if path.suffix != ".py":
     path = _folder() / f"{file}.py"
   if not path.exists():
-    near = difflib.get_close_matches(file, recipes(), 1, 0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(recipes())}"
-    raise ConfigError(f"no recipe or file {file!r}; {hint}")
+    raise ConfigError(f"no recipe or file {file!r}{did_you_mean(file, recipes())}")
   spec = importlib.util.spec_from_file_location(path.stem, path)
   assert spec is not None and spec.loader is not None, "a path that ends in .py"
   module = importlib.util.module_from_spec(spec)

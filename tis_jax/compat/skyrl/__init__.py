@@ -1,13 +1,17 @@
 """SkyRL: off-policy correction, losses, advantages and reductions, by its options."""
 
+from tis_jax.compat.sections.skyrl import used
 from tis_jax.compat.skyrl.advantage_estimators import advantages
 from tis_jax.compat.skyrl.critic import value_loss
 from tis_jax.compat.skyrl.kl import kl_penalty
 from tis_jax.compat.skyrl.loss_reduction import reduction
 from tis_jax.compat.skyrl.off_policy_correction import correction, native
 from tis_jax.compat.skyrl.policy_losses import policy_loss
+<<<<<<< HEAD
 from tis_jax.compat.skyrl.sections import used
 from tis_jax.compat.skyrl.update import update
+=======
+>>>>>>> 2b3b23a324558d02e7fd006460c6f271713b3557
 
 VERSION = "a956457 (2026-08-21)"
 

@@ -9,7 +9,7 @@ from tis_jax import advantages as native
 from tis_jax.compat import options
 from tis_jax.compat.arrays import finite_outside, masked_mean
 from tis_jax.compat.recursions import backward, whiten_all
-from tis_jax.compat.skyrl.sections import SECTIONS
+from tis_jax.compat.sections.skyrl import SECTIONS
 
 _PEER = "SkyRL"
 _NAMES = ("grpo", "rloo", "maxrl", "reinforce++", "gae")

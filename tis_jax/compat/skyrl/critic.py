@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import masked_mean
-from tis_jax.compat.skyrl.sections import SECTIONS
+from tis_jax.compat.sections.skyrl import SECTIONS
 
 _PEER = "SkyRL"
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array
-from tis_jax.compat.skyrl.sections import SECTIONS
+from tis_jax.compat.sections.skyrl import SECTIONS
 
 _PEER = "SkyRL"
 _KINDS = (

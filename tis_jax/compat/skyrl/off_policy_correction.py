@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array, Correct, masked_mean, masked_sum, prepare
-from tis_jax.compat.skyrl.sections import SECTIONS
+from tis_jax.compat.sections.skyrl import SECTIONS
 from tis_jax.corrections import Chain, chain, reject, truncate, veto
 from tis_jax.numerics.ratios import ratio
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from tis_jax.compat import options, shared_losses
 from tis_jax.compat.arrays import Array, masked_max, masked_mean, masked_min, masked_sum
+from tis_jax.compat.sections.skyrl import SECTIONS
 from tis_jax.compat.skyrl import off_policy_correction
-from tis_jax.compat.skyrl.sections import SECTIONS
 from tis_jax.losses import clipped_surrogate
 from tis_jax.numerics.ratios import magnitude, ratio
 from tis_jax.numerics.selection import top_k_mask

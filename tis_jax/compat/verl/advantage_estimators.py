@@ -10,7 +10,7 @@ from tis_jax import advantages as native
 from tis_jax.compat import options
 from tis_jax.compat.arrays import finite_outside
 from tis_jax.compat.recursions import backward, whiten_all
-from tis_jax.compat.verl.sections import SECTIONS
+from tis_jax.compat.sections.verl import SECTIONS
 from tis_jax.numerics.groups import group_sum, max_of_others
 
 _PEER = "verl"

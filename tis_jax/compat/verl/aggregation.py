@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from tis_jax import losses
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array
-from tis_jax.compat.verl.sections import SECTIONS
+from tis_jax.compat.sections.verl import SECTIONS
 
 _PEER = "verl"
 MODES = (

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Array
-from tis_jax.compat.verl.sections import SECTIONS
+from tis_jax.compat.sections.verl import SECTIONS
 from tis_jax.numerics.ratios import magnitude
 
 _PEER = "verl"

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 
 from tis_jax.compat import options, shared_losses
 from tis_jax.compat.arrays import Array, constant, masked_mean
+from tis_jax.compat.sections.verl import SECTIONS
 from tis_jax.compat.verl import aggregation
 from tis_jax.compat.verl.rollout_correction import check, correction
-from tis_jax.compat.verl.sections import SECTIONS
 from tis_jax.losses import clipped_surrogate
 from tis_jax.numerics.ratios import clamp_log, magnitude, ratio
 from tis_jax.numerics.selection import top_k_mask

@@ -14,8 +14,8 @@ from tis_jax.compat.arrays import (
   prepare,
 )
 from tis_jax.compat.mismatch import mismatch
+from tis_jax.compat.sections.verl import SECTIONS
 from tis_jax.compat.verl import metrics, rollout_correction_2025_10
-from tis_jax.compat.verl.sections import SECTIONS
 from tis_jax.corrections import (
   Chain,
   Stage,

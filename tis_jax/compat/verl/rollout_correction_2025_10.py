@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from tis_jax.compat import options
 from tis_jax.compat.arrays import Correct, log, masked_mean, masked_sum, prepare
 from tis_jax.compat.mismatch import mismatch
+from tis_jax.compat.sections.verl import SECTIONS
 from tis_jax.compat.verl import metrics
-from tis_jax.compat.verl.sections import SECTIONS
 from tis_jax.corrections import (
   Chain,
   Stage,

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 
 from tis_jax.compat import options
 from tis_jax.compat.arrays import constant, masked_mean
+from tis_jax.compat.sections.verl import SECTIONS
 from tis_jax.compat.verl import aggregation
-from tis_jax.compat.verl.sections import SECTIONS
 
 _PEER = "verl"
 _DEFAULTS = {
