@@ -5,17 +5,11 @@ its configuration or command line, pasted as it is, fails when it is built if a 
 unknown or a value impossible, and returns
 `fn(old_logp, sampler_logp, mask) -> (weight or None, mask, metrics)` under the peer's
 metric names. `native(config)` is the same correction as a chain of
-<<<<<<< HEAD
-`tis_jax.corrections`; `VERSION` says which version of the peer it reproduces. verl and
-SkyRL have their losses and advantages here too, prime-rl its losses. `stage` is any
-peer's correction as a stage of a native chain, `update` all that a learner takes of a
-peer's configuration. No peer is imported.
-=======
 `tis_jax.corrections`; `used(config)` lists which function reads which key; `VERSION`
-says which version of the peer it reproduces. verl and
-SkyRL have their losses and advantages here too, prime-rl its losses. No peer is
+says which version of the peer it reproduces. verl and SkyRL have their losses and
+advantages here too, prime-rl its losses. `stage` is any peer's correction as a stage of
+a native chain, `update` all that a learner takes of a peer's configuration. No peer is
 imported.
->>>>>>> 2b3b23a324558d02e7fd006460c6f271713b3557
 """
 
 from tis_jax.compat import (
@@ -31,7 +25,7 @@ from tis_jax.compat import (
   tunix,
   verl,
 )
-from tis_jax.compat._stage import PEERS, dialect, stage
+from tis_jax.compat._stage import PEERS, dialect, sections_of, stage
 from tis_jax.compat._update import update
 
 __all__ = [
@@ -43,6 +37,7 @@ __all__ = [
   "openrlhf",
   "prime_rl",
   "roll",
+  "sections_of",
   "skyrl",
   "slime",
   "stage",

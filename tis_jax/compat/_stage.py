@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from tis_jax.compat.options import Config, parse
+from tis_jax.compat.options import Config, Sections
 from tis_jax.corrections import Incoming, Stage, State, make_stage
 from tis_jax.corrections.state import reject_tokens
 from tis_jax.numerics.checks import check_choice
@@ -29,6 +29,16 @@ def dialect(peer: str) -> Any:
   """
   check_choice("peer", peer, PEERS)
   return importlib.import_module(f"tis_jax.compat.{peer}")
+
+
+def sections_of(peer: str) -> Sections:
+  """Where a peer's options stand in its configuration.
+
+  >>> sections_of("verl").parse("algorithm.gamma=1")
+  {'algorithm': {'gamma': 1}}
+  """
+  check_choice("peer", peer, PEERS)
+  return importlib.import_module(f"tis_jax.compat.sections.{peer}").SECTIONS
 
 
 def stage(peer: str, config: Config = None) -> Stage:
@@ -62,7 +72,7 @@ def stage(peer: str, config: Config = None) -> Stage:
   (2.0, 2.0)
   """
   module = dialect(peer)
-  config = parse(peer, config)
+  config = sections_of(peer).parse(config)
   correct = module.correction(config)
   weighs = _weighs(correct)
   return make_stage(

@@ -143,12 +143,8 @@ def policy_loss(config: options.Config = None) -> Callable:
   Source: prime-rl, `trainer/rl/loss.py`; see `VERSION`. arXiv 2510.18855 (IcePop),
   2506.13585 (CISPO), 2602.04879, 2602.02276, 2609.20807 (score centering).
   """
-<<<<<<< HEAD
-  cfg = _check(config)
-  token_loss = _by_token(cfg)
-=======
   cfg = _check(SECTIONS.locate(config, "policy_loss"))
->>>>>>> 2b3b23a324558d02e7fd006460c6f271713b3557
+  token_loss = _by_token(cfg)
   centering = cfg.get("score_centering", False)
 
   def fn(
@@ -174,7 +170,7 @@ def policy_loss(config: options.Config = None) -> Callable:
   return fn
 
 
-def update(config: Mapping[str, Any] | None = None, **_: Any) -> dict[str, Any]:
+def update(config: options.Config = None, **_: Any) -> dict[str, Any]:
   """Fields of `tis_jax.learner.Algorithm`; see `tis_jax.compat.update`.
 
   The loss holds mask and ratio, so the chain only watches.
@@ -183,7 +179,7 @@ def update(config: Mapping[str, Any] | None = None, **_: Any) -> dict[str, Any]:
     ValueError: as for `correction`; `score_centering`, for which a record lacks the
       sampler's log-probs of the tokens not drawn.
   """
-  cfg = _check(config)
+  cfg = _check(SECTIONS.locate(config, "policy_loss"))
   if cfg.get("score_centering", False):
     raise ValueError(
       f"{_PEER}: score_centering needs the sampler's log-probs of the tokens that it "

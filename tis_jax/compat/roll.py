@@ -118,15 +118,10 @@ def correction(config: options.Config = None) -> Correct:
   return correct
 
 
-<<<<<<< HEAD
-def native(config: Mapping[str, Any] | None = None) -> Chain:
+def native(config: options.Config = None) -> Chain:
   """The native chain of a ROLL config: the weight first, the widest filters next.
 
   A `segment` is the level "turn_geometric".
-=======
-def native(config: options.Config = None) -> Chain:
-  """The native chain of a ROLL config: the weight first, token filters last.
->>>>>>> 2b3b23a324558d02e7fd006460c6f271713b3557
 
   Raises:
     ValueError: as `correction`; and for a difference by segment, which has no stage.

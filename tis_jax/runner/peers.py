@@ -10,7 +10,6 @@ import yaml
 from ml_collections import ConfigDict
 
 from tis_jax import compat
-from tis_jax.compat.options import parse
 from tis_jax.numerics.arguments import check_name
 from tis_jax.runner.config import ConfigError, refusing
 
@@ -58,7 +57,7 @@ def set_peer(config: ConfigDict, peer: str, path: Path | None) -> None:
   if path is None:
     return
   with refusing(f"--peer_config={path}"):
-    options = parse(algorithm.peer, _read(path))
+    options = compat.sections_of(algorithm.peer).parse(_read(path))
   with config.unlocked():
     algorithm.peer_options = ConfigDict(options)
 

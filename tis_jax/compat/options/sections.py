@@ -54,7 +54,7 @@ class Sections(NamedTuple):
     ...
     ValueError: verl has no option 'gama' in algorithm; did you mean 'gamma'?
     """
-    tree = self._parse(config)
+    tree = self.parse(config)
     found: dict[str, Any] = {}
     unread, files = [], []
     for path, value, readers in self._walk(tree, reader):
@@ -87,10 +87,11 @@ class Sections(NamedTuple):
     >>> sections.used({"algorithm": {"gamma": 1.0}, "trainer": {"total_epochs": 1}})
     {'algorithm.gamma': ('advantages',), 'trainer': ()}
     """
-    tree = self._parse(config)
+    tree = self.parse(config)
     return {".".join(path): readers for path, _, readers in self._walk(tree, None)}
 
-  def _parse(self, config: Config) -> dict[str, Any]:
+  def parse(self, config: Config) -> dict[str, Any]:
+    """A configuration or command line as nested dicts, nothing in it checked."""
     paths = self._paths()
 
     def has(name):

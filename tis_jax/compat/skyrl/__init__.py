@@ -7,11 +7,7 @@ from tis_jax.compat.skyrl.kl import kl_penalty
 from tis_jax.compat.skyrl.loss_reduction import reduction
 from tis_jax.compat.skyrl.off_policy_correction import correction, native
 from tis_jax.compat.skyrl.policy_losses import policy_loss
-<<<<<<< HEAD
-from tis_jax.compat.skyrl.sections import used
 from tis_jax.compat.skyrl.update import update
-=======
->>>>>>> 2b3b23a324558d02e7fd006460c6f271713b3557
 
 VERSION = "a956457 (2026-08-21)"
 

@@ -6,9 +6,9 @@ from typing import Any
 from tis_jax.compat import options
 from tis_jax.compat._stage import stage
 from tis_jax.compat.adapters import Anchor, native_estimator, native_loss
+from tis_jax.compat.sections.skyrl import SECTIONS
 from tis_jax.compat.skyrl.advantage_estimators import advantages
 from tis_jax.compat.skyrl.policy_losses import TokenLoss, token_loss
-from tis_jax.compat.skyrl.sections import SECTIONS
 from tis_jax.corrections import chain
 
 _PEER = "SkyRL"

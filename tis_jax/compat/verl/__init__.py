@@ -10,11 +10,7 @@ from tis_jax.compat.verl.aggregation import agg_loss
 from tis_jax.compat.verl.kl import kl_penalty
 from tis_jax.compat.verl.policy_losses import policy_loss
 from tis_jax.compat.verl.rollout_correction import correction, native
-<<<<<<< HEAD
-from tis_jax.compat.verl.sections import used
 from tis_jax.compat.verl.update import update
-=======
->>>>>>> 2b3b23a324558d02e7fd006460c6f271713b3557
 from tis_jax.compat.verl.value import value_loss
 
 VERSION = "1dda039 (2026-08-22), and for the correction also 4424616 (2025-10-28)"

@@ -8,10 +8,10 @@ from tis_jax import advantages as native
 from tis_jax.compat import options
 from tis_jax.compat._stage import stage
 from tis_jax.compat.adapters import Anchor, native_estimator, native_loss
+from tis_jax.compat.sections.verl import SECTIONS
 from tis_jax.compat.verl import rollout_correction_2025_10
 from tis_jax.compat.verl.advantage_estimators import advantages
 from tis_jax.compat.verl.policy_losses import TokenLoss, token_loss
-from tis_jax.compat.verl.sections import SECTIONS
 from tis_jax.corrections import chain
 
 _PEER = "verl"
