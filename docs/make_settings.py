@@ -29,10 +29,6 @@ refused, with the nearest that does.
 
 {groups}
 
-### config.algorithm.peer
-
-{peer}
-
 ### config.algorithm.correction
 
 The stages are functions of [`tis_jax.corrections`](api/corrections.md), and the
@@ -64,13 +60,17 @@ CHOICES = {
   "metrics": '"none", "core", or "full": percentiles, and log-ratios by position and '
   "staleness.",
   "name": "one of those below.",
-  "peer": "whose configuration decides the algorithm, one of {peers}; empty for none. "
-  "See [Translation](translation.md#in-a-run).",
+}
+"""The groups of `config.algorithm` that hold functions, and what else is in them."""
+
+PEER = {
+  "peer": f"whose configuration decides the algorithm, one of {', '.join(PEERS)}; empty "
+  "for none. See [Translation](translation.md#in-a-run).",
   "peer_options": "that configuration, whole or a section; checked by the peer's "
   "dialect. On the command line `peer_options.rollout_is=token`, or a file with "
   "`--peer` and `--peer_config`.",
 }
-"""The groups of `config.algorithm` that hold functions, and what else is in them."""
+"""What of `config.algorithm` is no field of `Algorithm`."""
 
 APART = (*FUNCTIONS, "mesh")
 """Groups that have a section of their own."""
@@ -94,6 +94,7 @@ def group(path: str, cls: type, config: Mapping) -> str:
     for name, hint in get_type_hints(cls).items()
     if name in config and name not in APART and not dataclasses.is_dataclass(hint)
   ]
+  rows += [row(x, shown(config[x]), PEER[x]) for x in PEER if x in config]
   about = (inspect.getdoc(cls) or "").split("\n\n")[0]
   level = "###" if path.count(".") > 1 else "##"
   return f"{level} {path}\n\n{about}\n\n{table(rows)}"
@@ -164,13 +165,6 @@ def page() -> str:
   last = [path for path in groups if path.startswith("config.algorithm")]
   ordered = [path for path in groups if path not in last] + last
   made = {name: functions_group(name, config["algorithm"][name]) for name in FUNCTIONS}
-  algorithm = config["algorithm"]
-  made["peer"] = table(
-    [
-      row(x, shown(algorithm[x]), CHOICES[x].replace("{peers}", ", ".join(PEERS)))
-      for x in ("peer", "peer_options")
-    ]
-  )
   return PAGE.format(groups="\n\n".join(groups[path] for path in ordered), **made)
 
 

@@ -1,6 +1,5 @@
 """A peer's configuration pasted whole: each function takes what is its own."""
 
-import importlib
 import warnings
 
 import jax.numpy as jnp
@@ -271,10 +270,10 @@ def test_a_range_on_a_command_line_is_a_range():
   assert verl.native(whole) == verl.native(section)
 
 
-@pytest.mark.parametrize("name", compat.__all__)
+@pytest.mark.parametrize("name", compat.PEERS)
 def test_every_reader_is_a_function_here(name):
   module = getattr(compat, name)
-  sections = importlib.import_module(f"tis_jax.compat.sections.{name}").SECTIONS
+  sections = compat.sections_of(name)
   assert module.used == sections.used
   for reader in set(sections.readers) - {"correction of 2025-10"}:
     assert callable(getattr(module, reader))

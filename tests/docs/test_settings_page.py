@@ -31,7 +31,7 @@ def _paths(config, path=()):
   for name, value in config.items():
     if isinstance(value, dict) and value:
       yield from _paths(value, (*path, name))
-    elif value != {} or name == "options":
+    elif value != {} or name in ("options", "peer_options"):
       yield (*path, name)
 
 
