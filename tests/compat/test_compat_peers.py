@@ -233,9 +233,12 @@ _WEIGHTS = [
     {
       "is_weight": {"enabled": True, "weight_type": "sequence", "upper_bound": 1.5},
       "filters": [
-        {"agg_type": "token"},
-        {"agg_type": "geometric", "ratio_low": 0.5, "ratio_high": 1.5},
-        {"ratio_enabled": False, "diff_enabled": True, "diff_low": -0.06},
+        {"enabled": True, "agg_type": "token"},
+        {"enabled": True, "agg_type": "geometric"}
+        | {"ratio_low": 0.5, "ratio_high": 1.5},
+        {"enabled": True, "ratio_enabled": False}
+        | {"diff_enabled": True, "diff_low": -0.06},
+        {"ratio_high": 0.9},  # off
       ],
     },
     _rows(1.5, 0.108),
@@ -320,7 +323,10 @@ _METRICS = [
   ),
   (
     roll,
-    {"is_weight": {"enabled": True}, "filters": [{"agg_type": "geometric"}]},
+    {
+      "is_weight": {"enabled": True},
+      "filters": [{"enabled": True, "agg_type": "geometric"}],
+    },
     {
       "actor/is_weight_clipfrac": 1 / 7,
       "actor/train_infer_geometric_ratio_mask_mean": 0,
