@@ -64,8 +64,8 @@ CHOICES = {
 """The groups of `config.algorithm` that hold functions, and what else is in them."""
 
 PEER = {
-  "peer": f"whose configuration decides the algorithm, one of {', '.join(PEERS)}; empty "
-  "for none. See [Translation](translation.md#in-a-run).",
+  "peer": "whose configuration decides the algorithm, one of "
+  f"{', '.join(PEERS)}; empty for none. See [Translation](translation.md#in-a-run).",
   "peer_options": "that configuration, whole or a section; checked by the peer's "
   "dialect. On the command line `peer_options.rollout_is=token`, or a file with "
   "`--peer` and `--peer_config`.",

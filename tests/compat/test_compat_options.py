@@ -217,11 +217,6 @@ _IMPOSSIBLE = [
     "AReaL rejection_sampling: action 'clamp' goes with metric 'ratio'",
   ),
   (
-    areal.correction,
-    {"m2_threshold": 0.04, "rejection_sampling": {}},
-    "AReaL: give m2_threshold or rejection_sampling",
-  ),
-  (
     nemo_rl.correction,
     {"truncated_importance_sampling_type": "tis"},
     "NeMo-RL: .*needs use_importance_sampling_correction",

@@ -226,6 +226,12 @@ _WEIGHTS = [
     None,
     [[1, 1, 1, 0], [1, 1, 1, 0]],
   ),
+  (  # of what is left the geometric means are 1.26 and 1.08 ** (1 / 3)
+    areal,
+    {"m2_threshold": 0.5, "rejection_sampling": {"level": "sequence", "upper": 1.2}},
+    [[0, 0, 0, 0], [*[1.08 ** (1 / 3)] * 3, 0]],
+    [[0, 0, 0, 0], [1, 1, 1, 0]],
+  ),
   (roll, {}, None, _ALL),
   (roll, {"is_weight": {"enabled": True}}, [[1.2, 0.5, 1, 0], _RAW[1]], _ALL),
   (
@@ -233,9 +239,12 @@ _WEIGHTS = [
     {
       "is_weight": {"enabled": True, "weight_type": "sequence", "upper_bound": 1.5},
       "filters": [
-        {"agg_type": "token"},
-        {"agg_type": "geometric", "ratio_low": 0.5, "ratio_high": 1.5},
-        {"ratio_enabled": False, "diff_enabled": True, "diff_low": -0.06},
+        {"enabled": True, "agg_type": "token"},
+        {"enabled": True, "agg_type": "geometric"}
+        | {"ratio_low": 0.5, "ratio_high": 1.5},
+        {"enabled": True, "ratio_enabled": False}
+        | {"diff_enabled": True, "diff_low": -0.06},
+        {"ratio_high": 0.9},  # off
       ],
     },
     _rows(1.5, 0.108),
@@ -320,7 +329,10 @@ _METRICS = [
   ),
   (
     roll,
-    {"is_weight": {"enabled": True}, "filters": [{"agg_type": "geometric"}]},
+    {
+      "is_weight": {"enabled": True},
+      "filters": [{"enabled": True, "agg_type": "geometric"}],
+    },
     {
       "actor/is_weight_clipfrac": 1 / 7,
       "actor/train_infer_geometric_ratio_mask_mean": 0,
@@ -462,3 +474,14 @@ def test_tunix_takes_the_geometric_mean_of_raw_differences():
   )
   np.testing.assert_array_equal(weight, [[0, 0], [1, 1]])
   np.testing.assert_allclose(metrics["sampler_is/seq_geo_ratio_max"], 1.0, rtol=1e-6)
+
+
+def test_areals_two_filters_are_a_chain_too():
+  config = {"m2_threshold": 0.5, "rejection_sampling": {"level": "sequence"}}
+  config["rejection_sampling"]["upper"] = 1.2
+  weight, kept, metrics = areal.correction(config)(_OLD, _SAMPLER, _MASK)
+  out = areal.native(config)(_OLD, _SAMPLER, _MASK)
+  np.testing.assert_array_equal(out.mask, kept != 0)
+  np.testing.assert_allclose(np.where(out.mask, out.weight, 0.0), weight, rtol=2e-5)
+  # Of the six tokens that the first leaves, the second drops three.
+  np.testing.assert_allclose(metrics["rs_filtered_fraction"], 0.5)

@@ -46,7 +46,7 @@ _WHOLE = [
       """ray job submit --address="http://127.0.0.1:8265" \\
         --runtime-env-json='{"env_vars": {"CUDA_DEVICE_MAX_CONNECTIONS": "1"}}' \\
         -- python3 train.py --actor-num-nodes 1 --colocate \\
-        --hf-checkpoint /root/Qwen3-4B --rollout-batch-size 32 --num-layers 36 \\
+        --hf-checkpoint models/Qwen3-4B --rollout-batch-size 32 --num-layers 36 \\
         --advantage-estimator grpo --tensor-model-parallel-size 2 --lr 1e-6 \\
         --sglang-mem-fraction-static 0.7 --router-log-level warn --balance-data \\
         --custom-tis-function-path examples.mis.compute_mis_weights_with_cp \\

@@ -61,9 +61,9 @@ def correction(config: options.Config = None) -> Correct:
   [1e-6, 1 - 1e-6], as the other peers do, and keeps a token that both are certain of.
 
   Without `rejection_sampling` there is no weight at all, decoupled loss or not, as in
-  AReaL, where the weighting lives inside the filter. AReaL divides by the tokens of the
-  incoming mask. `m2_threshold` (M2PO) drops the largest d^2 until the mean is at most
-  it.
+  AReaL, where the weighting lives inside the filter. `m2_threshold` (M2PO) drops the
+  largest d^2 until the mean is at most it; the filter sees what that leaves. AReaL
+  divides by the tokens that the filter saw.
 
   Args:
     config: `rejection_sampling` (None, or a section of `level`, `action`, `metric`,
@@ -74,8 +74,7 @@ def correction(config: options.Config = None) -> Correct:
     the mask is.
 
   Raises:
-    ValueError: an unknown key, an impossible value, or `m2_threshold` together with
-      `rejection_sampling`.
+    ValueError: an unknown key or an impossible value.
 
   >>> fn = correction({"rejection_sampling": {"level": "sequence", "agg": "sum"}})
   >>> old, sampler = jnp.log(jnp.array([[0.9, 0.9]])), jnp.log(jnp.array([[0.1, 0.9]]))
@@ -94,7 +93,8 @@ def correction(config: options.Config = None) -> Correct:
     log_ratio_BT = jnp.where(jnp.isfinite(log_ratio_BT), log_ratio_BT, 0.0)
     weight_BT, accepted_BT, metrics = None, valid_BT, {}
     if cfg["m2_threshold"] is not None:
-      accepted_BT = mean_at_most_mask(log_ratio_BT**2, valid_BT, cfg["m2_threshold"])
+      valid_BT = mean_at_most_mask(log_ratio_BT**2, valid_BT, cfg["m2_threshold"])
+      accepted_BT = valid_BT
     if cfg["rejection_sampling"] is not None:
       weight_BT, accepted_BT, changed_BT = _filter(
         cfg["rejection_sampling"], old_logp, sampler_logp, log_ratio_BT, valid_BT
@@ -114,8 +114,8 @@ def correction(config: options.Config = None) -> Correct:
 def native(config: options.Config = None) -> Chain:
   """The native chain of an AReaL config.
 
-  AReaL divides by the tokens of the incoming mask: give `aggregate` that one as its
-  `denominator_mask`.
+  AReaL divides by the tokens of the incoming mask, less those of `m2_threshold`: give
+  `aggregate` that one as its `denominator_mask`.
 
   Raises:
     ValueError: as `correction`; and for options that the native algebra has no stage
@@ -126,11 +126,12 @@ def native(config: options.Config = None) -> Chain:
   ['importance', 'reject']
   """
   cfg = _check(SECTIONS.locate(config, "correction"))
+  stages: list[Stage] = []
   if cfg["m2_threshold"] is not None:
-    return chain(reject_second_moment(cfg["m2_threshold"]))
-  if cfg["rejection_sampling"] is None:
-    return chain()
-  return chain(*_stages(cfg["rejection_sampling"]))
+    stages.append(reject_second_moment(cfg["m2_threshold"]))
+  if cfg["rejection_sampling"] is not None:
+    stages += _stages(cfg["rejection_sampling"])
+  return chain(*stages)
 
 
 _LEVELS: dict[str, Level] = {
@@ -219,8 +220,6 @@ def _check(found: dict[str, Any]) -> dict[str, Any]:
   if cfg["m2_threshold"] is not None:
     key = "m2_threshold"
     cfg[key] = options.number(_PEER, key, cfg[key], above=0)
-    if cfg["rejection_sampling"] is not None:
-      raise ValueError(f"{_PEER}: give m2_threshold or rejection_sampling, not both")
   if cfg["rejection_sampling"] is not None:
     cfg["rejection_sampling"] = _check_section(cfg["rejection_sampling"])
   return cfg

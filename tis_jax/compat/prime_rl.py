@@ -21,7 +21,9 @@ from tis_jax.compat.sections.prime_rl import SECTIONS
 from tis_jax.corrections import Chain, chain, reject, reject_probability_difference
 
 VERSION = (
-  "main after pull request 3586 (2026-09-18); with `dppo_mask_*`, `ipo_threshold` or "
+  "4dc2739, the head of pull request 3586 (2026-09-18); `max_importance_ratio`, `ppo`, "
+  "`cispo` and `score_centering` as in a later text of it, without `kl_tau`, whose "
+  "commit is not known here; with `dppo_mask_*`, `ipo_threshold` or "
   '`type = "default"`, 559b447 (2026-08-21)'
 )
 _PEER = "prime-rl"

@@ -40,7 +40,7 @@ _WEIGHT = {
   "detach": True,
 }
 _FILTER = {
-  "enabled": True,
+  "enabled": False,
   "agg_type": "token",
   "ratio_enabled": True,
   "ratio_low": 0.8,
@@ -59,7 +59,8 @@ def correction(config: options.Config = None) -> Correct:
   exponentiated; the difference of probabilities is averaged or summed alike. The weight
   is min(ratio, `upper_bound`). Each filter accepts a ratio inside
   [`ratio_low`, `ratio_high`] and, if enabled, a difference inside its own bounds; all
-  see the incoming mask, and a token must pass them all.
+  see the incoming mask, and a token must pass them all. As in ROLL, a filter does
+  nothing unless it is `enabled`.
 
   Args:
     config: the section: `is_weight` (`enabled`, `weight_type`, `upper_bound`, `detach`)
@@ -126,7 +127,8 @@ def native(config: options.Config = None) -> Chain:
   Raises:
     ValueError: as `correction`; and for a difference by segment, which has no stage.
 
-  >>> [stage.name for stage in native({"filters": [{"diff_enabled": True}]}).stages]
+  >>> config = {"filters": [{"enabled": True, "diff_enabled": True}]}
+  >>> [stage.name for stage in native(config).stages]
   ['reject', 'reject_probability_difference']
   """
   cfg = _check(SECTIONS.locate(config, "correction"))

@@ -24,9 +24,10 @@ from tis_jax.corrections import (
 from tis_jax.numerics.ratios import LOG_LIMIT, ratio
 
 VERSION = (
-  "a commit after pull request 2270 (2026-09-17), where its sequence options are "
-  "called `sampler_rs*`; neither release 0.1.7 (2026-06-09) nor main at c7d8950 "
-  "(2026-08-21) has them or `seq_logprob_error_threshold`"
+  "a text of it later than pull request 2270 (2026-09-17), whose commit is not known "
+  "here: no branch, tag or pull request of a clone of 2026-08-23 has `sampler_rs*` or "
+  "`seq_logprob_error_threshold`; c7d8950 (2026-08-21) and release 0.1.7 (2026-06-09) "
+  "have `sampler_is` and `sampler_is_threshold` alone"
 )
 _PEER = "Tunix"
 used = SECTIONS.used
@@ -48,8 +49,7 @@ def correction(config: options.Config = None) -> Correct:
   mean (`geometric`), of raw differences, outside [min, max]. A token whose log-prob is
   not finite has weight 0. All of that stays in the denominator;
   `seq_logprob_error_threshold` takes sequences of mean exp|log rho| above it, or with a
-  log-prob that is not finite, out of the mask. Tunix 0.1.7 has `sampler_is` and
-  `sampler_is_threshold` alone; see `VERSION`.
+  log-prob that is not finite, out of the mask.
 
   Args:
     config: `sampler_is` (None, token), `sampler_is_threshold` (2.0; None: no cap),
