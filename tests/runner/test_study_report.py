@@ -4,8 +4,10 @@ import json
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
+from tis_jax.diagnostics import plots
 from tis_jax.runner.study import Study, collect, plan, rebuilt, report
 from tis_jax.runner.study.statistics import interval, paired
 from tis_jax.runner.workdir import keep_config
@@ -163,3 +165,17 @@ def test_a_study_without_arms_shows_its_runs(tmp_path):
     "| 5 | 0.7 | finished |",
     "| 6 | 0.7 | finished |",
   ]
+
+
+def test_a_band_is_from_the_least_to_the_most_around_the_mean():
+  ax = Figure().subplots()
+  series = {"empty": [], "one": [[1.0, 2.0]], "two": [[0.0, 4.0], [1.0, 8.0]]}
+  plots.bands(ax, [10, 20], series, title="t", ylabel="y")
+  one, two = ax.lines
+  np.testing.assert_array_equal(one.get_ydata(), [1, 2])
+  np.testing.assert_array_equal(two.get_ydata(), [0.5, 6])
+  # A name without runs keeps its colour from the others.
+  assert [x.get_color() for x in (one, two)] == list(plots.ARM_COLORS[1:3])
+  (band,) = ax.collections
+  corners = {tuple(point) for point in band.get_paths()[0].vertices}
+  assert {(10, 0), (10, 1), (20, 4), (20, 8)} <= corners

@@ -40,7 +40,7 @@ def draw(path: Path, arms: Sequence[str], runs: Runs) -> None:
       lambda ax, point=point: _passes(
         ax,
         _by_arm(arms, [run for run in runs if tuple(run[0].point.items()) == point]),
-        ", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in point),
+        ", ".join(f"{name} {value}" for name, value in _varied(point, points)),
       )
       for point in points
     ]
@@ -52,6 +52,8 @@ def draw(path: Path, arms: Sequence[str], runs: Runs) -> None:
     axes = list(np.atleast_1d(figure.subplots(tall, wide)).flat)
     for ax, panel in zip(axes, panels, strict=False):
       panel(ax)
+      if len(points) > 1:
+        ax.sharey(axes[0])
     for ax in axes[len(panels) :]:
       ax.set_axis_off()
     if len(arms) > 1:
@@ -123,7 +125,8 @@ def _staleness(ax: Axes, arms: Arms) -> Axes:
 
 def _ends(ax: Axes, arms: Sequence[str], points: Sequence[tuple], runs: Runs) -> Axes:
   """Final pass@1 of every arm at every point; a dot a run, a line through the means."""
-  labels = ["\n".join(value for _, value in point) for point in points]
+  varied = [_varied(point, points) for point in points]
+  labels = ["\n".join(value for _, value in point) for point in varied]
   for i, arm in enumerate(arms):
     color = plots.ARM_COLORS[i % len(plots.ARM_COLORS)]
     means = []
@@ -137,5 +140,14 @@ def _ends(ax: Axes, arms: Sequence[str], points: Sequence[tuple], runs: Runs) ->
       means.append(float(np.mean(ends)) if ends else np.nan)
     ax.plot(range(len(points)), means, "-", color=color, linewidth=1.5)
   ax.set_xticks(range(len(points)), labels)
-  names = ", ".join(name.rpartition(".")[2] for name, _ in points[0])
+  names = ", ".join(name for name, _ in varied[0])
   return plots.style(ax, "Final pass@1", names, "pass@1")
+
+
+def _varied(point: tuple, points: Sequence[tuple]) -> list[tuple[str, str]]:
+  """Short name and value of the axes that are not the same at all points."""
+  return [
+    (name.rpartition(".")[2], value)
+    for i, (name, value) in enumerate(point)
+    if any(other[i][1] != value for other in points)
+  ]

@@ -28,6 +28,7 @@ ARM_COLUMNS = (
   "weight/ess_raw",
   "weight/ess",
   "optimizer/grad_norm",
+  "rejected/sequences",
   "support/inexact",
   "staleness/mean",
   "wall_seconds",
