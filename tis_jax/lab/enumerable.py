@@ -303,7 +303,8 @@ def _centre(problem: Problem, correct: Chain, advantages, size: int) -> np.ndarr
   by_place = np.broadcast_to(advantages, problem.mask.shape)
   with jax.enable_x64(True):
     mask = law.places(
-      *(problem.logp(table) for table in (problem.learner, problem.sampler)),
+      problem.logp(problem.learner),
+      problem.logp(problem.sampler),
       problem.mask,
       advantages=by_place,
     ).mask

@@ -162,6 +162,7 @@ def _centering(
   # Whole sequences go by the numbers that the correction had.
   old_logp = current if algorithm.late_correction else rows.old_logp
   places = law.places(old_logp, batch.sampler_logp, mask, **told).mask
+  assert out.candidates is not None and batch.top_logp is not None, "`update` looks"
   by_token = {x: told[x] for x in ("advantages", "versions", "learner_version")}
   token_loss, metrics = losses.score_centering(
     out.candidates,

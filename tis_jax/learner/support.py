@@ -80,7 +80,7 @@ def comparable_batch(
     )
   found = comparable(sampling, batch.sampler_logp, **kept)
   usable = found.exact if inexact == "reject" else found.present
-  if batch.top_tokens is not None:
+  if batch.top_tokens is not None and batch.top_logp is not None:
     top = comparable_top(sampling, batch.top_logp, batch.top_tokens, **kept)
     batch = batch._replace(top_logp=top)
   batch = batch._replace(

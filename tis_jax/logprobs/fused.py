@@ -135,7 +135,7 @@ def _finish(stats: Stats, inputs: Inputs, plan: Plan):
   if stats.squared is not None:
     squared = stats.squared / stats.total**2
   candidates = None
-  if stats.at_candidates is not None:
+  if stats.at_candidates is not None and inputs.candidates is not None:
     shifted = stats.at_candidates - stats.peak[..., None]
     if inputs.temperature is not None:
       shifted = shifted / inputs.temperature[..., None]
