@@ -37,8 +37,11 @@ def _arrays():
   mask = jnp.asarray(np.arange(5) < np.array([[5], [3], [4], [1]]))
   logp = lambda: jnp.asarray(-rng.exponential(1.0, (4, 5)), jnp.float32)
   rewards, group_ids = jnp.array([1.0, 0.0, 1.0, 1.0]), jnp.array([0, 0, 1, 1])
+  most = lambda: jnp.asarray(np.log(rng.dirichlet(np.ones(4), (4, 5)))[..., :3])
   return {
     "tis": tis,
+    "top_logp": most(),
+    "top_sampler_logp": most(),
     "sampler_logp": logp(),
     "old_logp": logp(),
     "logp": logp(),

@@ -129,6 +129,26 @@ def test_truncated_sampling_records_raw_logp_and_what_was_kept(policy, prompts):
   assert (np.asarray(out.kept_mass_BT)[~mask] == 1).all()
 
 
+def test_the_most_probable_tokens_are_recorded_under_the_same_law(policy, prompts):
+  law = {"temperature": 0.7, "top_p": 0.9}
+  out = run(policy, prompts, top_logprobs=4, **law)
+  mask = np.asarray(out.mask_BT)
+  found = full_pass(policy, prompts, out, temperature=0.7, top_k=4).top_k
+  np.testing.assert_array_equal(out.top_tokens_BTK[mask], found.tokens[mask])
+  # As the log-prob of the token that was drawn: of all tokens, whatever was kept.
+  np.testing.assert_allclose(out.top_logp_BTK[mask], found.logp[mask], atol=1e-4)
+  first = np.asarray(out.top_tokens_BTK)[..., 0] == out.tokens_BT
+  np.testing.assert_array_equal(
+    np.asarray(out.top_logp_BTK)[..., 0][mask & first], out.logp_BT[mask & first]
+  )
+  assert (mask & first).any()
+  assert (np.asarray(out.top_tokens_BTK)[~mask] == -1).all()
+  assert (np.asarray(out.top_logp_BTK)[~mask] == -np.inf).all()
+  plain = run(policy, prompts, **law)
+  np.testing.assert_array_equal(plain.tokens_BT, out.tokens_BT)
+  assert plain.top_tokens_BTK is None and plain.top_logp_BTK is None
+
+
 def test_tokens_follow_the_law_that_is_recorded(policy, prompts):
   graph, params = policy
   samples = 20_000
@@ -246,16 +266,15 @@ def engine_of(policy, sampling=None, **options):
 @pytest.mark.parametrize("precision", [None, "float32", "bfloat16", "int8", "int4"])
 def test_the_engine_gives_the_very_responses_of_generate(policy, prompts, precision):
   law = {"temperature": 0.7, "top_k": 4, "top_p": 0.9, "min_p": 0.01}
-  engine = engine_of(policy, Sampling(**law), kept_width=4, precision=precision)
+  room = {"kept_width": 4, "top_logprobs": 3}
+  engine = engine_of(policy, Sampling(**law), precision=precision, **room)
   engine.update(policy[1], version=5)
   out = engine.generate(*prompts, samples=SAMPLES, key=jax.random.key(1))
   same = policy if precision is None else in_precision(policy, precision)
-  expected = run(same, prompts, kept_width=4, **law)
-  for name, field in zip(
-    ("tokens", "mask", "sampler_logp", "finish_reasons", "kept_mass", "kept_tokens"),
-    expected,
-    strict=True,
-  ):
+  expected = run(same, prompts, **room, **law)
+  names = "tokens mask sampler_logp finish_reasons kept_mass kept_tokens"
+  names += " top_tokens top_logp"
+  for name, field in zip(names.split(), expected, strict=True):
     found = getattr(out, name)
     assert isinstance(found, np.ndarray) and found.dtype == field.dtype
     np.testing.assert_array_equal(found, field)

@@ -136,6 +136,7 @@ def test_answers_are_rewarded_in_the_order_of_the_index(environments):
     ("finish_reasons", lambda finish: np.append(finish, np.int8(LENGTH))),
     ("kept_mass", lambda mass: np.ones((4, 1), np.float32)),
     ("kept_tokens", lambda kept: np.ones((4, ROOM), np.int32)),
+    ("top_logp", lambda top: np.ones((4, ROOM), np.float32)),
   ],
 )
 def test_arrays_that_do_not_fit_are_refused_by_name(environments, field, change):

@@ -9,6 +9,7 @@ from tis_jax.lab import bias_table, enumerable
 PROBLEM = enumerable.random_problem(3, 4, noise=0.5, seed=1)
 ENDING = enumerable.random_problem(3, 5, noise=0.5, end_token=1, seed=2)
 SMALL = enumerable.random_problem(2, 2, noise=0.7, seed=3)
+ONE = enumerable.random_problem(3, 1, noise=0.9, seed=4)
 # The same policy on both sides.
 EQUAL = PROBLEM._replace(sampler=PROBLEM.learner)
 
@@ -204,6 +205,26 @@ def test_centering_helps_alone_and_adds_nothing_to_token_weights():
   plain = chain(importance("token"))
   for head in (1, 2, 3):
     np.testing.assert_allclose(bias(plain, head), bias(plain, 0), rtol=1e-12)
+
+
+def test_a_groups_baseline_is_the_samplers():
+  """It changes nothing on average where the weights are unbiased, or centred."""
+  for correct, centered in ((presets.seq_is(), 0), (chain(), 3)):
+    both = [
+      enumerable.exact(SMALL, correct, baseline=who).bias
+      if not centered
+      else enumerable.exact(ONE, correct, baseline=who, centered=3).bias
+      for who in ("learner", "sampler")
+    ]
+    np.testing.assert_allclose(both[0], both[1], atol=1e-12)
+  plain = [
+    enumerable.exact(ONE, chain(), baseline=who).bias for who in ("learner", "sampler")
+  ]
+  moved = plain[1] - plain[0]
+  # The mean score under the sampler, q - p, times what the baselines are apart.
+  p, q = np.exp(ONE.learner), np.exp(ONE.sampler)
+  np.testing.assert_allclose(moved, -((q - p) @ ONE.rewards) * (q - p), atol=1e-12)
+  assert np.abs(moved).max() > 0.005
 
 
 def test_a_rejected_sequence_takes_its_centering_along():

@@ -7,7 +7,7 @@ from tis_jax.lab import mismatched, random_problem
 
 PROBLEM = random_problem(2, 5, noise=0.0)
 DEPTH = np.repeat(np.arange(5), 2 ** np.arange(5))
-# Row r of a binary tree follows row (r - 1) // 2; its first token is row 1's or 2's.
+# Row r follows row (r - 1) // 2; its first token is that of row 1, or of row 2.
 PARENT = (np.arange(31) - 1) // 2
 FIRST = np.array(
   [-1, *(b for t in range(1, 5) for b in np.repeat([0, 1], 2 ** (t - 1)))]

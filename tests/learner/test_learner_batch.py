@@ -61,7 +61,9 @@ def test_dynamic_sampling_drops_groups_without_signal(batch):
 def test_padding_keeps_prompts_right_and_responses_left(batch):
   tokens = np.full((*batch.tokens.shape, 2), 3, np.int32)
   padded = learner.pad(
-    batch._replace(kept_tokens=tokens),
+    batch._replace(
+      kept_tokens=tokens, top_tokens=tokens, top_logp=-tokens.astype(np.float32)
+    ),
     rows=40,
     prompt_length=7,
     response_length=9,
@@ -73,6 +75,8 @@ def test_padding_keeps_prompts_right_and_responses_left(batch):
   assert not padded.prompt_mask[:, :3].any()
   assert (padded.tokens[:, 6:] == 1).all() and (padded.prompts[:, :3] == 1).all()
   assert (padded.kept_tokens[:, 6:] == -1).all()
+  assert (padded.top_tokens[:, 6:] == -1).all()
+  assert (padded.top_logp[:, 6:] == -np.inf).all()
   assert set(padded.group_ids[32:]) == {-1}
   with pytest.raises(ValueError, match="exceeds response_length by 2"):
     learner.pad(batch, response_length=4)

@@ -372,6 +372,7 @@ def test_memory_is_one_block_of_logits():
     ({"temperature": -1.0}, "not positive"),
     ({"vocab_axis": "tensor"}, "not an axis of the current mesh"),
     ({"kept_tokens": np.zeros((2, 6, 1), np.int32)}, "kept_tokens"),
+    ({"candidates": np.zeros((2, 6, 1), np.int32)}, "candidates"),
   ],
 )
 def test_refusals(case, change, message):

@@ -50,7 +50,8 @@ def test_lowers_for_a_tpu(dtype):
 
 
 def test_what_it_lacks_is_refused():
-  for options in ({"top_k": 2}, {"kept_tokens": np.zeros((2, 70, 1), np.int32)}):
+  ids = np.zeros((2, 70, 1), np.int32)
+  for options in ({"top_k": 2}, {"kept_tokens": ids}, {"candidates": ids}):
     with pytest.raises(ValueError, match="need implementation='xla'"):
       token_logprobs(
         _CASE.hidden, _CASE.head, _CASE.targets, implementation="pallas", **options

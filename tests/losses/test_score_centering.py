@@ -202,5 +202,5 @@ def test_sharded_equals_single(kind):
 
 
 def test_a_head_of_another_shape_is_refused():
-  with pytest.raises(ValueError, match="head_sampler_logp must have shape"):
+  with pytest.raises(ValueError, match="top_sampler_logp must have shape"):
     score_centering(np.zeros((1, 2, 3)), np.zeros((1, 2, 4)), np.ones(1))

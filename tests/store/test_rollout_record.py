@@ -36,6 +36,8 @@ def test_round_trip_is_exact(make_rollout, kept):
     kept_tokens=kept_tokens,
     greedy_rewards=greedy_rewards,
     named_rewards=named_rewards,
+    top_tokens=kept_tokens,
+    top_logp=None if kept_tokens is None else -kept_tokens.astype(np.float32),
   )
   again = decode(encode(rollout))
   assert again.header == rollout.header
@@ -128,6 +130,38 @@ def test_the_writer_refuses_what_does_not_fit(make_rollout):
       encode(dataclasses.replace(good, **{name: value}))
   with pytest.raises(RolloutShapeError, match="no tokens"):
     encode(make_rollout(rows=0))
+
+
+def test_top_tokens_and_their_log_probs_go_together_and_are_looked_at(make_rollout):
+  good = make_rollout()
+  shape = (*good.mask.shape, 3)
+  tokens = np.broadcast_to(np.int32([4, 2, -1]), shape).copy()
+  logp = np.broadcast_to(np.float32([-0.6, -1.0, -np.inf]), shape).copy()
+
+  def check(**changes):
+    rollout = dataclasses.replace(good, top_tokens=tokens, top_logp=logp)
+    rollout = dataclasses.replace(rollout, **changes)
+    encode(rollout)
+    check_values(rollout, vocab_size=19)
+
+  check()
+  for fill, place, error in (
+    (np.nan, 0, NonFiniteRolloutError),
+    (-np.inf, 1, NonFiniteRolloutError),
+    (0.0, 2, RolloutValueError),
+    (0.0, 1, RolloutValueError),
+  ):
+    bad = logp.copy()
+    bad[..., place] = fill
+    with pytest.raises(error, match="top_"):
+      check(top_logp=bad)
+    check(top_logp=np.where(good.mask[..., None], logp, bad))  # or under the mask
+  with pytest.raises(RolloutValueError, match="top_tokens has an id outside"):
+    check(top_tokens=np.where(tokens == 4, 19, tokens).astype(np.int32))
+  with pytest.raises(RolloutShapeError, match="go together"):
+    check(top_logp=None)
+  with pytest.raises(RolloutShapeError, match="go together"):
+    check(top_logp=logp[..., :2].copy())
 
 
 def _with(rollout, name, value):

@@ -24,7 +24,14 @@ from tis_jax.models.cache import init_cache
 from tis_jax.models.params import config_of
 
 PRECISIONS = ("bfloat16", "float32", *QUANTIZED)
-_GREEDY = {"temperature": 0.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "kept_width": 0}
+_GREEDY = {
+  "temperature": 0.0,
+  "top_k": 0,
+  "top_p": 1.0,
+  "min_p": 0.0,
+  "kept_width": 0,
+  "top_logprobs": 0,
+}
 
 
 class Responses(NamedTuple):
@@ -42,6 +49,9 @@ class Responses(NamedTuple):
       `logp - log(kept_mass)`.
     kept_tokens_BTK: int32 ids of the tokens that were kept, most probable first, padded
       with -1 and all -1 where they are more than K; None when not asked for.
+    top_tokens_BTK: int32 ids of the K most probable tokens, -1 where nothing was
+      sampled; None when not asked for.
+    top_logp_BTK: fp32 their log-probs, made as `logp_BT` is; -inf elsewhere.
   """
 
   tokens_BT: jax.Array
@@ -50,6 +60,8 @@ class Responses(NamedTuple):
   finish_B: jax.Array
   kept_mass_BT: jax.Array | None = None
   kept_tokens_BTK: jax.Array | None = None
+  top_tokens_BTK: jax.Array | None = None
+  top_logp_BTK: jax.Array | None = None
 
 
 class _Drawn(NamedTuple):
@@ -57,6 +69,8 @@ class _Drawn(NamedTuple):
   logp_B: jax.Array
   kept_mass_B: jax.Array | None
   kept_tokens_BK: jax.Array | None
+  top_tokens_BK: jax.Array | None
+  top_logp_BK: jax.Array | None
 
 
 @functools.partial(
@@ -70,6 +84,7 @@ class _Drawn(NamedTuple):
     "top_p",
     "min_p",
     "kept_width",
+    "top_logprobs",
     "eos_ids",
     "pad_id",
   ),
@@ -90,6 +105,7 @@ def generate(
   top_p: float = 1.0,
   min_p: float = 0.0,
   kept_width: int = 0,
+  top_logprobs: int = 0,
 ) -> Responses:
   """Samples responses from a decoder; ends early when every row has stopped.
 
@@ -115,6 +131,8 @@ def generate(
     top_p: probability mass that may be drawn.
     min_p: least probability that may be drawn, relative to the most probable token.
     kept_width: K, room for the ids of the tokens kept; 0 does not record them.
+    top_logprobs: how many of the most probable tokens are recorded with their
+      log-probs; 0 for none, at most the vocabulary.
 
   Returns:
     Responses.
@@ -158,10 +176,15 @@ def generate(
       token_B = jax.random.categorical(jax.random.fold_in(key, step), allowed_BV)
     else:
       token_B = jnp.argmax(allowed_BV, axis=-1)
-    logp_B = logprobs_from_logits(
-      logits_BV, token_B, temperature=temperature or 1.0, entropy=False
-    ).logp
-    return _Drawn(token_B.astype(jnp.int32), logp_B, mass_B, tokens_BK)
+    out = logprobs_from_logits(
+      logits_BV,
+      token_B,
+      temperature=temperature or 1.0,
+      entropy=False,
+      top_k=top_logprobs,
+    )
+    top = (None, None) if out.top_k is None else (out.top_k.tokens, out.top_k.logp)
+    return _Drawn(token_B.astype(jnp.int32), out.logp, mass_B, tokens_BK, *top)
 
   cache = init_cache(config_of(graph), prompts_NP.shape[0], capacity, model.dtype)
   hidden_NPD, cache = model(
@@ -190,6 +213,11 @@ def generate(
     blank = blank._replace(kept_mass_BT=filled(1, drawn.kept_mass_B))
   if drawn.kept_tokens_BK is not None:
     blank = blank._replace(kept_tokens_BTK=filled(-1, drawn.kept_tokens_BK))
+  if drawn.top_tokens_BK is not None:
+    blank = blank._replace(
+      top_tokens_BTK=filled(-1, drawn.top_tokens_BK),
+      top_logp_BTK=filled(-jnp.inf, drawn.top_logp_BK),
+    )
   done_B, out = _record(blank, absent_B, drawn, 0, eos_ids)
 
   def unfinished(carry):
@@ -230,6 +258,8 @@ def _record(out: Responses, done_B, drawn: _Drawn, step, eos_ids):
     finish_B=jnp.where(stops_B, jnp.int8(STOP), out.finish_B),
     kept_mass_BT=column(out.kept_mass_BT, drawn.kept_mass_B),
     kept_tokens_BTK=column(out.kept_tokens_BTK, drawn.kept_tokens_BK),
+    top_tokens_BTK=column(out.top_tokens_BTK, drawn.top_tokens_BK),
+    top_logp_BTK=column(out.top_logp_BTK, drawn.top_logp_BK),
   )
   return done_B | stops_B, out
 
@@ -247,6 +277,8 @@ class NativeEngine:
     eos_ids: a response ends with any of these.
     pad_id: fills the tokens after the end.
     kept_width: K, room for the ids of the tokens kept; 0 does not record them.
+    top_logprobs: how many of the most probable tokens are recorded with their
+      log-probs.
     precision: "bfloat16" or "float32" for params and activations, "int8" or "int4" for
       params in it under bfloat16 activations. None computes with the params as they
       are, and the graph's activations.
@@ -277,6 +309,7 @@ class NativeEngine:
     eos_ids: tuple[int, ...],
     pad_id: int,
     kept_width: int = 0,
+    top_logprobs: int = 0,
     precision: str | None = None,
   ):
     if precision is not None:
@@ -300,6 +333,7 @@ class NativeEngine:
       "top_p": sampling.top_p,
       "min_p": sampling.min_p,
       "kept_width": kept_width,
+      "top_logprobs": top_logprobs,
     }
 
   def update(self, params: nnx.State | Mapping[str, Any], version: int) -> None:
@@ -358,4 +392,6 @@ class NativeEngine:
       finish_reasons=out.finish_B,
       kept_mass=out.kept_mass_BT,
       kept_tokens=out.kept_tokens_BTK,
+      top_tokens=out.top_tokens_BTK,
+      top_logp=out.top_logp_BTK,
     )

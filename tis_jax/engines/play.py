@@ -65,9 +65,10 @@ def _check(generation: Generation, rows: int) -> None:
   # other's answers.
   length = np.shape(generation.tokens)[-1]
   for name, value in generation._asdict().items():
-    if value is None and name.startswith("kept"):
+    if value is None and name.startswith(("kept", "top")):
       continue
     wanted = (rows,) if name == "finish_reasons" else (rows, length)
     found = np.shape(value)
-    if found[:2] != wanted or len(found) != len(wanted) + (name == "kept_tokens"):
+    sets = name in ("kept_tokens", "top_tokens", "top_logp")
+    if found[:2] != wanted or len(found) != len(wanted) + sets:
       raise ValueError(f"the engine's {name} has shape {found}, wants {wanted}")

@@ -30,6 +30,10 @@ class Generation(NamedTuple):
       kept; None where everything was.
     kept_tokens: int32 [B, T, K], which those were, padded with -1 and all -1 where they
       did not fit; None where they were not recorded.
+    top_tokens: int32 [B, T, K], the most probable tokens, in any order, padded with -1;
+      None where they were not recorded.
+    top_logp: float32 [B, T, K], their log-probs, made as `sampler_logp` is; -inf for
+      padding.
   """
 
   tokens: np.ndarray
@@ -39,6 +43,8 @@ class Generation(NamedTuple):
   finish_reasons: np.ndarray
   kept_mass: np.ndarray | None = None
   kept_tokens: np.ndarray | None = None
+  top_tokens: np.ndarray | None = None
+  top_logp: np.ndarray | None = None
 
 
 class Engine(Protocol):

@@ -97,7 +97,7 @@ def single_table(
     random_problem(vocab, length, noise=noise, seed=seed) for seed in range(seeds)
   ]
   return [
-    _row(name, [exact(p, correct, critic=critic) for p in problems], samples)
+    row(name, [exact(p, correct, critic=critic) for p in problems], samples)
     for name, correct in SINGLE.items()
   ]
 
@@ -130,7 +130,7 @@ def pooled_table(
     random_problem(vocab, length, noise=noise, seed=seed) for seed in range(seeds)
   ]
   return [
-    _row(
+    row(
       name,
       [exact_batch(p, correct, size=size, groups=True) for p in problems],
       samples,
@@ -139,7 +139,9 @@ def pooled_table(
   ]
 
 
-def _row(name: str, found: list[Exact], samples) -> Row:
+def row(name: str, found: list[Exact], samples: tuple[int, ...]) -> Row:
+  """The means over `found`, with an error for each number of `samples`."""
+
   def mean(values):
     return float(np.mean(list(values)))
 

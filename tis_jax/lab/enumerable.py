@@ -13,7 +13,7 @@ each term a centering takes off the mean of `w_t score_t` under the sampler, tim
 
 import dataclasses
 import itertools
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ import numpy as np
 
 from tis_jax.corrections import Chain, TokenLaw, token_law
 from tis_jax.losses import score_centering
+from tis_jax.numerics.checks import check_choice
 
 
 class Problem(NamedTuple):
@@ -162,7 +163,12 @@ def true_gradient(problem: Problem) -> np.ndarray:
 
 
 def exact(
-  problem: Problem, correct: Chain, *, critic: bool = False, centered: int = 0
+  problem: Problem,
+  correct: Chain,
+  *,
+  critic: bool = False,
+  baseline: Literal["learner", "sampler"] = "learner",
+  centered: int = 0,
 ) -> Exact:
   """The bias and variance of a correction that takes each sequence by itself.
 
@@ -173,6 +179,8 @@ def exact(
     critic: advantages by token from a perfect critic instead of one for the outcome.
     centered: how many of the sampler's most probable tokens the estimate is centred
       with (`losses.score_centering`): V for its whole law, 0 for no centering.
+    baseline: whose expected reward is taken off an outcome: the "learner"'s, or the
+      "sampler"'s, as the mean of a group does.
 
   Returns:
     `Exact`, for an estimate from one sequence.
@@ -191,7 +199,10 @@ def exact(
   if critic:
     advantages = problem.token_advantages
   else:
-    advantages = problem.outcome_advantages[:, None]
+    check_choice("baseline", baseline, ("learner", "sampler"))
+    judge = problem.learner if baseline == "learner" else problem.sampler
+    advantages = problem.rewards - problem.probability(judge) @ problem.rewards
+    advantages = advantages[:, None]
   found = updates(problem, correct, advantages, centered=centered)
   chance = problem.probability(problem.sampler)
   mean = found.mean(problem, chance)
@@ -292,7 +303,8 @@ def _centre(problem: Problem, correct: Chain, advantages, size: int) -> np.ndarr
   by_place = np.broadcast_to(advantages, problem.mask.shape)
   with jax.enable_x64(True):
     mask = law.places(
-      *(problem.logp(table) for table in (problem.learner, problem.sampler)),
+      problem.logp(problem.learner),
+      problem.logp(problem.sampler),
       problem.mask,
       advantages=by_place,
     ).mask

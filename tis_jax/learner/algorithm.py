@@ -7,7 +7,7 @@ from typing import Literal
 
 from tis_jax import losses
 from tis_jax.advantages import ARGUMENTS as ADVANTAGE_ARGUMENTS
-from tis_jax.corrections import Chain
+from tis_jax.corrections import Chain, token_law
 from tis_jax.learner.optimizer import AdamW
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, LOSS_ARGUMENTS
 from tis_jax.numerics.checks import check_choice, check_number
@@ -94,6 +94,9 @@ class Critic:
   clip: float | None = 0.2
 
 
+CENTRED = ("reinforce", "ppo", "importance_sampling", "cispo")
+"""Losses with the gradient `-A grad logp` at a ratio of 1, which a centering is of."""
+
 _BEFORE_THE_UPDATE = ("logp", "sum_squared_probs", "weight")
 """What an estimator can ask for that takes a forward pass before the update."""
 
@@ -124,6 +127,11 @@ class Algorithm:
     aggregation: how token losses become one number.
     kl: the KL to a reference policy.
     overlong: what becomes of responses near the length limit.
+    score_centering: take what the sampler expects of the weighted score out of the
+      update, see `losses.score_centering`. The rollouts have to record the sampler's
+      most probable tokens (sampler.top_logprobs), the correction to be one of single
+      tokens (`corrections.token_law`), and the loss to hold no ratio at the start of
+      the update.
     entropy_coefficient: of the entropy bonus.
     temperature: of the policy that is trained; the sampler must have used it.
     epochs: passes over the batch.
@@ -145,6 +153,7 @@ class Algorithm:
   aggregation: Aggregation = Aggregation()
   kl: KL = KL()
   overlong: Overlong = Overlong()
+  score_centering: bool = False
   entropy_coefficient: float = 0.0
   temperature: float = 1.0
   epochs: int = 1
@@ -171,6 +180,8 @@ class Algorithm:
     self._check_loss()
     self._check_advantage()
     self._check_needs()
+    if self.score_centering:
+      self._check_centering()
     if self.late_correction:
       self._check_late_correction()
     if self.kl.placement == "reward" and (self.late_correction or self.kl.weighted):
@@ -254,6 +265,27 @@ class Algorithm:
         f"micro_batches={self.micro_batches} would change what it selects; take "
         "micro_batches=1, and spread the rows over more devices or mini-batches"
       )
+
+  def _check_centering(self):
+    loss = losses.traits(self.loss)
+    if loss.name not in CENTRED:
+      raise ValueError(
+        f"score_centering centres the score itself, and {loss.name} does more with it; "
+        f"take one of {', '.join(CENTRED)}"
+      )
+    if loss.ratio_to == "old" and self.old_logp == "sampler":
+      raise ValueError(
+        f"score_centering needs the weight as the correction makes it, but with "
+        f"old_logp='sampler' {loss.name} holds the ratio to the sampler and clips it; "
+        "take reinforce, or old_logp='current'"
+      )
+    if self.updates > 1 and not self.late_correction:
+      raise ValueError(
+        f"score_centering is of one law, but epochs={self.epochs} and mini_batches="
+        f"{self.mini_batches} make {self.updates} updates under weights of the first; "
+        "take one update a batch, or reinforce with old_logp='sampler'"
+      )
+    token_law(self.correct)
 
   def _check_needs(self):
     for stage in self.correct.stages:

@@ -35,6 +35,9 @@ class Batch(NamedTuple):
     kept_tokens: `[B, T, K]` int32, which those were, padded with -1, or None.
     greedy_rewards: `[B]` fp32, of the greedy answer to each row's prompt, or None.
     named_rewards: `[B, K]` fp32, further rewards in the order of the task's, or None.
+    top_tokens: `[B, T, K]` int32, the sampler's most probable tokens, padded with -1,
+      or None.
+    top_logp: `[B, T, K]` fp32, its log-probs of these, -inf for padding, or None.
   """
 
   prompts: Array
@@ -50,6 +53,11 @@ class Batch(NamedTuple):
   kept_tokens: Array | None = None
   greedy_rewards: Array | None = None
   named_rewards: Array | None = None
+  top_tokens: Array | None = None
+  top_logp: Array | None = None
+
+
+_OPTIONAL = tuple(Batch._field_defaults)
 
 
 def from_rollouts(rollouts: Sequence) -> Batch:
@@ -78,7 +86,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
   """
   if not batches:
     raise ValueError("there are no rows to make a batch of")
-  for name in ("kept_mass", "kept_tokens", "greedy_rewards", "named_rewards"):
+  for name in _OPTIONAL:
     if len({getattr(batch, name) is None for batch in batches}) > 1:
       raise ValueError(
         f"some rollouts record {name} and some do not: they were sampled differently "
@@ -135,6 +143,7 @@ def pad(
   new_rows = (0, more["rows"])
   left, right = (more["prompt_length"], 0), (0, more["response_length"])
   fill = {"prompts": pad_id, "tokens": pad_id, "group_ids": -1, "kept_tokens": -1}
+  fill |= {"top_tokens": -1, "top_logp": -np.inf}
 
   def grow(name, x):
     if x is None:

@@ -19,6 +19,7 @@ def score(
   *,
   temperature: float = 1.0,
   sum_squared_probs: bool = False,
+  candidates: bool = False,
 ) -> TokenLogprobs:
   """Log-probs and entropy of each response token given all before it.
 
@@ -29,9 +30,10 @@ def score(
   Args:
     graph: of a `Decoder`.
     params: its parameters.
-    batch: only prompts, tokens, their masks and `kept_tokens` are read.
+    batch: only prompts, tokens, their masks, `kept_tokens` and `top_tokens` are read.
     temperature: divides the logits.
     sum_squared_probs: whether to read it, see `token_logprobs`.
+    candidates: whether to read the log-probs of `top_tokens` too.
 
   Returns:
     `TokenLogprobs` of `[B, T]`; what lies under a False mask is of no meaning.
@@ -50,6 +52,7 @@ def score(
     tied=model.config.tie_embeddings,
     mask=batch.mask,
     kept_tokens=batch.kept_tokens,
+    candidates=batch.top_tokens if candidates else None,
     sum_squared_probs=sum_squared_probs,
     vocab_axis=_vocab_axis(head_DV.shape[1]),
   )

@@ -1,16 +1,20 @@
 """One optimizer update: the loss of a mini-batch, its gradient, and the guard."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import optax
 
 from tis_jax import losses
+from tis_jax.corrections import token_law
 from tis_jax.learner.algorithm import Algorithm
 from tis_jax.learner.assess import correct
 from tis_jax.learner.learner import Learner
 from tis_jax.learner.microbatch import split
-from tis_jax.learner.rows import Rows
+from tis_jax.learner.rows import CHAIN_ARGUMENTS, Rows
 from tis_jax.learner.state import CriticState
+from tis_jax.logprobs import TokenLogprobs
 from tis_jax.numerics.metrics import maximum, mean, merge_stacked, ratio, total
 
 
@@ -96,7 +100,7 @@ def _loss(trained, learner: Learner, rows: Rows, key, version):
   """
   params, critic = trained
   algorithm, batch, metrics = learner.algorithm, rows.batch, {}
-  out = learner.score(params, batch)
+  out = learner.score(params, batch, candidates=algorithm.score_centering)
   current = jax.lax.stop_gradient(out.logp)
   weight, trains, denominator = rows.weight, rows.trains, rows.denominator
   if algorithm.late_correction:
@@ -122,9 +126,15 @@ def _loss(trained, learner: Learner, rows: Rows, key, version):
   )
   summed = lambda x: losses.aggregate(x, trains, denominator=denominator)
   policy = summed(token_loss * weight)
+  terms = {"policy": policy, "total": policy}
+  if algorithm.score_centering:
+    terms["centering"], found_centre = _centering(
+      algorithm, rows, out, current, version, denominator
+    )
+    terms["total"] += terms["centering"]
+    metrics |= found_centre
   assert out.entropy is not None, "`score` asks for it"
   bonus, entropy = losses.entropy(out.entropy, batch.mask)
-  terms = {"policy": policy, "total": policy}
   if algorithm.entropy_coefficient:
     terms["entropy"] = algorithm.entropy_coefficient * summed(bonus)
     terms["total"] += terms["entropy"]
@@ -140,6 +150,28 @@ def _loss(trained, learner: Learner, rows: Rows, key, version):
     loss += terms["value"]
     metrics |= found_value
   return loss, (terms, metrics | found | entropy)
+
+
+def _centering(
+  algorithm: Algorithm, rows: Rows, out: TokenLogprobs, current, version, denominator
+):
+  """`(loss, metrics)` of the centering, at every place that any token would train."""
+  batch, law = rows.batch, token_law(algorithm.correct)
+  told = {name: of(rows, version) for name, of in CHAIN_ARGUMENTS.items()}
+  mask = batch.mask if rows.exact is None else batch.mask & rows.exact
+  # Whole sequences go by the numbers that the correction had.
+  old_logp = current if algorithm.late_correction else rows.old_logp
+  places = law.places(old_logp, batch.sampler_logp, mask, **told).mask
+  assert out.candidates is not None and batch.top_logp is not None, "`update` looks"
+  by_token = {x: told[x] for x in ("advantages", "versions", "learner_version")}
+  token_loss, metrics = losses.score_centering(
+    out.candidates,
+    batch.top_logp,
+    rows.advantages,
+    places,
+    law=functools.partial(law, **by_token),
+  )
+  return losses.aggregate(token_loss, places, denominator=denominator), metrics
 
 
 def _value_loss(learner: Learner, critic, rows: Rows):

@@ -35,7 +35,12 @@ class Learner(NamedTuple):
   critic_optimizer: optax.GradientTransformation | None = None
 
   def score(
-    self, params: nnx.State, batch: Batch, *, sum_squared_probs: bool = False
+    self,
+    params: nnx.State,
+    batch: Batch,
+    *,
+    sum_squared_probs: bool = False,
+    candidates: bool = False,
   ) -> TokenLogprobs:
     """The learner's own log-probs of a batch."""
     return score(
@@ -44,6 +49,7 @@ class Learner(NamedTuple):
       batch,
       temperature=self.algorithm.temperature,
       sum_squared_probs=sum_squared_probs,
+      candidates=candidates,
     )
 
   def values(self, params: nnx.State, batch: Batch) -> jax.Array:

@@ -18,7 +18,13 @@ import jax.numpy as jnp
 from tis_jax.corrections import Chain, Incoming, State, make_stage
 from tis_jax.corrections.state import reject_tokens
 from tis_jax.learner.batch import Batch
-from tis_jax.logprobs import Sampling, agree, comparable, truncates
+from tis_jax.logprobs import (
+  Sampling,
+  agree,
+  comparable,
+  comparable_top,
+  truncates,
+)
 from tis_jax.numerics.metrics import Metrics, fraction, mean
 
 Inexact = Literal["reject", "train"]
@@ -30,6 +36,7 @@ class ComparableBatch(NamedTuple):
   Attributes:
     batch: `sampler_logp` is NaN where there is no such thing, `kept_tokens` is what the
       learner renormalises over (None: it takes all tokens), `kept_mass` is used up.
+      `top_logp` is of the law that was drawn from, -inf outside of it.
     exact: `[B, T]` bool, where the ratio is that of two laws on one support; None where
       sampling kept all tokens, so that every ratio is.
   """
@@ -73,6 +80,9 @@ def comparable_batch(
     )
   found = comparable(sampling, batch.sampler_logp, **kept)
   usable = found.exact if inexact == "reject" else found.present
+  if batch.top_tokens is not None and batch.top_logp is not None:
+    top = comparable_top(sampling, batch.top_logp, batch.top_tokens, **kept)
+    batch = batch._replace(top_logp=top)
   batch = batch._replace(
     # What cannot be compared is as good as missing.
     sampler_logp=jnp.where(usable, found.sampler_logp, jnp.nan),

@@ -18,7 +18,7 @@ from tis_jax.learner.mesh import replicated, row_sharding, row_shards
 from tis_jax.learner.microbatch import split
 from tis_jax.learner.rows import Rows
 from tis_jax.learner.state import TrainState
-from tis_jax.logprobs import Sampling, agree
+from tis_jax.logprobs import Sampling, agree, truncates
 from tis_jax.losses import traits
 from tis_jax.numerics.metrics import merge_stacked
 
@@ -80,6 +80,11 @@ def make_update(
       f"the sampler draws at temperature {agreed} and algorithm.temperature is "
       f"{algorithm.temperature}: the ratio of two temperatures is no policy's ratio"
     )
+  if algorithm.score_centering and algorithm.inexact == "train" and truncates(sampling):
+    raise ValueError(
+      "score_centering needs the law that each token was drawn from, which "
+      "inexact='train' goes without; take inexact='reject'"
+    )
   if algorithm.needs_critic != (critic_optimizer is not None):
     name = traits(algorithm.advantage).name
     raise ValueError(
@@ -115,6 +120,11 @@ def _update(learner: Learner, state: TrainState, batch: Batch, version, referenc
   """The whole learner step: `(state, metrics)`."""
   algorithm = learner.algorithm
   _check_rows(learner, batch)
+  if algorithm.score_centering and batch.top_tokens is None:
+    raise ValueError(
+      "score_centering needs the sampler's most probable tokens, which the rollouts do "
+      "not record; have them recorded with sampler.top_logprobs"
+    )
   critic = None if state.critic is None else state.critic.params
   rows, metrics = assess(learner, state.params, critic, reference, batch, version)
   key, next_key = jax.random.split(state.key)

@@ -3,6 +3,7 @@
 from tis_jax.logprobs.api import token_logprobs as token_logprobs
 from tis_jax.logprobs.comparison import Comparable as Comparable
 from tis_jax.logprobs.comparison import comparable as comparable
+from tis_jax.logprobs.comparison import comparable_top as comparable_top
 from tis_jax.logprobs.contract import Agreement as Agreement
 from tis_jax.logprobs.contract import Sampling as Sampling
 from tis_jax.logprobs.contract import agree as agree

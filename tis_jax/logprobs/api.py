@@ -7,7 +7,7 @@ from tis_jax.logprobs.fused import fused_logprobs
 from tis_jax.logprobs.placement import align, vocab_placement
 from tis_jax.logprobs.plan import Inputs, Plan
 from tis_jax.logprobs.reference import (
-  check_kept,
+  check_ids,
   check_temperature,
   logprobs_from_logits,
   materialized_logits,
@@ -29,6 +29,7 @@ def token_logprobs(
   tied: bool = False,
   mask: Array | None = None,
   kept_tokens: Array | None = None,
+  candidates: Array | None = None,
   entropy: bool = True,
   top_k: int = 0,
   sum_squared_probs: bool = False,
@@ -63,6 +64,8 @@ def token_logprobs(
       tokens are impossible, and every reading is of the distribution renormalised over
       these. A row of -1 keeps all tokens. K compares for each logit: meant for tens
       of tokens.
+    candidates: `[..., K]` ids of further tokens to read the log-probs of, with
+      gradient, padded with -1. K compares for each logit, as above; not with "pallas".
     entropy: whether to compute the entropy.
     top_k: how many of the most probable tokens to return, 0 for none.
     sum_squared_probs: whether to sum the squared probabilities of the vocabulary,
@@ -101,7 +104,8 @@ def token_logprobs(
   implementation = implementation or "xla"
   vocab_dim = 0 if tied else 1
   _check(hidden, head, targets, bias, vocab_dim, top_k, implementation)
-  check_kept(kept_tokens, targets.shape)
+  check_ids("kept_tokens", kept_tokens, targets.shape)
+  check_ids("candidates", candidates, targets.shape)
   # Temperature 1 is the common case, and a division by 1 is not free.
   is_one = isinstance(temperature, (int, float)) and temperature == 1
   divisor = None if is_one else check_temperature(temperature, targets.shape)
@@ -120,13 +124,14 @@ def token_logprobs(
       targets,
       temperature=1.0 if divisor is None else divisor,
       kept_tokens=kept_tokens,
+      candidates=candidates,
       entropy=entropy,
       top_k=top_k,
       sum_squared_probs=sum_squared_probs,
     )
   else:
     axes, mesh = vocab_placement(head, vocab_dim, vocab_axis)
-    inputs = Inputs(hidden, head, bias, targets, divisor, kept_tokens)
+    inputs = Inputs(hidden, head, bias, targets, divisor, kept_tokens, candidates)
     inputs = align(inputs, vocab_dim, axes)
     plan = Plan(
       kernel=implementation,

@@ -3,7 +3,9 @@
 Everything per token is a column `[..., 1]` here, beside a block `[..., C]`.
 """
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from tis_jax.logprobs.plan import FLOOR, Cotangent, Stats
 
@@ -87,6 +89,28 @@ def is_kept(kept, ids):
   """
   member = jnp.any(kept[..., :, None] == ids[..., None, :], axis=-2)
   return member | jnp.all(kept < 0, axis=-1, keepdims=True)
+
+
+def at_ids(candidates, ids, logits):
+  """`[..., K]`: the logit of each candidate, 0 where it lies in another block.
+
+  One candidate after the other: compared at once, a CPU would write out K blocks.
+  """
+  one = lambda candidate: _row_sum(jnp.where(candidate[..., None] == ids, logits, 0.0))[
+    ..., 0
+  ]
+  return jnp.moveaxis(lax.map(one, jnp.moveaxis(candidates, -1, 0)), 0, -1)
+
+
+def add_at_ids(block, cotangent, candidates, ids):
+  """`[..., C]`: the block with the cotangent of each candidate added at its place."""
+
+  def one(block, pair):
+    candidate, pull = (x[..., None] for x in pair)
+    return block + jnp.where(candidate == ids, pull, 0.0), None
+
+  pairs = jax.tree.map(lambda x: jnp.moveaxis(x, -1, 0), (candidates, cotangent))
+  return lax.scan(one, block, pairs)[0]
 
 
 def soft_capped(logits, cap: float | None):

@@ -79,3 +79,57 @@ def comparable(
   if kept_mass is None:
     return Comparable(sampler_logp, fits, fits)
   return Comparable(sampler_logp + jnp.where(fits, 0.0, log_mass), everywhere, fits)
+
+
+def comparable_top(
+  sampling: Sampling,
+  top_logp: Array,
+  top_tokens: Array,
+  *,
+  kept_mass: Array | None = None,
+  kept_tokens: Array | None = None,
+) -> jax.Array:
+  """Recorded log-probs of the most probable tokens, under the law that was drawn from.
+
+  As `comparable` has them: renormalised over the kept set where the learner is, without
+  the tokens that sampling dropped.
+
+  Args:
+    sampling: how the tokens were drawn; any object with the attributes of `Sampling`.
+    top_logp: `[..., K]` as recorded, nats; -inf is padding.
+    top_tokens: `[..., K]` which those are, padded with -1.
+    kept_mass: `[...]` as recorded.
+    kept_tokens: `[..., M]` as recorded.
+
+  Returns:
+    `[..., K]` fp32, -inf for what could not be drawn.
+
+  Raises:
+    ValueError: as `agree`.
+
+  >>> import jax.numpy as jnp
+  >>> top = jnp.log(jnp.array([[0.5, 0.3, 0.1]]))
+  >>> out = comparable_top(
+  ...   Sampling(top_p=0.8), top, jnp.array([[4, 2, 7]]),
+  ...   kept_mass=jnp.array([0.8]), kept_tokens=jnp.array([[4, 2, -1]]))
+  >>> jnp.exp(out).round(4).tolist()
+  [[0.625, 0.375, 0.0]]
+  """
+  top_logp = jnp.asarray(top_logp, jnp.float32)
+  given = {"kept_mass": kept_mass is not None, "kept_tokens": kept_tokens is not None}
+  agreed = agree(sampling, **given)
+  held = top_tokens >= 0
+  shift = 0.0
+  if agreed.log_mass and kept_mass is not None:
+    shift = agreed.log_mass * jnp.log(kept_mass.astype(jnp.float32))[..., None]
+  if not agreed.processed or kept_tokens is None:
+    return jnp.where(held, top_logp + shift, -jnp.inf)
+  fits = jnp.any(kept_tokens >= 0, axis=-1, keepdims=True)
+  inside = jnp.any(top_tokens[..., :, None] == kept_tokens[..., None, :], axis=-1)
+  # Where the set did not fit both sides are over all tokens.
+  if agreed.log_mass:
+    shift = jnp.where(fits, shift, 0.0)
+  elif kept_mass is not None:
+    mass = jnp.log(kept_mass.astype(jnp.float32))[..., None]
+    shift = jnp.where(fits, 0.0, mass)
+  return jnp.where(held & (inside | ~fits), top_logp + shift, -jnp.inf)

@@ -31,11 +31,11 @@ def _fwd(plan, inputs):
   )
   inputs = Inputs._make(None if x is None else x.value for x in inputs)
   out, log_p_offset = _finish(_forward(plan, inputs), inputs, plan)
-  return out, (inputs, log_p_offset, out.entropy, wanted)
+  return out, (inputs, log_p_offset, out.entropy, out.candidates, wanted)
 
 
 def _bwd(plan, residuals, cotangents):
-  inputs, (peak, log_total), entropy, wanted = residuals
+  inputs, (peak, log_total), entropy, candidates, wanted = residuals
 
   def live(x):
     return None if x is None or isinstance(x, SymbolicZero) else x
@@ -45,7 +45,14 @@ def _bwd(plan, residuals, cotangents):
   common = d_normalizer
   if d_logp is not None:
     common = -d_logp if common is None else common - d_logp
-  cotangent = Cotangent(common, d_logp, d_entropy)
+  d_candidates = live(cotangents.candidates)
+  if d_candidates is not None:
+    # One that is impossible, or no token at all, has log-prob -inf, which does not
+    # move.
+    d_candidates = jnp.where(candidates > -jnp.inf, d_candidates, 0.0)
+    moved = jnp.sum(d_candidates, axis=-1)
+    common = -moved if common is None else common - moved
+  cotangent = Cotangent(common, d_logp, d_entropy, d_candidates)
 
   kernel = _kernel(plan)
 
@@ -74,7 +81,7 @@ def _bwd(plan, residuals, cotangents):
     if d_normalizer is not None:
       d_temperature = d_temperature + d_normalizer * peak / inputs.temperature
     d_temperature = -d_temperature / inputs.temperature
-  gradients = (out.hidden, out.head, out.bias, None, d_temperature, None)
+  gradients = (out.hidden, out.head, out.bias, None, d_temperature, None, None)
   return (
     Inputs._make(
       None if x is None or d is None else d.astype(x.dtype)
@@ -127,12 +134,20 @@ def _finish(stats: Stats, inputs: Inputs, plan: Plan):
   squared = None
   if stats.squared is not None:
     squared = stats.squared / stats.total**2
+  candidates = None
+  if stats.at_candidates is not None and inputs.candidates is not None:
+    shifted = stats.at_candidates - stats.peak[..., None]
+    if inputs.temperature is not None:
+      shifted = shifted / inputs.temperature[..., None]
+    is_token = (inputs.candidates >= 0) & (inputs.candidates < vocab)
+    candidates = jnp.where(is_token, shifted - log_total[..., None], -jnp.inf)
   out = TokenLogprobs(
     logp=jnp.where(in_range, logp, jnp.nan),
     entropy=entropy,
     log_normalizer=tempered(stats.peak, inputs.temperature) + log_total,
     top_k=top_k,
     sum_squared_probs=squared,
+    candidates=candidates,
   )
   return out, (stats.peak, log_total)
 
@@ -162,6 +177,7 @@ def _combine(stats: Stats, temperature, plan: Plan) -> Stats:
     at_target=_psum(stats.at_target, plan),
     top=top,
     squared=squared,
+    at_candidates=_psum(stats.at_candidates, plan),
   )
 
 
@@ -190,7 +206,7 @@ def _specs(plan: Plan) -> Inputs:
   head: Any = PartitionSpec(vocab, None)
   if plan.vocab_dim:
     head = PartitionSpec(None, vocab)
-  return Inputs(whole, head, bias, whole, whole, whole)
+  return Inputs(whole, head, bias, whole, whole, whole, whole)
 
 
 def _offset(inputs: Inputs, plan: Plan):

@@ -49,10 +49,11 @@ class _Arrays(NamedTuple):
 
 
 def forward(inputs: Inputs, offset, plan: Plan) -> Stats:
-  """As `xla.forward`; without top-k, kept tokens and squared probabilities."""
-  if plan.top_k or plan.sum_squared_probs or inputs.kept is not None:
+  """As `xla.forward`; without what needs more than a column a token."""
+  wide = inputs.kept is not None or inputs.candidates is not None
+  if plan.top_k or plan.sum_squared_probs or wide:
     raise ValueError(
-      "top_k, sum_squared_probs and kept_tokens need implementation='xla'"
+      "top_k, sum_squared_probs, kept_tokens and candidates need implementation='xla'"
     )
   arrays, shape = _flat(inputs, offset, plan)
   tokens, vocab, blocks = _sizes(arrays, plan)

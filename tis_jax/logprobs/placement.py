@@ -129,6 +129,7 @@ def align(inputs: Inputs, vocab_dim: int, vocab_axes: tuple[str, ...]) -> Inputs
     targets=place(inputs.targets, *tokens),
     temperature=place(inputs.temperature, *tokens),
     kept=place(inputs.kept, *tokens, None),
+    candidates=place(inputs.candidates, *tokens, None),
   )
 
 

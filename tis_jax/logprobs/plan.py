@@ -90,6 +90,7 @@ class Inputs(NamedTuple):
   targets: Array  # [...]
   temperature: jax.Array | None  # [...] fp32; None is 1, and saves a division
   kept: Array | None  # [..., K] ids of the tokens that are not impossible, or -1
+  candidates: Array | None = None  # [..., K] ids of further tokens to read
 
 
 class Stats(NamedTuple):
@@ -101,17 +102,20 @@ class Stats(NamedTuple):
   at_target: jax.Array  # z at the target, 0 where the target lies elsewhere
   top: tuple[jax.Array, jax.Array] | None  # values and token ids `[..., k]`
   squared: jax.Array | None = None  # sum of exp(2 (z - peak) / T)
+  at_candidates: jax.Array | None = None  # [..., K] z there, 0 where it lies elsewhere
 
 
 class Cotangent(NamedTuple):
   """d loss / d l_v = p_v (common - entropy (log p_v + H)) + [v = target] logp.
 
-  With l = z / T. Each `[...]` fp32; None for a term that no output needs.
+  With l = z / T, and `candidates_k` more for each candidate that is v. Each `[...]`
+  fp32, `candidates` `[..., K]`; None for a term that no output needs.
   """
 
   common: jax.Array | None
   logp: jax.Array | None
   entropy: jax.Array | None
+  candidates: jax.Array | None = None
 
 
 @jax.tree_util.register_static

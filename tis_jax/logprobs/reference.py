@@ -6,7 +6,7 @@ Every other implementation is tested against this one, and this one against floa
 import jax
 import jax.numpy as jnp
 
-from tis_jax.logprobs.blockwise import is_kept
+from tis_jax.logprobs.blockwise import at_ids, is_kept
 from tis_jax.logprobs.product import (
   compute_dtype,
   feature_spans,
@@ -23,6 +23,7 @@ def logprobs_from_logits(
   *,
   temperature: jax.Array | float = 1.0,
   kept_tokens: Array | None = None,
+  candidates: Array | None = None,
   entropy: bool = True,
   top_k: int = 0,
   sum_squared_probs: bool = False,
@@ -44,6 +45,7 @@ def logprobs_from_logits(
       traced.
     kept_tokens: `[..., K]` ids, padded with -1, to renormalise over; see
       `token_logprobs`.
+    candidates: `[..., K]` ids of further tokens to read, padded with -1.
     entropy: whether to compute the entropy.
     top_k: how many of the most probable tokens to return, 0 for none.
     sum_squared_probs: whether to sum the squared probabilities,
@@ -75,7 +77,7 @@ def logprobs_from_logits(
   ids = (1,) * targets.ndim + logits.shape[-1:]
   ids = jax.lax.broadcasted_iota(jnp.int32, ids, targets.ndim)
   if kept_tokens is not None:
-    check_kept(kept_tokens, targets.shape)
+    check_ids("kept_tokens", kept_tokens, targets.shape)
     logits = jnp.where(is_kept(kept_tokens, ids), logits, -jnp.inf)
 
   peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
@@ -96,6 +98,14 @@ def logprobs_from_logits(
   in_range = (targets >= 0) & (targets < logits.shape[-1])
   logp = jnp.where(in_range, at_target_shifted - log_total, jnp.nan)
 
+  further = None
+  if candidates is not None:
+    check_ids("candidates", candidates, targets.shape)
+    found = at_ids(candidates, ids, shifted_or_gone) - log_total[..., None]
+    is_token = (candidates >= 0) & (candidates < logits.shape[-1])
+    # -inf does not move, whatever the others do.
+    further = jnp.where(is_token & (found > -jnp.inf), found, -jnp.inf)
+
   uncertainty = None
   if entropy:
     # Both terms are measured from the maximum, so logits of 1e4 cost no digits.
@@ -113,6 +123,7 @@ def logprobs_from_logits(
     log_normalizer=log_total + peak[..., 0] / temperature,
     top_k=best,
     sum_squared_probs=squared,
+    candidates=further,
   )
 
 
@@ -151,6 +162,7 @@ def check_temperature(temperature, shape: tuple[int, ...]) -> jax.Array:
   return jnp.broadcast_to(jnp.asarray(temperature, jnp.float32), shape)
 
 
-def check_kept(kept_tokens, shape: tuple[int, ...]) -> None:
-  if kept_tokens is not None and kept_tokens.shape[:-1] != shape:
-    raise ValueError(f"kept_tokens {kept_tokens.shape} do not match targets {shape}")
+def check_ids(name: str, ids, shape: tuple[int, ...]) -> None:
+  """Refuses sets of ids, `[..., K]`, that are not one for each target."""
+  if ids is not None and ids.shape[:-1] != shape:
+    raise ValueError(f"{name} {ids.shape} do not match targets {shape}")

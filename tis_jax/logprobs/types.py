@@ -28,6 +28,8 @@ class TokenLogprobs(NamedTuple):
     top_k: the k most probable tokens; None when not asked for.
     sum_squared_probs: `[...]`, sum over the vocabulary of the squared probabilities,
       which has no unit; None when not asked for. No gradient.
+    candidates: `[..., K]`, log-probabilities of the further tokens that were asked for,
+      -inf for an id that is no token; None without any.
   """
 
   logp: jax.Array
@@ -35,3 +37,4 @@ class TokenLogprobs(NamedTuple):
   log_normalizer: jax.Array
   top_k: TopK | None
   sum_squared_probs: jax.Array | None = None
+  candidates: jax.Array | None = None

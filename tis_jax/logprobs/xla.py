@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from tis_jax.logprobs.blockwise import (
+  add_at_ids,
+  at_ids,
   is_kept,
   logits_cotangent,
   shifted_product,
@@ -60,13 +62,17 @@ def forward(inputs: Inputs, offset: jax.Array | int, plan: Plan) -> Stats:
       top = _top_of(block.logits, block.ids, plan.top_k)
       top = merge_top(stats.top, top, plan.top_k)
       hit = block.ids == part.targets
+      found = stats.at_candidates
+      if part.candidates is not None:
+        found = found + at_ids(part.candidates, block.ids, block.logits)
       stats = update(stats, block.logits, hit, part.temperature)
-      return stats._replace(top=top)
+      return stats._replace(top=top, at_candidates=found)
 
-    return None, _over_vocab(step, vocab, vocab_block, _empty(part.targets, plan))
+    return None, _over_vocab(step, vocab, vocab_block, _empty(part, plan))
 
   stats = scan_tokens(chunk, None, _columns(inputs), inputs.hidden, token_block)[1]
-  return _rows(stats)._replace(top=stats.top)
+  wide = {"top": stats.top, "at_candidates": stats.at_candidates}
+  return _rows(stats)._replace(**wide)
 
 
 def backward(
@@ -100,7 +106,7 @@ def backward(
   )
 
   def chunk(head_gradients, per_token):
-    columns, peak, log_total, entropy, cotangent = per_token
+    columns, peak, log_total, entropy, cotangent, d_candidates = per_token
     part = inputs._replace(**columns)
 
     def step(start, size, gradients):
@@ -109,6 +115,8 @@ def backward(
       hit = (block.ids == part.targets) & (block.logits > -jnp.inf)
       shifted = tempered(block.logits - peak, part.temperature)
       d_scaled = logits_cotangent(shifted - log_total, hit, entropy, cotangent)
+      if d_candidates is not None:
+        d_scaled = add_at_ids(d_scaled, d_candidates, part.candidates, block.ids)
       return _accumulate(gradients, part, block, shifted, d_scaled, start, plan)
 
     head, bias = head_gradients
@@ -125,9 +133,11 @@ def backward(
     _zeros(inputs.head) if wanted.head else None,
     _zeros(inputs.bias) if wanted.bias else None,
   )
+  d_candidates, cotangent = cotangent.candidates, cotangent._replace(candidates=None)
   rest = jax.tree.map(lambda x: x[..., None], (*log_p_offset, entropy, cotangent))
+  per_token = (_columns(inputs), *rest, d_candidates)
   (d_head, d_bias), (d_hidden, d_temperature) = scan_tokens(
-    chunk, head_gradients, (_columns(inputs), *rest), inputs.hidden, token_block
+    chunk, head_gradients, per_token, inputs.hidden, token_block
   )
   return Gradients(d_hidden, d_head, d_bias, _rows(d_temperature))
 
@@ -222,8 +232,8 @@ def _over_vocab(step, vocab: int, block: int, carry):
   return step(whole * block, rest, carry) if rest else carry
 
 
-def _empty(targets, plan: Plan) -> Stats:
-  zeros = _zeros(targets)
+def _empty(inputs: Inputs, plan: Plan) -> Stats:
+  zeros = _zeros(inputs.targets)
   top = None
   if plan.top_k:
     wide = jnp.broadcast_to(zeros, (*zeros.shape[:-1], plan.top_k))
@@ -231,7 +241,8 @@ def _empty(targets, plan: Plan) -> Stats:
     top = (wide - jnp.inf, lax.full_like(wide, last, dtype=jnp.int32))
   moment = zeros if plan.entropy else None
   squared = zeros if plan.sum_squared_probs else None
-  return Stats(zeros + FLOOR, zeros, moment, zeros, top, squared)
+  wide = None if inputs.candidates is None else _zeros(inputs.candidates)
+  return Stats(zeros + FLOOR, zeros, moment, zeros, top, squared, wide)
 
 
 def _columns(inputs: Inputs) -> dict[str, Any]:
@@ -242,6 +253,7 @@ def _columns(inputs: Inputs) -> dict[str, Any]:
     "targets": inputs.targets[..., None],
     "temperature": None if temperature is None else temperature[..., None],
     "kept": inputs.kept,
+    "candidates": inputs.candidates,
   }
 
 

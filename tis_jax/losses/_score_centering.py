@@ -15,8 +15,8 @@ _LEAST_TAIL = 1e-6
 
 
 def score_centering(
-  head_logp: ArrayLike,
-  head_sampler_logp: ArrayLike,
+  top_logp: ArrayLike,
+  top_sampler_logp: ArrayLike,
   advantages: ArrayLike,
   mask: ArrayLike | None = None,
   *,
@@ -40,9 +40,9 @@ def score_centering(
   over it, is exact. With f the plain token ratio mu is 0 (exactly, whatever the head).
 
   Args:
-    head_logp: `[B, T, K]` the learner's log-probs of the head's tokens, in nats;
-      carries the gradient. `token_logprobs(..., selected=ids)` has them.
-    head_sampler_logp: `[B, T, K]` the sampler's, of the same tokens, under the law that
+    top_logp: `[B, T, K]` the learner's log-probs of the head's tokens, in nats;
+      carries the gradient. `token_logprobs(..., candidates=ids)` has them.
+    top_sampler_logp: `[B, T, K]` the sampler's, of the same tokens, under the law that
       it drew from; -inf is padding. The most probable ones, in any order.
     advantages: `[B, T]`, or `[B]` for one number a sequence.
     mask: `[B, T]` bool or 0/1, the places that are centred: also those whose token a
@@ -67,14 +67,14 @@ def score_centering(
 
   References: Marek and Ryabinin 2026, arXiv:2609.20807, with the proportional tail.
   """
-  head_logp = as_floats("head_logp", head_logp)
-  check_shape("head_sampler_logp", head_sampler_logp, head_logp.shape)
+  top_logp = as_floats("top_logp", top_logp)
+  check_shape("top_sampler_logp", top_sampler_logp, top_logp.shape)
   # Only the shape of one token's log-probs is read of the first.
-  mask, advantages, _ = policy_inputs(mask, advantages, logp=head_logp[..., 0])
-  sampler = jax.lax.stop_gradient(as_floats("head_sampler_logp", head_sampler_logp))
+  mask, advantages, _ = policy_inputs(mask, advantages, logp=top_logp[..., 0])
+  sampler = jax.lax.stop_gradient(as_floats("top_sampler_logp", top_sampler_logp))
   # A token that the learner rules out has a log-prob that nothing moves.
-  there = mask[..., None] & (sampler > -jnp.inf) & (head_logp != -jnp.inf)
-  logp = jnp.where(there, head_logp, 0.0)
+  there = mask[..., None] & (sampler > -jnp.inf) & (top_logp != -jnp.inf)
+  logp = jnp.where(there, top_logp, 0.0)
   fixed = jax.lax.stop_gradient(logp)
   sampler = jnp.where(there, sampler, 0.0)
   p, q = (jnp.where(there, jnp.exp(x), 0.0) for x in (fixed, sampler))

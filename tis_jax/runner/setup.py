@@ -87,6 +87,11 @@ def build(settings: Settings) -> Parts:
   with refusing():
     decoder, params, tokenizer = models.load(settings.model.source)
     _check_record(settings, decoder.vocab_size)
+    if settings.algorithm.score_centering and not settings.sampler.top_logprobs:
+      raise ValueError(
+        "algorithm.score_centering needs the sampler's most probable tokens in the "
+        "record: set sampler.top_logprobs, to 20 say"
+      )
     graph = models.decoder_graph(decoder, remat=settings.model.remat)
     task = _task(settings.data)
     algorithm = _weigh(settings.algorithm, task)

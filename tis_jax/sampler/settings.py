@@ -30,6 +30,9 @@ class SamplerSettings:
       (256 at 64, beside 17 for all else) and as many compares a logit in the
       learner's passes. Ratios are exact where the set fits; what becomes of the other
       tokens, and of all of them at 0, algorithm.inexact says.
+    top_logprobs: how many of the most probable tokens a record has the log-probs of, at
+      each place; 0 for none. For algorithm.score_centering. It costs 8 bytes each a
+      token, and as many compares a logit in the learner's passes.
     prompts_per_record: prompts a rollout record.
     group_size: responses a prompt.
     max_new_tokens: the length limit of a response.
@@ -45,6 +48,7 @@ class SamplerSettings:
   top_p: float = 1.0
   min_p: float = 0.0
   kept_tokens: int | None = None
+  top_logprobs: int = 0
   prompts_per_record: int = 64
   group_size: int = 8
   max_new_tokens: int = 8
@@ -59,6 +63,7 @@ class SamplerSettings:
     check_number("count", self.count, at_least=0)
     if self.kept_tokens is not None:
       check_number("kept_tokens", self.kept_tokens, at_least=0)
+    check_number("top_logprobs", self.top_logprobs, at_least=0)
     for name in ("prompts_per_record", "group_size", "max_new_tokens"):
       check_number(name, getattr(self, name), at_least=1)
 

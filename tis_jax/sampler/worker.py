@@ -84,6 +84,7 @@ def build(assignment: Assignment) -> tuple[Engine, Environment]:
     eos_ids=tokenizer.eos_ids,
     pad_id=tokenizer.pad_id,
     kept_width=settings.kept_width(decoder.vocab_size),
+    top_logprobs=min(settings.top_logprobs, decoder.vocab_size),
     precision=settings.precision,
   )
   return engine, Environment(task, tokenizer, task.train, assignment.max_prompt_tokens)

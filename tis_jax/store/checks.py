@@ -95,10 +95,28 @@ def _check_ranges(rollout: Rollout, versions, vocab_size):
     drawn = (kept == ids["tokens"][:, None]).any(axis=1)
     if (~drawn & (kept >= 0).any(axis=1)).any():
       raise RolloutValueError("a token is not among the kept_tokens it was drawn from")
+  if rollout.top_tokens is not None and rollout.top_logp is not None:
+    tokens, logp = rollout.top_tokens[mask_BT], rollout.top_logp[mask_BT]
+    _check_top(tokens, logp)
+    ids["top_tokens"] = tokens[tokens >= 0]
   for name, values in ids.items():
     too_large = vocab_size is not None and (values >= vocab_size).any()
     if (values < 0).any() or too_large:
       raise RolloutValueError(f"{name} has an id outside [0, {vocab_size})")
+
+
+def _check_top(tokens: np.ndarray, logp: np.ndarray) -> None:
+  """Looks at the most probable tokens, `[..., K]`, and their log-probs."""
+  held = tokens >= 0
+  if not np.isfinite(logp[held]).all():
+    raise NonFiniteRolloutError("a log-prob of the top_tokens is not finite")
+  if (logp[~held] != -np.inf).any() or (tokens[~held] != -1).any():
+    raise RolloutValueError(
+      "top_tokens are padded with -1, and their top_logp with -inf"
+    )
+  mass = np.exp(np.where(held, logp, -np.inf)).sum(axis=-1)
+  if (mass > 1 + _LOGP_SLACK).any():
+    raise RolloutValueError("the top_tokens of a place have more probability than 1")
 
 
 def _where(values_BT, mask_BT) -> str:

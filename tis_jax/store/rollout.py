@@ -48,8 +48,19 @@ ARRAYS: Mapping[str, tuple[str, int]] = {
   "kept_tokens": ("<i4", 3),
   "greedy_rewards": ("<f4", 1),
   "named_rewards": ("<f4", 2),
+  "top_tokens": ("<i4", 3),
+  "top_logp": ("<f4", 3),
 }
-OPTIONAL = frozenset({"kept_mass", "kept_tokens", "greedy_rewards", "named_rewards"})
+OPTIONAL = frozenset(
+  {
+    "kept_mass",
+    "kept_tokens",
+    "greedy_rewards",
+    "named_rewards",
+    "top_tokens",
+    "top_logp",
+  }
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +108,10 @@ class Rollout:
       nobody asked for one.
     named_rewards: float32 [B, K], the task's further rewards in its order; None where
       nobody asked for them.
+    top_tokens: int32 [B, T, K], the most probable tokens at each place, in any order,
+      padded with -1; None where nobody asked for them.
+    top_logp: float32 [B, T, K], their log-probs, made as `sampler_logp` is; -inf for
+      padding.
   """
 
   prompts: np.ndarray
@@ -114,6 +129,8 @@ class Rollout:
   kept_tokens: np.ndarray | None = None
   greedy_rewards: np.ndarray | None = None
   named_rewards: np.ndarray | None = None
+  top_tokens: np.ndarray | None = None
+  top_logp: np.ndarray | None = None
 
   @property
   def shape(self) -> tuple[int, int, int]:
@@ -150,6 +167,9 @@ def check_structure(rollout: Rollout) -> None:
       wanted += (prompt_length if name.startswith("prompt") else length,)
     if value.shape[:2] != wanted:
       raise RolloutShapeError(f"{name} has shape {value.shape}, wants {wanted}")
+  top = [x.shape for name, x in rollout.arrays().items() if name.startswith("top_")]
+  if len(top) == 1 or len(set(top)) > 1:
+    raise RolloutShapeError(f"top_tokens and top_logp go together, got shapes {top}")
   if rows == 0 or length == 0:
     raise RolloutShapeError(f"no tokens: {rows} rows of {length}")
 
