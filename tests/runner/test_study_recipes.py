@@ -13,7 +13,9 @@ from tis_jax.runner import ConfigError, read_config
 from tis_jax.runner.setup import build
 from tis_jax.runner.study import load_study, plan
 
-PARTS = ("headline", "arms", "staleness", "precision", "learning_rate", "top_p")
+PARTS = (
+  *("headline", "long", "arms", "staleness", "precision", "learning_rate", "top_p"),
+)
 
 
 def test_runs_of_one_name_are_one_run_in_all_parts():
@@ -25,7 +27,10 @@ def test_runs_of_one_name_are_one_run_in_all_parts():
   assert len(configs) < count
   shown = [run.name for run in plan(load_study("compare"))]
   assert shown == ["none_seed-0", "token_tis_seed-0", "sequence_tis_seed-0"]
-  assert all(configs[run.name] == run.config for run in plan(load_study("compare")))
+  headline = plan(load_study("study:headline").only(seeds=[0]))
+  assert [run.config for run in plan(load_study("compare"))] == [
+    run.config for run in headline
+  ]
 
 
 def test_a_part_varies_what_it_is_named_after():
@@ -43,7 +48,7 @@ def test_a_part_varies_what_it_is_named_after():
 
 
 def test_a_part_that_there_is_not_is_said():
-  with pytest.raises(ConfigError, match="no part 'headlin'; there are headline, arms"):
+  with pytest.raises(ConfigError, match="no part 'headlin'; there are headline, long"):
     load_study("study:headlin")
 
 
@@ -56,6 +61,7 @@ def test_a_part_that_there_is_not_is_said():
     ("adaptive_cap", presets.adaptive()),
     ("icepop", presets.icepop()),
     ("geometric_mask", presets.geometric_mask()),
+    ("kpop", presets.kpop()),
     ("length_aware_mask", presets.length_aware_mask()),
   ],
 )
