@@ -9,7 +9,7 @@ are 8 versions old. Only what an arm or an axis names differs. Parts:
 
   headline       no correction, token TIS, sequence TIS                     15 runs
   long           the same, 300 steps                                         9 runs
-  arms           every correction                                           45 runs
+  arms           every correction                                           48 runs
   staleness      0, 1, 4, 8 and 16 versions, without and with token TIS     30 runs
   precision      fp32, bf16, int8 and int4 params in a sampler that is not
                  behind, without and with token TIS                         24 runs
@@ -49,6 +49,7 @@ def _stages(*stages, **algorithm):
 
 
 _TOKEN_TIS = ("truncate", {"high": 2.0, "level": "token"})
+_FOUR = {"mini_batches": 4, "micro_batches": 2}
 _CENTERED = {"score_centering": True}
 _WHOLE_LAW = {"sampler.top_logprobs": 17}
 
@@ -79,11 +80,11 @@ ARMS = {
   # What the sampler expects of the score is taken out; of the whole vocabulary.
   "centering": _stages(**_CENTERED) | _WHOLE_LAW,
   "centering_tis": _stages(_TOKEN_TIS, **_CENTERED) | _WHOLE_LAW,
-  # Several updates a batch: three policies, and two.
-  "decoupled_ppo": _stages(
-    _TOKEN_TIS, old_logp="recompute", mini_batches=4, micro_batches=2
-  ),
-  "bypass_ppo": _stages(old_logp="sampler", mini_batches=4, micro_batches=2),
+  # PPO on the sampler's own log-probs: two policies, the clip for a correction.
+  "bypass_ppo": _stages(old_logp="sampler"),
+  # Four updates a batch, so a larger step than the others': three policies, and two.
+  "decoupled_ppo_4": _stages(_TOKEN_TIS, old_logp="recompute", **_FOUR),
+  "bypass_ppo_4": _stages(old_logp="sampler", **_FOUR),
 }
 
 _TOP_P = ARMS["token_tis"] | {"sampler.top_p": 0.9}
