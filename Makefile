@@ -23,7 +23,7 @@ setup: $(VENV)/.run  ## the environment alone, in .venv
 test: $(VENV)/.test lint  ## lint, then the quick tests and doctests
 	$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not peers and not chaos and not learning"
 
-test-chaos: $(VENV)/.test  ## kill samplers, corrupt records, restart learners
+test-chaos: $(VENV)/.test  ## kill samplers, corrupt records, restart learners, stop studies
 	$(PY) -m pytest -m chaos
 
 test-learning: $(VENV)/.test  ## train until the held-out reward has moved

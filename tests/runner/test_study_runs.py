@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tis_jax.runner import logs
 
 _STUDY = """
@@ -50,6 +52,7 @@ def learners_of(folder):
   ]
 
 
+@pytest.mark.chaos
 def test_a_study_is_stopped_gone_on_with_and_outlives_an_arm_that_fails(tmp_path):
   file, folder = tmp_path / "tiny.py", tmp_path / "runs"
   file.write_text(_STUDY)
