@@ -283,6 +283,15 @@ def test_the_engine_gives_the_very_responses_of_generate(policy, prompts, precis
   assert engine.sampling.temperature == 0.7
 
 
+def test_a_greedy_answer_records_no_law(policy, prompts):
+  engine = engine_of(policy, Sampling(top_k=4), kept_width=4, top_logprobs=3)
+  engine.update(policy[1], version=0)
+  key = jax.random.key(0)
+  out = engine.generate(*prompts, samples=1, key=key, greedy=True)
+  assert out.top_tokens is None and out.top_logp is None and out.kept_tokens is None
+  assert engine.generate(*prompts, samples=1, key=key).top_logp.shape[-1] == 3
+
+
 def test_published_arrays_and_the_tree_are_the_same_params(policy, prompts):
   engine = engine_of(policy, precision="bfloat16")
   arrays = jax.device_get(models.flatten(policy[1]))

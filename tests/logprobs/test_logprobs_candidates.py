@@ -129,7 +129,7 @@ def test_vocabulary_and_batch_sharded(kind, tied):
       lambda case, ids, pull: read(
         case, ids, pull, tied=tied, vocab_axis=axis, block_elements=_ELEMENTS
       )
-    )(case, put(_IDS, "data"), put(_PULL, "data"))
+    )(case, put(_IDS), put(_PULL, "data"))  # the ids lie elsewhere
   d_hidden, d_head, *rest = grads
   check(found, (d_hidden, d_head.T if tied else d_head, *rest))
 

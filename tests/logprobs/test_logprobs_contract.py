@@ -14,6 +14,7 @@ from tis_jax.logprobs import (
   Sampling,
   agree,
   comparable,
+  comparable_top,
   kept_mass,
   kept_tokens,
   logprobs_from_logits,
@@ -223,3 +224,31 @@ def test_ties_are_kept_together_and_leading_axes_are_free():
   assert np.asarray(kept).all() and kept.shape == (2, 3, 4)
   tokens = kept_tokens(logits, kept, 6)
   np.testing.assert_array_equal(tokens[0, 0], [0, 1, 2, 3, -1, -1])
+
+
+@pytest.mark.parametrize(
+  ("logprobs", "mass"), [("raw", True), ("processed", True), ("processed", False)]
+)
+def test_top_tokens_are_of_the_law_that_was_drawn_from(logprobs, mass):
+  """Renormalised over the set where it is known, over all tokens where it is not."""
+  raw = np.log(np.array([[0.5, 0.25, 0.125, 0.125]] * 2))
+  kept = np.array([[True, True, False, False]] * 2)
+  recorded = raw.copy()
+  if logprobs == "processed":
+    recorded = np.where(kept, raw - np.log(0.75), -np.inf)
+  tokens = np.array([[3, 1, 0, 2]] * 2)
+  tokens = np.where(recorded > -np.inf, tokens, -1)
+  tokens[:, 3], recorded[:, 3] = -1, -np.inf  # padding
+  found = comparable_top(
+    Sampling(top_p=0.7, logprobs=logprobs),
+    recorded,
+    tokens,
+    kept_mass=np.float32([0.75, 0.75]) if mass else None,
+    kept_tokens=np.array([[3, 1, -1], [-1, -1, -1]]),
+  )
+  inside = [0.5 / 0.75, 0.25 / 0.75, 0, 0]
+  # The second set did not fit: both sides are over all tokens, if the mass is known.
+  rest = {"raw": [0.5, 0.25, 0.125, 0], "processed": [0.5, 0.25, 0, 0]}[logprobs]
+  if not mass:
+    rest = inside
+  np.testing.assert_allclose(np.exp(found), [inside, rest], rtol=1e-6)

@@ -77,8 +77,8 @@ def _reject_binary_kl(batch: Incoming, state: State, *, high, reduce):
 def binary_kl(logp: jax.Array, other_logp: jax.Array) -> jax.Array:
   """`D(p, q)` of `reject_binary_kl`, of log-probs in nats.
 
-  1 - p is taken as `-expm1(log p)`: at p = 1 - 1e-5, `1 - exp(log p)` would leave two
-  digits of it in fp32.
+  1 - p is never taken of a p: at p = 1 - 1e-5 it would leave two digits in fp32, and
+  the log of it as few at p = 1e-5.
 
   >>> binary_kl(jnp.log(0.9), jnp.log(0.5)).round(4).item()
   0.3681
@@ -86,6 +86,11 @@ def binary_kl(logp: jax.Array, other_logp: jax.Array) -> jax.Array:
   logp, other_logp = (
     jnp.clip(x, math.log(_LEAST), math.log1p(-_LEAST)) for x in (logp, other_logp)
   )
-  rest, other_rest = -jnp.expm1(logp), -jnp.expm1(other_logp)
   of_token = jnp.exp(logp) * (logp - other_logp)
-  return of_token + rest * jnp.log(rest / other_rest)
+  return of_token - jnp.expm1(logp) * (_log_rest(logp) - _log_rest(other_logp))
+
+
+def _log_rest(logp):
+  """`log(1 - p)`."""
+  rare = logp < -math.log(2)
+  return jnp.where(rare, jnp.log1p(-jnp.exp(logp)), jnp.log(-jnp.expm1(logp)))

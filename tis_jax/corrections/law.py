@@ -66,7 +66,8 @@ def token_law(correct: Chain) -> TokenLaw:
 
   A token that was not taken has a ratio of its own, and no continuation: stages at
   level "token" have a law, and those that reject whole sequences or turns are a matter
-  of the place, not of its token. What is only watched is left out.
+  of the place, not of its token. What is only watched is left out. A stage of your own
+  that treats tokens one by one says so by an option `level="token"`.
 
   Args:
     correct: the chain; stages that reject sequences or turns before those that look at

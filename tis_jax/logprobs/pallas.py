@@ -82,9 +82,11 @@ def backward(
   """As `xla.backward`: one kernel sums over the vocabulary, one over the tokens."""
   arrays, shape = _flat(inputs, offset, plan)
   tokens, vocab, blocks = _sizes(arrays, plan)
+  # Without candidates, which `forward` refuses.
+  of_columns = cotangent.common, cotangent.logp, cotangent.entropy
   columns = [
     jnp.zeros((tokens, 1), jnp.float32) if x is None else x.reshape(tokens, 1)
-    for x in (*log_p_offset, entropy, *cotangent)
+    for x in (*log_p_offset, entropy, *of_columns)
   ]
   grid = (pl.cdiv(tokens, blocks[0]), pl.cdiv(vocab, blocks[1]))
   kernel_of = lambda kernel: partial(kernel, plan=plan, vocab=vocab, tokens=tokens)
