@@ -218,7 +218,10 @@ def test_every_metric_that_a_correction_reports_stands_in_the_table(module, conf
       compat.areal,
       {"rejection_sampling": {"level": "sequence", "agg": "max", "lower": 0.1}},
     ),
-    (compat.roll, {"filters": [{"agg_type": "segment", "diff_enabled": True}]}),
+    (
+      compat.roll,
+      {"filters": [{"enabled": True, "agg_type": "segment", "diff_enabled": True}]},
+    ),
   ],
 )
 def test_what_has_no_native_stage_says_so(module, config):

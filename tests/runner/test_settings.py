@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+from pathlib import Path
 
 import pytest
 from ml_collections import ConfigDict
@@ -14,7 +15,8 @@ from tis_jax.losses import POLICY_LOSSES
 from tis_jax.runner import ConfigError, Settings, default_config, read_config
 from tis_jax.runner.config import docs_of
 from tis_jax.runner.overrides import override
-from tis_jax.runner.recipes import load_recipe, recipes
+from tis_jax.runner.recipes import load_file, load_recipe, recipes
+from tis_jax.runner.study import Study
 
 
 def dataclasses_of(cls):
@@ -134,7 +136,12 @@ def test_an_impossible_value_is_said_with_its_place(name, value, message):
 
 @pytest.mark.parametrize("name", recipes())
 def test_recipes_load_by_name_and_open_with_their_command(name):
-  read_config(load_recipe(name))
+  config = load_file(name)
+  command = "study" if isinstance(config, Study) else "train"
+  if command == "train":
+    read_config(config)
+  opening = (Path(__file__).parents[2] / "configs" / f"{name}.py").read_text()
+  assert f"\n  tis {command} --config={name}" in opening.split('"""')[1]
 
 
 def test_a_recipe_is_found_by_name_argument_or_file(tmp_path):
