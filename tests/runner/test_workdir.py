@@ -7,6 +7,7 @@ import sys
 import pytest
 from ml_collections import ConfigDict
 
+from tis_jax.runner import default_config
 from tis_jax.runner.workdir import (
   ConfigChangedError,
   WorkdirInUseError,
@@ -42,6 +43,18 @@ def test_other_settings_are_refused_and_named(tmp_path):
   keep_config(settings(), tmp_path)
   with pytest.raises(ConfigChangedError, match=r"train.prompts: 4 then, 8 now"):
     check_config(settings(**{"train.prompts": 8}), tmp_path)
+
+
+def test_a_setting_that_is_newer_than_the_run_counts_as_its_default(tmp_path):
+  old = default_config()
+  with old.unlocked():
+    del old.sampler["top_logprobs"]
+  keep_config(old, tmp_path)
+  config = default_config()
+  check_config(config, tmp_path)
+  config.sampler.top_logprobs = 5
+  with pytest.raises(ConfigChangedError, match=r"sampler.top_logprobs: 0 then, 5 now"):
+    check_config(config, tmp_path)
 
 
 _HOLD = """

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tis_jax.runner.config import ConfigError
+from tis_jax.runner.settings import default_config
 from tis_jax.store import default_url
 
 # What may change between two attempts at one run without making it another run.
@@ -108,6 +109,8 @@ def check_config(config: ConfigDict, workdir: Path) -> None:
 def changes(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> list[str]:
   """In which settings a config differs from that of the run in `workdir`, in words.
 
+  A setting that there was not then counts as its default.
+
   Args:
     config: as it would be now.
     workdir: of a run; no differences where there is none.
@@ -117,6 +120,8 @@ def changes(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> li
   if not path.exists():
     return []
   before, now = flat(json.loads(path.read_text())), flat(_settings(config))
+  default = flat(_settings(default_config()))
+  before = {name: default.get(name) for name in now} | before
   return [
     f"{name}: {before.get(name)!r} then, {now.get(name)!r} now"
     for name in sorted(before.keys() | now.keys())
