@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from scipy.special import stdtrit
 
 COLORS = ("#2f5d8a", "#d1662b", "#4c8c4a", "#8a4f9e", "#6b6b6b")
 ARM_COLORS = (
@@ -128,7 +129,7 @@ def bands(
   line: str = "-",
   marker: str = "",
 ) -> Axes:
-  """Draws the mean of several runs per name, and between which values they lie.
+  """Draws the mean of several runs per name, and its 95% interval by Student's t.
 
   Args:
     ax: where to draw.
@@ -150,10 +151,10 @@ def bands(
     ax.plot(
       steps, mean, line, color=color, linewidth=1.5, marker=marker, ms=3, label=name
     )
-    if len(rows) > 1:
-      ax.fill_between(
-        steps, rows.min(axis=0), rows.max(axis=0), color=color, alpha=0.15, linewidth=0
-      )
+    if (n := len(rows)) > 1:
+      half = stdtrit(n - 1, 0.975) * rows.std(axis=0, ddof=1) / np.sqrt(n)
+      low, high = mean - half, mean + half
+      ax.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
   return style(ax, title, "learner step", ylabel)
 
 

@@ -19,7 +19,7 @@ Runs = Sequence[tuple[Result, Columns]]
 
 
 def draw(path: Path, arms: Sequence[str], runs: Runs) -> None:
-  """Writes a PNG. Lines are means over seeds, bands reach from the least to the most.
+  """Writes a PNG. Lines are means over seeds, bands their 95% intervals.
 
   One point: pass@1, reward, mismatch, effective sample size, gradient norm and
   staleness over the steps. Several: pass@1 over the steps at each of them, and where it
