@@ -6,11 +6,12 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORKDIR ?= runs/quickstart
+ARM ?= tis
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
-.PHONY: quickstart compare setup test test-chaos test-learning test-peers lint gsm8k benchmarks \
-	docs notebook clean help
+.PHONY: quickstart compare setup test test-chaos test-learning test-peers lint gsm8k smollm2 \
+	benchmarks docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
 	$(VENV)/bin/tis train --config=quickstart --workdir=$(WORKDIR)
@@ -41,6 +42,10 @@ lint: $(VENV)/.test
 gsm8k: $(VENV)/.smollm2  ## a few real steps of the DAPO + TIS recipe on SmolLM2
 	$(VENV)/bin/tis train --config=gsm8k_dapo_tis:cpu \
 	  --workdir=runs/gsm8k $(if $(GSM8K_DIR),--config.data.gsm8k_dir=$(GSM8K_DIR))
+
+smollm2: $(VENV)/.smollm2  ## a real language model learns (under 40 minutes; ARM=none)
+	$(VENV)/bin/tis train --config=smollm2_steps:$(ARM) --workdir=runs/smollm2_$(ARM) \
+	  $(if $(GSM8K_DIR),--config.data.gsm8k_dir=$(GSM8K_DIR))
 
 benchmarks: $(VENV)/.peers  ## speed and memory, each against a peer or a limit
 	$(PY) benchmarks/corrections.py | tee docs/benchmarks/corrections.txt

@@ -37,7 +37,11 @@ PAGES = {
 
 MORE_MODULES = {
   "tis_jax.models": ["tis_jax.models.tokenizers", "tis_jax.models.value_head"],
-  "tis_jax.tasks": ["tis_jax.tasks.gsm8k", "tis_jax.tasks.gsm8k_steps"],
+  "tis_jax.tasks": [
+    "tis_jax.tasks.gsm8k",
+    "tis_jax.tasks.gsm8k_answers",
+    "tis_jax.tasks.gsm8k_steps",
+  ],
 }
 """Modules that are asked for by their path, and that no `__init__` exports."""
 

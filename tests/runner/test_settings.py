@@ -161,5 +161,18 @@ def test_a_recipe_is_found_by_name_argument_or_file(tmp_path):
   assert load_recipe(f"{path}:7").train.steps == 7
 
 
+def test_the_arms_of_smollm2_steps_differ_in_the_correction_alone():
+  tis, none = (load_recipe(f"smollm2_steps:{arm}").to_dict() for arm in ("tis", "none"))
+  assert load_recipe("smollm2_steps").to_dict() == tis
+  assert tis["algorithm"]["correction"]["stages"] == ("truncate",)
+  assert tis["algorithm"]["correction"]["truncate"] == {"high": 2.0, "level": "token"}
+  tis["algorithm"]["correction"]["stages"] = ()
+  assert tis == none
+  # The policy that is trained, the one that samples and the one that is measured.
+  assert tis["eval"]["temperature"] == tis["sampler"]["temperature"]
+  with pytest.raises(ConfigError, match=r"smollm2_steps:tiss: arm 'tiss': tis or none"):
+    load_recipe("smollm2_steps:tiss")
+
+
 def test_every_estimator_is_a_group():
   assert ESTIMATORS.keys() <= set(default_config().algorithm.advantage)

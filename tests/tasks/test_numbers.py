@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tis_jax.tasks import final_number, parse_number
+from tis_jax.tasks import final_number, leading_number, parse_number
 
 
 @pytest.mark.parametrize(
@@ -68,6 +68,24 @@ def test_parse_number(text, value):
 def test_final_number(completion, strict, lenient):
   assert final_number(completion) == strict
   assert final_number(completion, last_number=True) == lenient
+
+
+@pytest.mark.parametrize(
+  ("text", "value"),
+  [
+    (" $1,260 a day", 1260),
+    ("** 3 6", 3),
+    (":\t-.5", Fraction(-1, 2)),
+    ("1,23", 1),
+    ("3-1", 3),
+    ("", None),
+    ("so 3", None),
+    ("\n3", None),
+    ("#### 3", None),
+  ],
+)
+def test_leading_number(text, value):
+  assert leading_number(text) == value
 
 
 @given(st.integers(-(10**15), 10**15), st.integers(0, 4))

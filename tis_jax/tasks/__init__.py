@@ -2,10 +2,10 @@
 
 from collections.abc import Callable
 
-from tis_jax.tasks import gsm8k, gsm8k_steps
+from tis_jax.tasks import gsm8k, gsm8k_answers, gsm8k_steps
 from tis_jax.tasks.environment import Environment
 from tis_jax.tasks.gsm8k import MissingDatasetError
-from tis_jax.tasks.numbers import final_number, parse_number
+from tis_jax.tasks.numbers import final_number, leading_number, parse_number
 from tis_jax.tasks.order import prompt_order
 from tis_jax.tasks.prompts import Prompts, encode_prompts
 from tis_jax.tasks.task import Example, Task
@@ -19,6 +19,7 @@ __all__ = [
   "Task",
   "encode_prompts",
   "final_number",
+  "leading_number",
   "load",
   "parse_number",
   "prompt_order",
@@ -26,6 +27,7 @@ __all__ = [
 
 TASKS: dict[str, Callable[..., Task]] = {
   "gsm8k": gsm8k.load,
+  "gsm8k_answers": gsm8k_answers.load,
   "gsm8k_steps": gsm8k_steps.load,
 }
 
@@ -34,8 +36,9 @@ def load(name: str, **options) -> Task:
   """A task by name.
 
   Args:
-    name: "gsm8k_steps" (arithmetic in the package, nothing to download) or "gsm8k".
-    **options: of `tis_jax.tasks.gsm8k_steps.load` or `tis_jax.tasks.gsm8k.load`.
+    name: "gsm8k_steps" (arithmetic in the package, nothing to download), "gsm8k", or
+      "gsm8k_answers" (the last line of GSM8K's solutions).
+    **options: of the `load` of the module of that name in `tis_jax.tasks`.
 
   Returns:
     The task.

@@ -6,7 +6,7 @@
 import json
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tis_jax.tasks.numbers import final_number, parse_number
 from tis_jax.tasks.task import Example, Task
@@ -16,6 +16,20 @@ INSTRUCTION = "Think step by step and finish with the answer after ####."
 
 class MissingDatasetError(FileNotFoundError):
   """A dataset is not on this machine; the message says how to get it."""
+
+
+class Problem(NamedTuple):
+  """One of GSM8K's problems.
+
+  Attributes:
+    question: in words.
+    solution: its steps in words, with calculator annotations (`<<48/2=24>>`).
+    answer: the number, as it is written after `####`.
+  """
+
+  question: str
+  solution: str
+  answer: str
 
 
 def load(
@@ -45,18 +59,49 @@ def load(
     ...
   tis_jax.tasks.gsm8k.MissingDatasetError: no nowhere/train.jsonl. Point...
   """
-  if gsm8k_dir is None:
-    rows = {split: _from_tfds(split, data_dir) for split in ("train", "test")}
-  else:
-    rows = {split: _from_jsonl(split, gsm8k_dir) for split in ("train", "test")}
   suffix = f"\n{instruction}" if instruction else ""
   train, test = (
-    tuple(Example(i, q + suffix, a) for i, (q, a) in enumerate(rows[split]))
+    tuple(
+      Example(i, problem.question + suffix, problem.answer)
+      for i, problem in enumerate(read_problems(split, gsm8k_dir, data_dir))
+    )
     for split in ("train", "test")
   )
   reward = partial(_reward, last_number=last_number)
   rewards = {"correct": reward, "marked": _marked}
   return Task("gsm8k", train, test, reward, chat=True, rewards=rewards)
+
+
+def read_problems(
+  split: str, gsm8k_dir: str | None = None, data_dir: str | None = None
+) -> list[Problem]:
+  """GSM8K's problems as published, in their order.
+
+  Args:
+    split: "train" (7,473 problems) or "test" (1,319).
+    gsm8k_dir: see `load`.
+    data_dir: see `load`.
+
+  Raises:
+    MissingDatasetError: no such files; names the command that gets them.
+
+  >>> read_problems("test", gsm8k_dir="nowhere")
+  Traceback (most recent call last):
+    ...
+  tis_jax.tasks.gsm8k.MissingDatasetError: no nowhere/test.jsonl. Point...
+
+  Source: Cobbe et al. 2021, https://arxiv.org/abs/2110.14168 (MIT licence).
+  """
+  if gsm8k_dir is None:
+    rows = _from_tfds(split, data_dir)
+  else:
+    rows = _from_jsonl(split, gsm8k_dir)
+  return [_problem(*row) for row in rows]
+
+
+def _problem(question: str, text: str) -> Problem:
+  solution, _, answer = text.rpartition("####")
+  return Problem(question, solution.strip(), answer.strip())
 
 
 def download(data_dir: str | None = None) -> None:
@@ -82,9 +127,7 @@ def _from_jsonl(split: str, gsm8k_dir: str) -> list[tuple[str, str]]:
     )
   with path.open(encoding="utf-8") as lines:
     rows = [json.loads(line) for line in lines]
-  return [
-    (row["question"], row["answer"].rpartition("####")[2].strip()) for row in rows
-  ]
+  return [(row["question"], row["answer"]) for row in rows]
 
 
 def _from_tfds(split: str, data_dir: str | None) -> list[tuple[str, str]]:
@@ -101,7 +144,7 @@ def _from_tfds(split: str, data_dir: str | None) -> list[tuple[str, str]]:
   except (tfds.core.DatasetNotFoundError, KeyError, AssertionError) as error:
     # A builder without prepared data has no splits, which TFDS reports as a KeyError.
     raise missing from error
-  return [(row["question"].decode(), row["short_answer"].decode()) for row in source]
+  return [(row["question"].decode(), row["answer"].decode()) for row in source]
 
 
 def _builder(data_dir: str | None):

@@ -60,7 +60,24 @@ def final_number(completion: str, *, last_number: bool = False) -> Fraction | No
   """
   _, mark, tail = completion.rpartition(_MARK)
   if mark:
-    number = _NUMBER.match(tail.lstrip(" \t:=*"))
-    return parse_number(number[0]) if number else None
+    return leading_number(tail)
   numbers = _NUMBER.findall(completion) if last_number else []
   return parse_number(numbers[-1]) if numbers else None
+
+
+def leading_number(text: str) -> Fraction | None:
+  """The number that `text` begins with, or None when it begins otherwise.
+
+  Spaces, tabs and `:=*` before the number, and whatever follows it, are ignored.
+
+  Args:
+    text: what continues "Final answer:", say.
+
+  Returns:
+    The exact value, or None.
+
+  >>> leading_number(" **$36** a day"), leading_number(" 3 6"), leading_number("So 36")
+  (Fraction(36, 1), Fraction(3, 1), None)
+  """
+  number = _NUMBER.match(text.lstrip(" \t:=*"))
+  return parse_number(number[0]) if number else None
