@@ -1,4 +1,4 @@
-"""SmolLM2-135M-Instruct learns a task that it half knows, on two CPU cores.
+"""SmolLM2-135M-Instruct on a task that it half knows, on two CPU cores.
 
   tis train --config=smollm2_steps --workdir=runs/smollm2
 
@@ -6,7 +6,13 @@ The task is the last line of GSM8K's shorter solutions (`gsm8k_answers`): the so
 without it, then `Final answer:`, then two to four tokens that count. The algorithm is
 GRPO with token-level truncated importance sampling at 2.0; `smollm2_steps:none` is the
 same without a correction. One sampler process, one fp32 learner that trains all
-parameters, params at most one step old.
+parameters, params at most one step old. GSM8K comes as in `gsm8k_dapo_tis`.
+
+The base policy: held-out pass@1 0.33 ± 0.03 (143 prompts, two samples each, at the
+run's temperature of 0.5); on 64 prompts of up to 64 tokens 0.10 at temperature 1, 0.34
+at 0.5 and 0.53 greedily. Cost: 83 CPU seconds a step, 70 of them the learner's, so the
+45 steps are reckoned at 35 minutes on two cores with nothing else to do. What it gains
+is not measured yet.
 """
 
 from ml_collections import ConfigDict
@@ -40,17 +46,19 @@ def get_config(arm: str = "tis") -> ConfigDict:
   config.algorithm.correction.stages = ARMS[arm]
   config.algorithm.correction.truncate.high = 2.0
 
-  config.optimizer.learning_rate = 3e-5
+  # Adam's first update moves every parameter by the rate: at 6e-6 it cost the rollouts
+  # a third of their sequences' effective sample size.
+  config.optimizer.learning_rate = 1e-5
   config.optimizer.warmup_steps = 5
-  config.train.steps = 60
+  config.train.steps = 45
   config.train.prompts_per_step = 16
 
-  config.eval.every = 20
-  config.eval.prompts = 0
+  config.eval.every = 15
+  config.eval.prompts = 0  # all 143 that fit
   config.eval.samples = 2
   config.eval.temperature = 0.5
   config.eval.rows = 256
-  config.checkpoint.every = 30
+  config.checkpoint.every = 15
   config.checkpoint.keep = 1
   config.log.every = 1
   return config
