@@ -167,6 +167,21 @@ GROUPS: dict[str, dict[str, Metric]] = {
       "Falling to 0: the policy has stopped exploring; growing without bound: it is "
       "coming apart.",
     ),
+    "policy/ratio": Metric(
+      "E[exp(log π - log π_old)], the update's own ratio",
+      "1 in the first update of a batch, whatever the sampler did; later it is drift.",
+    ),
+    "policy/ratio_max": Metric("the largest"),
+    "policy/ratio_min": Metric("the smallest"),
+    "policy/drift_k1": Metric("KL(π_old, π) by k1, nats a token"),
+    "policy/drift_k3": Metric(
+      "the same by k3", "Above 0.01: fewer epochs, or a smaller rate."
+    ),
+    "policy/clipped": Metric(
+      "the share of tokens that the loss's clip took the gradient of",
+      "0 with one update a batch. Above 0.2 much of the batch is not learnt from.",
+    ),
+    "policy/dual_clipped": Metric("the same of the dual clip"),
     "optimizer/grad_norm": Metric(
       "of the mean gradient, before clipping",
       "A jump of ten times the median, with `weight/max` at its cap: a few tokens "
@@ -180,14 +195,14 @@ GROUPS: dict[str, dict[str, Metric]] = {
 }
 
 REGIMES = {
-  "same params, fp32": "token_tis_max_staleness-0_precision-float32",
-  "same params, bf16": "token_tis_max_staleness-0",
-  "same params, int8": "token_tis_max_staleness-0_precision-int8",
-  "same params, int4": "token_tis_max_staleness-0_precision-int4",
-  "bf16, 1 version old": "token_tis_max_staleness-1",
-  "bf16, 4": "token_tis_max_staleness-4",
-  "bf16, 8": "token_tis",
-  "bf16, 16": "token_tis_max_staleness-16",
+  "fp32 fresh": "token_tis_max_staleness-0_precision-float32",
+  "bf16 fresh": "token_tis_max_staleness-0",
+  "int8 fresh": "token_tis_max_staleness-0_precision-int8",
+  "int4 fresh": "token_tis_max_staleness-0_precision-int4",
+  "bf16 1 behind": "token_tis_max_staleness-1",
+  "bf16 4 behind": "token_tis_max_staleness-4",
+  "bf16 8 behind": "token_tis",
+  "bf16 16 behind": "token_tis_max_staleness-16",
 }
 """Columns of ranges, and the runs they are of: names in the study, without the seed."""
 
@@ -203,11 +218,12 @@ and steps (`tis.merge`, `tis.pool`); `NAME/std` and `NAME/stderr` are their spre
 standard error. A chain's stages log under their own names (`truncate/high`,
 `reject/sequences_low`, ...), which [Corrections](api/corrections.md) has.
 
-Ranges are the 5th, 50th and 95th percentile over the steps of {runs} runs of the
-[study](study/results.md), token TIS at 2.0, each step a batch of 512 short answers of a
-0.66M-parameter policy. What `same params` shows is numerics alone. Longer answers and
+Ranges are the median and, in brackets, the 5th and 95th percentile over the steps of
+{runs} runs of the [study](study/results.md), token TIS at 2.0, each step a batch of 512
+short answers of a 0.66M-parameter policy, by the sampler's precision and how many
+versions it was behind. What a fresh sampler shows is numerics alone. Longer answers and
 larger models move them: take the ratio between regimes from here, and the level from
-your own first steps.
+your own first steps. Regimes without a column have not been measured yet.
 
 {groups}
 """

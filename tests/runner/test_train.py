@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -85,6 +87,14 @@ def test_a_run_trains_ends_with_figures_and_can_be_made_longer(tmp_path):
   batch, extra = load_batch(tmp_path / "batch.npz")
   gap = np.abs(extra["old_logp"] - batch.sampler_logp)[batch.mask]
   assert 0 < gap.mean() < 0.2  # bf16 and a version: a gap, and not a bug
+
+  script = Path(__file__).parents[2] / "docs" / "make_metrics.py"
+  groups = runpy.run_path(str(script))["GROUPS"]
+  listed = {name for metrics in groups.values() for name in metrics}
+  logged = {x for row in logs.read_metrics(tmp_path / "metrics.jsonl") for x in row}
+  # What an evaluation and this chain's stage add; and the spread of each.
+  apart = re.compile(r"step$|eval/|truncate/|rollouts/|.*/(std|stderr)$")
+  assert {name for name in logged if not apart.match(name)} == listed
 
   longer = train(small(tmp_path, 3), tmp_path)
   assert longer["steps"] == 3
