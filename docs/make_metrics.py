@@ -1,6 +1,6 @@
 """Writes docs/metrics.md: python docs/make_metrics.py
 
-What a metric is stands here; its range is measured, in `docs/study/ranges.csv`
+What a metric is stands here; its range is measured, in `docs/metrics.csv`
 (`tis_jax.runner.study`), by sampler precision and staleness.
 """
 
@@ -285,7 +285,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
   parser.add_argument("--runs", type=Path, help="measure the ranges anew, of a study")
   known = parser.parse_args(argv)
-  path = DOCS / "study" / "ranges.csv"
+  path = DOCS / "metrics.csv"
   if known.runs:
     path.write_text(ranges(known.runs))
   (DOCS / "metrics.md").write_text(page(path.read_text()))
