@@ -90,9 +90,10 @@ def test_a_study_is_stopped_gone_on_with_and_outlives_an_arm_that_fails(tmp_path
   output = (folder / "none_seed-0" / "output.log").read_text()
   assert "resumed  at step" in output, said
   assert steps_in(folder / "none_seed-0") == list(range(1, 101))
-  assert "wild_seed-0  failed: BadUpdateError: step 1" in said
   none, wild = csv.DictReader((folder / "part.csv").read_text().splitlines())
   assert (none["state"], wild["state"]) == ("finished", "diverged")
+  # It may have ended before the study was stopped, or after it went on.
+  assert wild["reason"].startswith("BadUpdateError: step 1")
   assert none["pass_at_1@0"] == none["pass_at_1/base"]
   assert str(tmp_path) not in (folder / "part.md").read_text()
   # Compiled once: by the child that was stopped, or by the one that went on.
