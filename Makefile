@@ -10,6 +10,11 @@ ARM ?= tis
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
+# In two halves: what a process has compiled stays mapped, and the kernel has a limit.
+QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
+	-m "not peers and not chaos and not learning"
+FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
+
 .PHONY: quickstart compare setup test test-chaos test-learning test-peers lint gsm8k smollm2 \
 	benchmarks docs notebook clean help
 
@@ -22,7 +27,8 @@ compare: $(VENV)/.run  ## no correction, token TIS and sequence TIS, side by sid
 setup: $(VENV)/.run  ## the environment alone, in .venv
 
 test: $(VENV)/.test lint  ## lint, then the quick tests and doctests
-	$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m "not peers and not chaos and not learning"
+	$(QUICK) $(FUNCTIONS)
+	$(QUICK) $(FUNCTIONS:%=--ignore=%)
 
 test-chaos: $(VENV)/.test  ## kill samplers, corrupt records, restart learners, stop studies
 	$(PY) -m pytest -m chaos
