@@ -190,9 +190,7 @@ def update(config: options.Config = None, **_: Any) -> dict[str, Any]:
   takes = ("logp", "sampler_logp", "advantages", "mask")
   return {
     "correct": chain(),
-    "loss": native_loss(
-      f"{_PEER} {cfg['type']}", _by_token(cfg), takes, ratio_to="sampler"
-    ),
+    "loss": native_loss(_PEER, cfg["type"], _by_token(cfg), takes, ratio_to="sampler"),
     "old_logp": "sampler",
     "aggregation": {"mode": "token_mean", "denominator": "sampled", "length": None},
   }

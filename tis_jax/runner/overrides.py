@@ -51,18 +51,16 @@ def override(config: ConfigDict, arguments: Sequence[str]) -> None:
 def _set(config: ConfigDict, name: str, text: str) -> None:
   *groups, last = name.split(".")
   group, path = config, ""
-  for i, part in enumerate(groups):
-    if path in _FREE:
-      _set_freely(group, groups[i:], last, _literal(text))
+  for free in _FREE:
+    if name.startswith(f"{free}."):
+      _set_freely(config, name, _literal(text))
       return
+  for part in groups:
     with refusing():
       check_name(path or "the config", part, list(group))
     group, path = group[part], f"{path}.{part}".lstrip(".")
     if not isinstance(group, ConfigDict):
       raise ConfigError(f"{path} is a setting, not a group of them")
-  if path in _FREE:
-    _set_freely(group, [], last, _literal(text))
-    return
   with refusing():
     check_name(path or "the config", last, list(group))
   if isinstance(group[last], ConfigDict):
@@ -75,13 +73,14 @@ def _set(config: ConfigDict, name: str, text: str) -> None:
     raise ConfigError(f"{name} wants a value of type {kind}, got {text!r}") from error
 
 
-def _set_freely(group: ConfigDict, groups: list[str], last: str, value: Any) -> None:
-  with group.unlocked():
+def _set_freely(config: ConfigDict, name: str, value: Any) -> None:
+  *groups, last = name.split(".")
+  with config.unlocked():
     for part in groups:
-      if part not in group:
-        group[part] = ConfigDict()
-      group = group[part]
-    group[last] = value
+      if part not in config:
+        config[part] = ConfigDict()
+      config = config[part]
+    config[last] = value
 
 
 def _value(text: str, now: Any) -> Any:

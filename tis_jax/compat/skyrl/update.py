@@ -33,7 +33,6 @@ _MODES = {
   "seq_mean_token_sum_norm": "sequence_sum_constant",
   "prompt_mean": "prompt_mean",
 }
-_SELECT = ("clip_cov", "kl_cov")
 
 
 def update(
@@ -75,24 +74,14 @@ def _native_loss(loss: TokenLoss) -> Callable:
   takes = ("logp", f"{anchor}_logp", "advantages", "mask")
   if loss.name == "cross_entropy":
     anchor, takes = "none", ("logp", "advantages", "mask")
-  if loss.name == "clip_cov":
-    takes = (*takes, "key")
-  return native_loss(
-    f"{_PEER} {loss.name}",
-    loss.loss,
-    takes,
-    ratio_to=anchor,
-    selects=loss.name in _SELECT,
-  )
+  return native_loss(_PEER, loss.name, loss.loss, takes, ratio_to=anchor)
 
 
 def _native_estimator(config: options.Config) -> Callable:
   cfg = SECTIONS.locate(config, "advantages")
   name = cfg.get("advantage_estimator", "grpo")
   extras = {"values": "values"} if name == "gae" else {}
-  return native_estimator(
-    f"{_PEER} {name}", advantages(cfg), extras, returns=name == "gae"
-  )
+  return native_estimator(_PEER, name, advantages(cfg), extras)
 
 
 def _aggregation(config: options.Config) -> dict[str, Any]:

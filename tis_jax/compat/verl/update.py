@@ -43,7 +43,6 @@ _MODES = {
   "seq-mean-token-sum-norm": "sequence_sum_constant",
 }
 _ANCHORS: dict[str, Anchor] = {"gpg": "none", "dro": "none"}
-_SELECT = ("clip_cov", "kl_cov")
 # What an estimator takes beside rewards, mask and group: the native name of verl's.
 _EXTRAS = {
   "gae": {"values": "values"},
@@ -86,7 +85,13 @@ def update(
     )
   return {
     "correct": correct,
-    "loss": _native_loss(loss),
+    "loss": native_loss(
+      _PEER,
+      loss.name,
+      loss.loss,
+      ("logp", "old_logp", "advantages", "mask"),
+      ratio_to=_ANCHORS.get(loss.name, "old"),
+    ),
     "advantage": _native_estimator(config),
     "old_logp": "sampler" if loss.bypass else "recompute",
     # verl rejects before it makes the advantages; in bypass mode, inside of the loss,
@@ -113,19 +118,6 @@ def _correction_alone(config: options.Config) -> dict[str, Any]:
   return SECTIONS.locate(config, "correction")
 
 
-def _native_loss(loss: TokenLoss) -> Callable:
-  takes = ("logp", "old_logp", "advantages", "mask")
-  if loss.name == "clip_cov":
-    takes = (*takes, "key")
-  return native_loss(
-    f"{_PEER} {loss.name}",
-    loss.loss,
-    takes,
-    ratio_to=_ANCHORS.get(loss.name, "old"),
-    selects=loss.name in _SELECT,
-  )
-
-
 def _native_estimator(config: options.Config) -> Callable:
   cfg = SECTIONS.locate(config, "advantages")
   name = cfg.get("adv_estimator", "gae")
@@ -135,10 +127,7 @@ def _native_estimator(config: options.Config) -> Callable:
     # By name: the run knows in which order the task's rewards stand.
     named: Any = dict(zip(keys, weights, strict=True))
     return functools.partial(native.gdpo, weights=named, singleton="raw")
-  extras = _EXTRAS.get(name, {})
-  return native_estimator(
-    f"{_PEER} {name}", advantages(cfg), extras, returns=name == "gae"
-  )
+  return native_estimator(_PEER, name, advantages(cfg), _EXTRAS.get(name, {}))
 
 
 def _length(loss: TokenLoss, response_length: int | None) -> float | None:
