@@ -1,25 +1,12 @@
 """A run with score centering: recorded, centred, and refused before it starts."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from tiny_run import config_with, tiny
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from configs import quickstart
 from tis_jax.learner import load_batch
 from tis_jax.runner import ConfigError, logs, read_config, train
 from tis_jax.runner.setup import build
-
-
-def config_with(**changes):
-  config = quickstart.get_config()
-  config.update_from_flattened_dict(
-    {name.replace("__", "."): value for name, value in changes.items()}
-  )
-  return config
 
 
 def test_a_run_that_records_no_top_tokens_is_refused():
@@ -35,23 +22,16 @@ def test_a_run_that_records_no_top_tokens_is_refused():
 
 def test_a_run_is_centred_with_what_its_samplers_record(tmp_path):
   config = config_with(
-    algorithm__score_centering=True,
-    algorithm__micro_batches=1,
-    sampler__top_logprobs=6,
-    sampler__temperature=0.9,
-    sampler__precision="int8",
-    sampler__prompts_per_record=4,
-    sampler__group_size=2,
-    train__prompts_per_step=4,
-    train__steps=3,
-    optimizer__warmup_steps=1,
-    optimizer__schedule="constant",
-    mesh__data=8,
-    eval__prompts=8,
-    eval__samples=2,
-    eval__every=0,
-    store__url=(tmp_path / "store").as_uri(),
-    log__tensorboard=False,
+    **tiny(
+      tmp_path,
+      algorithm__score_centering=True,
+      sampler__top_logprobs=6,
+      sampler__temperature=0.9,
+      sampler__precision="int8",
+      train__steps=3,
+      optimizer__schedule="constant",
+      eval__samples=2,
+    )
   )
   train(config, tmp_path)
   rows = logs.read_metrics(tmp_path / "metrics.jsonl")

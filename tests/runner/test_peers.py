@@ -1,15 +1,11 @@
 """A peer's configuration in a run: taken whole, refused by name, in its words."""
 
-import sys
 import textwrap
-from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_run import config_with, tiny
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from configs import quickstart
 from tis_jax import compat, losses, runner
 from tis_jax.runner import ConfigError, logs, read_config, train
 from tis_jax.runner.overrides import override
@@ -59,7 +55,7 @@ def _file(folder, name, text):
 
 
 def test_a_whole_config_is_the_algorithm(tmp_path):
-  config = quickstart.get_config()
+  config = config_with()
   set_peer(config, "verl", _file(tmp_path, "their.yaml", _THEIRS))
   algorithm = read_config(config).algorithm
   assert losses.traits(algorithm.loss).name == "verl vanilla"
@@ -73,7 +69,7 @@ def test_a_whole_config_is_the_algorithm(tmp_path):
   assert (algorithm.old_logp, algorithm.baseline) == ("recompute", "accepted")
   assert algorithm.correct.weighs
   # What verl does not decide is the recipe's.
-  assert algorithm.micro_batches == quickstart.get_config().algorithm.micro_batches
+  assert algorithm.micro_batches == config_with().algorithm.micro_batches
   said = summary(config)
   assert compat.verl.VERSION in said and "not read: data" in said
 
@@ -87,7 +83,7 @@ def test_a_section_leaves_the_rest_to_the_recipe():
 
 
 def test_a_script_with_the_command_line_is_a_config(tmp_path):
-  config = quickstart.get_config()
+  config = config_with()
   set_peer(config, "verl", _file(tmp_path, "run.sh", _SCRIPT))
   assert config.algorithm.peer_options.algorithm.adv_estimator == "rloo"
   algorithm = read_config(config).algorithm
@@ -140,27 +136,12 @@ def test_a_file_that_is_no_config_is_said(peer, name, text, message, tmp_path):
   if text is not None and path is not None:
     path.write_text(text)
   with pytest.raises(ConfigError, match=message):
-    set_peer(quickstart.get_config(), peer, path)
+    set_peer(config_with(), peer, path)
 
 
 def test_a_run_logs_the_peers_names_beside_the_native_ones(tmp_path):
-  config = quickstart.get_config()
+  config = config_with(**tiny(tmp_path, train__steps=2, eval__samples=1))
   set_peer(config, "verl", _file(tmp_path, "their.yaml", _THEIRS))
-  small = {
-    "algorithm.micro_batches": 1,
-    "sampler.prompts_per_record": 4,
-    "sampler.group_size": 2,
-    "train.prompts_per_step": 4,
-    "train.steps": 2,
-    "optimizer.warmup_steps": 1,
-    "mesh.data": 8,
-    "eval.prompts": 8,
-    "eval.samples": 1,
-    "eval.every": 0,
-    "store.url": (tmp_path / "store").as_uri(),
-    "log.tensorboard": False,
-  }
-  config.update_from_flattened_dict(small)
   train(config, tmp_path / "run")
   rows = logs.read_metrics(tmp_path / "run" / "metrics.jsonl")
   steps = [row for row in rows if "loss/total" in row]

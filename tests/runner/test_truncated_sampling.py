@@ -1,25 +1,12 @@
 """A config that truncates sampling and nothing else: exact ratios, or a refusal."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from tiny_run import config_with, tiny
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-
-from configs import quickstart
 from tis_jax.learner import load_batch
 from tis_jax.runner import ConfigError, logs, read_config, train
 from tis_jax.runner.setup import build
-
-
-def config_with(**changes):
-  config = quickstart.get_config()
-  config.update_from_flattened_dict(
-    {name.replace("__", "."): value for name, value in changes.items()}
-  )
-  return config
 
 
 @pytest.mark.parametrize(
@@ -40,23 +27,16 @@ def test_inexact_ratios_are_left_out_or_trained_on_and_nothing_else():
 
 def test_a_run_with_top_p_trains_on_exact_ratios(tmp_path):
   config = config_with(
-    sampler__top_p=0.8,
-    sampler__precision="float32",
-    sampler__prompts_per_record=4,
-    sampler__group_size=2,
-    train__prompts_per_step=4,
-    algorithm__micro_batches=1,
-    train__steps=2,
-    optimizer__warmup_steps=1,
-    optimizer__schedule="constant",
-    mesh__data=8,
-    eval__prompts=8,
-    eval__samples=2,
-    eval__every=0,
-    store__url=(tmp_path / "store").as_uri(),
-    # Every rollout is of the params that it trains.
-    store__max_staleness=0,
-    log__tensorboard=False,
+    **tiny(
+      tmp_path,
+      sampler__top_p=0.8,
+      sampler__precision="float32",
+      train__steps=2,
+      optimizer__schedule="constant",
+      eval__samples=2,
+      # Every rollout is of the params that it trains.
+      store__max_staleness=0,
+    )
   )
   train(config, tmp_path)
   rows = logs.read_metrics(tmp_path / "metrics.jsonl")
