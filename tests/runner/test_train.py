@@ -107,6 +107,7 @@ def test_a_run_trains_ends_with_figures_and_can_be_made_longer(tmp_path):
     train(small(tmp_path, 3, seed=1), tmp_path)
 
 
+@pytest.mark.learning
 def test_a_critic_is_trained_beside_the_policy_and_resumed_with_it(tmp_path):
   changes = {
     "algorithm.advantage.name": "gae",
@@ -277,6 +278,7 @@ train(ConfigDict(json.loads(sys.argv[1])), Path(sys.argv[2]))
 """
 
 
+@pytest.mark.chaos
 def test_a_second_learner_is_refused_and_the_first_goes_on(tmp_path):
   workdir, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
   config = small(tmp_path, 2000, **{"checkpoint.every": 5000})
@@ -311,6 +313,7 @@ def test_a_second_learner_is_refused_and_the_first_goes_on(tmp_path):
   assert f"stopped at step {len(steps)};" in said
 
 
+@pytest.mark.chaos
 def test_a_learner_that_was_taken_over_ends_and_leaves_the_run_to_the_other(tmp_path):
   def take_over():
     while not steps_of_or_none(tmp_path):

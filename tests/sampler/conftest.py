@@ -64,6 +64,7 @@ def serving():
     finally:
       store.stop("enough")
       thread.join(60)
+      assert ended, "the sampler goes on though the store says stop"
       store.kv.delete("stop")
 
   return serving

@@ -156,10 +156,11 @@ def test_a_changed_config_is_taken_up(open_run, serving, assignment):
     reader.take(2, 0, timeout=120)
     sampler = dataclasses.replace(assignment.sampler, precision="float32")
     other = dataclasses.replace(assignment, sampler=sampler, capacity=9)
-    Store.open(store.url, run="r", create=True, config=other.to_json())
-    store.release(reader.cursor)
+    again = Store.open(store.url, run="r", create=True, config=other.to_json())
+    again.release(reader.cursor)
     wait_until(lambda: store.next_seq("a") == 11)
     last = reader.take(9, 0, timeout=60)[-1]
+    again.stop("enough")
   assert last.header.sampling.dtype == "float32"
 
 
