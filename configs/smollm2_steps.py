@@ -50,15 +50,15 @@ def get_config(arm: str = "tis") -> ConfigDict:
   # a third of their sequences' effective sample size.
   config.optimizer.learning_rate = 1e-5
   config.optimizer.warmup_steps = 5
-  config.train.steps = 45
+  config.train.steps = 20
   config.train.prompts_per_step = 16
 
-  config.eval.every = 15
+  config.eval.every = 5
   config.eval.prompts = 0  # all 143 that fit
   config.eval.samples = 2
   config.eval.temperature = 0.5
   config.eval.rows = 256
-  config.checkpoint.every = 15
+  config.checkpoint.every = 10
   config.checkpoint.keep = 1
   config.log.every = 1
   return config

@@ -27,6 +27,7 @@ PAGES = {
   "tis_jax.tasks": "tasks.md",
   "tis_jax.engines": "engines.md",
   "tis_jax.sampler": "sampler.md",
+  "tis_jax.rollouts": "rollouts.md",
   "tis_jax.store": "store.md",
   "tis_jax.learner": "learner.md",
   "tis_jax.runner": "runner.md",

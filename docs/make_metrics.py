@@ -148,6 +148,7 @@ GROUPS: dict[str, dict[str, Metric]] = {
     "response/length": Metric("tokens of a response"),
     "response/length_max": Metric("of the longest"),
     "response/truncated": Metric("the share that ran into the limit"),
+    "response/aborted": Metric("the share that its engine gave up; it does not train"),
   },
   "Time and versions": {
     "staleness/mean": Metric(

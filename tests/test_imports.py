@@ -42,6 +42,7 @@ def packages(modules: set[str]) -> set[str]:
   [
     "import tis_jax, tis_jax.logprobs",
     "from tis_jax.logprobs import Agreement, Sampling, agree",
+    "from tis_jax import rollouts; rollouts.validate",
     "from tis_jax.store import RolloutReader, Sampling, Store, decode, encode",
   ],
 )

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 from tis_jax import models, tasks
-from tis_jax.engines import LENGTH, STOP, Generation, play
+from tis_jax.engines import Generation, play
 from tis_jax.logprobs import Sampling
+from tis_jax.rollouts import LENGTH, STOP
 from tis_jax.runner import Evaluation
 from tis_jax.sampler import Assignment, SamplerSettings
 from tis_jax.sampler.worker import Worker

@@ -7,6 +7,7 @@ import pytest
 
 from tis_jax import learner
 from tis_jax.advantages.shaping import has_variance
+from tis_jax.rollouts import ABORTED
 
 
 def columns(batch):
@@ -22,11 +23,33 @@ def record(batch, rows):
 def test_records_are_joined_and_groups_of_different_records_stay_apart(batch):
   first, second = record(batch, slice(0, 8)), record(batch, slice(4, 12))
   joined = learner.from_rollouts([first, second])
-  np.testing.assert_array_equal(joined.tokens[8:], batch.tokens[4:12])
+  held = batch.mask[4:12]
+  np.testing.assert_array_equal(joined.tokens[8:][held], batch.tokens[4:12][held])
   np.testing.assert_array_equal(joined.group_ids, np.repeat(np.arange(4), 4))
   assert joined.kept_mass is None
   for name, x in columns(joined).items():
     assert x.dtype == getattr(batch, name).dtype, name
+
+
+def test_ids_that_nothing_reads_are_ids_of_the_model(batch):
+  mask = np.array([[True, False, True, False, False, False]] * 4)
+  tokens = np.array([[3, 4, 5, -9, 10**6, 7]] * 4, np.int32)
+  rows = record(batch, slice(0, 4))
+  rows.mask, rows.tokens = mask, tokens
+  rows.prompts = np.where(rows.prompt_mask, rows.prompts, -1)
+  read = learner.from_rollouts([rows])
+  np.testing.assert_array_equal(read.tokens, [[3, 4, 5, 0, 0, 0]] * 4)
+  assert (read.prompts >= 0).all()
+
+
+def test_nothing_of_an_aborted_answer_trains(batch):
+  rows = record(batch, slice(0, 4))
+  rows.finish_reasons = np.int8([0, ABORTED, 1, 0])
+  rows.rewards = np.float32([1, np.nan, 0, 1])
+  read = learner.from_rollouts([rows])
+  np.testing.assert_array_equal(read.mask.any(axis=1), [True, False, True, True])
+  np.testing.assert_array_equal(read.rewards, [1, 0, 0, 1])
+  np.testing.assert_array_equal(read.finish_reasons, rows.finish_reasons)
 
 
 def test_optional_arrays_are_in_all_records_or_in_none(batch):

@@ -11,10 +11,10 @@ import pytest
 from tis_jax import models, tasks
 from tis_jax.engines import NativeEngine, play
 from tis_jax.logprobs import Sampling
+from tis_jax.rollouts import Limits, validate
 from tis_jax.sampler import Assignment, SamplerSettings
 from tis_jax.sampler.worker import Worker, build
 from tis_jax.store import RolloutReader, Store
-from tis_jax.store.checks import check_values
 
 
 def wait_until(condition, seconds=60):
@@ -27,7 +27,9 @@ def wait_until(condition, seconds=60):
 def test_records_are_groups_of_scored_answers(open_run, serving):
   store = open_run()
   with serving(store):
-    first, second = RolloutReader(store, shape=(8, 8, 5)).take(2, 0, timeout=120)
+    first, second = RolloutReader(store, limits=Limits(shape=(8, 8, 5))).take(
+      2, 0, timeout=120
+    )
   tokenizer = models.load("builtin:arithmetic")[2]
   task = tasks.load("gsm8k_steps")
   for record in (first, second):
@@ -101,7 +103,7 @@ def test_strict_capacity_keeps_every_record_on_policy(open_run, serving, params)
 
 def test_a_record_set_aside_gives_its_place_back(open_run, serving):
   store = open_run(capacity=1)
-  reader = RolloutReader(store, shape=(8, 8, 5))
+  reader = RolloutReader(store, limits=Limits(shape=(8, 8, 5)))
   # A leftover of another writer's making, at the first place of the sequence.
   store.kv.put("rollouts/a/0000000000", b"damaged")
   with serving(store):
@@ -167,7 +169,9 @@ def test_a_changed_config_is_taken_up(open_run, serving, assignment):
 def test_truncated_sampling_is_recorded(open_run, serving):
   store = open_run(sampler={"top_k": 3, "kept_tokens": 3})
   with serving(store):
-    (record,) = RolloutReader(store, vocab_size=17).take(1, 0, timeout=120)
+    (record,) = RolloutReader(store, limits=Limits(vocab_size=17)).take(
+      1, 0, timeout=120
+    )
   assert record.header.sampling.top_k == 3
   assert record.header.sampling.logprobs == "raw"
   assert (record.kept_mass[record.mask] <= 1).all()
@@ -192,7 +196,7 @@ def test_what_truncated_sampling_kept_is_recorded_by_default(assignment, params,
   kept = (record.kept_tokens >= 0).sum(-1)[record.mask]
   assert (kept >= 1).all() and ((kept == 17).all() if law == {"top_k": 99} else True)
   assert (record.kept_mass[record.mask] <= 1).all()
-  check_values(record, vocab_size=17)
+  validate(record, Limits(vocab_size=17))
 
 
 def test_the_room_for_what_was_kept_follows_the_law_of_sampling():

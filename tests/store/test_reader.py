@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from tis_jax.rollouts import Limits
 from tis_jax.store import NoRolloutsError, RolloutReader, Store
 
 _W = {"w": np.ones(1, np.float32)}
@@ -103,7 +104,9 @@ def test_bad_records_are_set_aside_counted_and_passed_over(store, make_rollout):
   store.put_rollout("a", 7, make_rollout(version=2))
   said = []
   reader = RolloutReader(
-    store, shape=(4, 3, 5), vocab_size=19, on_quarantine=said.append
+    store,
+    limits=Limits(shape=(4, 3, 5), vocab_size=19),
+    on_quarantine=said.append,
   )
   assert _places(reader.take(2, learner_version=2)) == [("a", 0), ("a", 7)]
   assert reader.quarantined == {

@@ -5,7 +5,5 @@ from tis_jax.engines.native import Responses as Responses
 from tis_jax.engines.native import generate as generate
 from tis_jax.engines.play import Played as Played
 from tis_jax.engines.play import play as play
-from tis_jax.engines.protocol import LENGTH as LENGTH
-from tis_jax.engines.protocol import STOP as STOP
 from tis_jax.engines.protocol import Engine as Engine
 from tis_jax.engines.protocol import Generation as Generation

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tis_jax.engines.protocol import LENGTH, STOP, Generation
+from tis_jax.engines.protocol import Generation
 from tis_jax.logprobs import (
   Sampling,
   kept_mass,
@@ -22,6 +22,8 @@ from tis_jax.logprobs.reference import materialized_logits
 from tis_jax.models import QUANTIZED, cast, decoder_graph, quantize, unflatten
 from tis_jax.models.cache import init_cache
 from tis_jax.models.params import config_of
+from tis_jax.rollouts import LENGTH, STOP
+from tis_jax.store import digest
 
 PRECISIONS = ("bfloat16", "float32", *QUANTIZED)
 _GREEDY = {
@@ -269,6 +271,7 @@ class NativeEngine:
 
   Attributes:
     sampling: the law of sampling, with the precision in its `dtype`.
+    params_digest: of the arrays by name that it was given; "" of a tree.
 
   Args:
     graph: from `decoder_graph`.
@@ -321,6 +324,7 @@ class NativeEngine:
       in_words = f"{precision} params, bfloat16 activations" if narrow else precision
       sampling = dataclasses.replace(sampling, dtype=in_words)
     self.sampling = sampling
+    self.params_digest = ""
     self._graph, self._precision = graph, precision
     self._params: nnx.State | None = None
     self._version = -1
@@ -347,14 +351,16 @@ class NativeEngine:
       ValueError: a name is missing or unknown, or a shape is wrong.
       ImportError: int8 or int4 without qwix.
     """
+    told = ""
     if not isinstance(params, nnx.State):
+      told = digest(params)
       arrays = {name: jnp.asarray(array) for name, array in params.items()}
       params = unflatten(self._graph, arrays)
     if self._precision in QUANTIZED:
       params = quantize(params, self._precision)
     elif self._precision is not None:
       params = cast(params, self._precision)
-    self._params, self._version = params, version
+    self._params, self._version, self.params_digest = params, version, told
 
   def generate(
     self,

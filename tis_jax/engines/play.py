@@ -6,6 +6,7 @@ import jax
 import numpy as np
 
 from tis_jax.engines.protocol import Engine, Generation
+from tis_jax.rollouts.record import ARRAYS
 from tis_jax.tasks import Environment
 
 
@@ -65,10 +66,10 @@ def _check(generation: Generation, rows: int) -> None:
   # other's answers.
   length = np.shape(generation.tokens)[-1]
   for name, value in generation._asdict().items():
-    if value is None and name.startswith(("kept", "top")):
+    if value is None and name in Generation._field_defaults:
       continue
-    wanted = (rows,) if name == "finish_reasons" else (rows, length)
-    found = np.shape(value)
-    sets = name in ("kept_tokens", "top_tokens", "top_logp")
-    if found[:2] != wanted or len(found) != len(wanted) + sets:
-      raise ValueError(f"the engine's {name} has shape {found}, wants {wanted}")
+    axes, found = ARRAYS[name][1], np.shape(value)
+    known = {"B": rows, "T": length, "O": rows * length + 1}
+    if len(found) != len(axes) or found != tuple(map(known.get, axes, found)):
+      wanted = ", ".join(str(known.get(axis, axis)) for axis in axes)
+      raise ValueError(f"the engine's {name} has shape {found}, wants ({wanted})")

@@ -8,11 +8,6 @@ import numpy as np
 
 from tis_jax.logprobs import Sampling
 
-STOP = 0
-"""A finish reason: the response ended itself."""
-LENGTH = 1
-"""A finish reason: the response ran into the length limit."""
-
 
 class Generation(NamedTuple):
   """Responses on the host, B rows right-padded to T tokens.
@@ -25,7 +20,7 @@ class Generation(NamedTuple):
     sampler_logp: float32 [B, T], nats, made as the engine's `sampling` says;
       meaningless where `mask` is False.
     versions: int32 [B, T], the version of the params that sampled the token.
-    finish_reasons: int8 [B], `STOP` or `LENGTH`.
+    finish_reasons: int8 [B], `STOP`, `LENGTH` or `ABORTED` of `tis_jax.rollouts`.
     kept_mass: float32 [B, T], probability of the tokens that top-k, top-p and min-p
       kept; None where everything was.
     kept_tokens: int32 [B, T, K], which those were, padded with -1 and all -1 where they
@@ -34,6 +29,10 @@ class Generation(NamedTuple):
       None where they were not recorded.
     top_logp: float32 [B, T, K], their log-probs, made as `sampler_logp` is; -inf for
       padding.
+    present: bool [B, T], False where the log-prob of a sampled token is not known and
+      `sampler_logp` NaN; None where all are known.
+    kept_offsets, kept_ids: the kept sets without room to spare, as in a record; instead
+      of `kept_tokens`.
   """
 
   tokens: np.ndarray
@@ -45,6 +44,9 @@ class Generation(NamedTuple):
   kept_tokens: np.ndarray | None = None
   top_tokens: np.ndarray | None = None
   top_logp: np.ndarray | None = None
+  present: np.ndarray | None = None
+  kept_offsets: np.ndarray | None = None
+  kept_ids: np.ndarray | None = None
 
 
 class Engine(Protocol):
@@ -83,7 +85,10 @@ class Engine(Protocol):
   def sampling(self) -> Sampling:
     """How tokens are drawn and what is called their log-prob; goes into every record.
 
-    The learner decides by it whether a ratio with these log-probs is one.
+    The learner decides by it whether a ratio with these log-probs is one. An engine
+    that can say which params it holds also has `params_digest`, as
+    `tis_jax.store.digest` makes it of the arrays; a record carries it, and the learner
+    refuses one that was made by other params than it published.
     """
     ...
 

@@ -15,6 +15,7 @@ from tis_jax.learner.microbatch import map_parts
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, Rows, Targets
 from tis_jax.learner.support import comparable_batch, support_chain, support_metrics
 from tis_jax.numerics.metrics import Metrics
+from tis_jax.rollouts import LENGTH
 
 
 def assess(
@@ -35,7 +36,7 @@ def assess(
   batch, exact = comparable_batch(learner.sampling, batch, algorithm.inexact)
   rows, metrics = Rows(batch), {}
   if algorithm.overlong.filter:
-    mask = overlong_filter(batch.mask, batch.finish_reasons == 1)
+    mask = overlong_filter(batch.mask, batch.finish_reasons == LENGTH)
     rows = Rows(batch._replace(mask=mask))
   support = support_metrics(recorded, exact, rows.batch.mask)
   if algorithm.inexact == "reject":

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tis_jax.numerics.arrays import Array
+from tis_jax.rollouts import ABORTED
 
 
 class Batch(NamedTuple):
@@ -29,7 +30,8 @@ class Batch(NamedTuple):
     versions: `[B, T]` int32 version of the policy that sampled each token.
     rewards: `[B]` fp32.
     group_ids: `[B]` int32; equal for the answers to one prompt, unique in the batch.
-    finish_reasons: `[B]` int8; 0 stopped by itself, 1 ran into the length limit.
+    finish_reasons: `[B]` int8; 0 stopped by itself, 1 ran into the length limit, 2 was
+      aborted: nothing of such a row trains, and no baseline counts it.
     kept_mass: `[B, T]` fp32 probability of the tokens that top-k, top-p and min-p left
       to the sampler, or None.
     kept_tokens: `[B, T, K]` int32, which those were, padded with -1, or None.
@@ -63,6 +65,9 @@ _OPTIONAL = tuple(Batch._field_defaults)
 def from_rollouts(rollouts: Sequence) -> Batch:
   """All rows of some rollout records, in order, with group ids unique among them.
 
+  What follows the last token that a row trains becomes token 0, so that nothing there
+  can be an id that the model does not have.
+
   Args:
     rollouts: objects with the attributes of `Batch`, the optional ones maybe missing;
       equal P and T.
@@ -71,7 +76,22 @@ def from_rollouts(rollouts: Sequence) -> Batch:
     ValueError: no records, or some with and some without an optional array.
   """
   return concatenate(
-    [Batch._make(getattr(r, name, None) for name in Batch._fields) for r in rollouts]
+    [
+      _readable(Batch._make(getattr(r, name, None) for name in Batch._fields))
+      for r in rollouts
+    ]
+  )
+
+
+def _readable(batch: Batch) -> Batch:
+  aborted = batch.finish_reasons == ABORTED
+  mask = batch.mask & ~aborted[:, None]
+  read = np.flip(np.logical_or.accumulate(np.flip(mask, 1), axis=1), 1)
+  return batch._replace(
+    mask=mask,
+    prompts=np.where(batch.prompt_mask, batch.prompts, 0),
+    tokens=np.where(read, batch.tokens, 0),
+    rewards=np.where(aborted, 0, batch.rewards),
   )
 
 

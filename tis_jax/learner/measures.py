@@ -23,6 +23,7 @@ from tis_jax.numerics.metrics import (
 )
 from tis_jax.numerics.ratios import log_ratio
 from tis_jax.numerics.ratios import ratio as token_ratio
+from tis_jax.rollouts import ABORTED, LENGTH
 
 # Ratios from 1/100 to 100, symmetric about 1 on a log axis, one bin centred on it.
 WEIGHT_EDGES = np.exp(np.linspace(-np.log(100), np.log(100), 62))
@@ -31,6 +32,7 @@ WEIGHT_EDGES = np.exp(np.linspace(-np.log(100), np.log(100), 62))
 def batch_metrics(batch: Batch, shaped_rewards, advantages, version) -> Metrics:
   """Rewards, lengths, groups and staleness of the rows that hold anything."""
   held = jnp.any(batch.mask, axis=1)
+  aborted = batch.finish_reasons == ABORTED
   mask = held if advantages.ndim == 1 else batch.mask
   length = batch.mask.sum(axis=1).astype(jnp.float32)
   staleness = (version - batch.versions).astype(jnp.float32)
@@ -47,7 +49,8 @@ def batch_metrics(batch: Batch, shaped_rewards, advantages, version) -> Metrics:
     "groups/without_signal": ratio(jnp.where(dull, share, 0.0).sum(), share.sum()),
     "response/length": mean(length, held),
     "response/length_max": maximum(length, held),
-    "response/truncated": fraction(batch.finish_reasons == 1, held),
+    "response/truncated": fraction(batch.finish_reasons == LENGTH, held),
+    "response/aborted": fraction(aborted, held | aborted),
     "staleness/mean": mean(staleness, batch.mask),
     "staleness/max": maximum(staleness, batch.mask),
   }

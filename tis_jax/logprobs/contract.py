@@ -116,9 +116,9 @@ def agree(
   if logprobs == "untempered":
     if temperature != 1:
       raise ValueError(
-        f"log-probs were taken at temperature 1 and tokens sampled at {temperature};"
-        " the record lacks the log-normaliser at that temperature. Have the sampler"
-        " record log-probs at the sampling temperature"
+        f"log-probs are before the temperature, which is {temperature}: ask the engine"
+        " for processed ones (vLLM: --logprobs-mode processed_logprobs). The record"
+        " lacks the normaliser that would turn one into the other"
       )
     logprobs = "raw"
   rules = _rules(sampling)

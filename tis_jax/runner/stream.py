@@ -14,6 +14,7 @@ import numpy as np
 
 from tis_jax.advantages import shaping
 from tis_jax.learner import Batch, concatenate, from_rollouts, take_rows
+from tis_jax.rollouts import Rollout, with_padded_sets
 from tis_jax.store import RolloutReader, StoreError
 
 
@@ -40,6 +41,8 @@ class BatchStream:
     reader: gives the records; its cursor must be the one in `position`.
     groups: groups a batch.
     filter_groups: leave out groups whose rewards are all alike (dynamic sampling).
+    kept_width: room for the tokens that sampling kept, of records that have as much of
+      it as they need.
     position: of an earlier stream on the same store; None begins.
   """
 
@@ -49,11 +52,12 @@ class BatchStream:
     *,
     groups: int,
     filter_groups: bool = False,
+    kept_width: int = 0,
     position: Mapping[str, Any] | None = None,
   ):
     self._reader = reader
     self._groups = groups
-    self._filter_groups = filter_groups
+    self._filter_groups, self._kept_width = filter_groups, kept_width
     self._held: list[_Held] = []
     self.rows: Counter[str] = Counter()
     if position is not None:
@@ -107,11 +111,12 @@ class BatchStream:
 
   def _take_record(self, version, while_waiting):
     (rollout,) = self._reader.take(1, version, while_waiting=while_waiting)
-    rows = from_rollouts([rollout])
+    rows = self._rows(rollout)
     before = len(rows.rewards)
     self.rows["taken"] += before
     if self._filter_groups:
-      varied = shaping.has_variance(rows.rewards, rows.group_ids)
+      held = rows.mask.any(axis=1)
+      varied = shaping.has_variance(rows.rewards, rows.group_ids, where=held)
       rows = take_rows(rows, shaping.groups_of_rows(varied, rows.group_ids))
       self.rows["filtered"] += before - len(rows.rewards)
       # Writers wait for the learner; a step that needs more records must say so.
@@ -119,11 +124,14 @@ class BatchStream:
     if len(rows.rewards):
       self._held.append(_Held(rollout.header.writer, rollout.header.seq, rows))
 
+  def _rows(self, rollout: Rollout) -> Batch:
+    return from_rollouts([with_padded_sets(rollout, self._kept_width)])
+
   def _reread(self, writer: str, seq: int, groups: list[int]) -> _Held:
     rollout = self._reader.store.get_rollout(writer, seq)
     if rollout is None:
       raise StoreError(f"record {seq} of {writer!r} is gone, and a step needs it")
-    rows = from_rollouts([rollout])
+    rows = self._rows(rollout)
     return _Held(writer, seq, take_rows(rows, np.isin(rows.group_ids, groups)))
 
 

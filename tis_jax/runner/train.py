@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tis_jax.learner import Checkpoints
+from tis_jax.rollouts import Limits
 from tis_jax.runner import figures, logs, peers
 from tis_jax.runner.interrupts import Interrupted, Interrupts
 from tis_jax.runner.run import FRESH, Run
@@ -87,14 +88,19 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
     reader = RolloutReader(
       store,
       position and position["cursor"],
-      shape=settings.record_shape,
-      vocab_size=parts.decoder.vocab_size,
+      limits=Limits(
+        shape=settings.record_shape,
+        group_size=settings.sampler.group_size,
+        vocab_size=parts.decoder.vocab_size,
+        sampling=settings.sampler.sampling,
+      ),
       on_quarantine=logs.say,
     )
     stream = BatchStream(
       reader,
       groups=settings.train.prompts_per_step,
       filter_groups=settings.train.dynamic_sampling,
+      kept_width=settings.sampler.kept_width(parts.decoder.vocab_size),
       position=position,
     )
     fleet = stack.enter_context(

@@ -7,8 +7,8 @@ import numpy as np
 
 from tis_jax import models, tasks
 from tis_jax.engines import Engine, NativeEngine, play
+from tis_jax.rollouts import Header, Rollout
 from tis_jax.sampler.settings import Assignment
-from tis_jax.store import Header, Rollout
 from tis_jax.tasks import Environment, prompt_order
 
 
@@ -58,14 +58,18 @@ class Worker:
       named_rewards = self._environment.named_rewards(
         rows, generation.tokens, generation.mask
       )
-    newest = int(generation.versions[generation.mask].max())
+    header = Header(
+      int(generation.versions[generation.mask].max()),
+      self._engine.sampling,
+      params_digest=getattr(self._engine, "params_digest", ""),
+    )
     return Rollout(
       prompts=self._environment.prompts.tokens[rows],
       prompt_mask=self._environment.prompts.mask[rows],
       rewards=rewards,
       group_ids=np.repeat(np.arange(size, dtype=np.int32), samples),
       prompt_ids=self._environment.ids[rows],
-      header=Header(newest, self._engine.sampling),
+      header=header,
       greedy_rewards=greedy_rewards,
       named_rewards=named_rewards,
       **generation._asdict(),

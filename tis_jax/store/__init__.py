@@ -5,9 +5,13 @@ Samplers write below `rollouts/`, `claims/` and `heartbeats/`, the learner below
 needs jax: a record can be written and checked beside any engine.
 """
 
-from tis_jax.logprobs.contract import Sampling as Sampling
+from tis_jax.rollouts import BadRolloutError as BadRolloutError
+from tis_jax.rollouts import Header as Header
+from tis_jax.rollouts import Rollout as Rollout
+from tis_jax.rollouts import Sampling as Sampling
+from tis_jax.rollouts import decode as decode
+from tis_jax.rollouts import encode as encode
 from tis_jax.store.errors import AlreadyExistsError as AlreadyExistsError
-from tis_jax.store.errors import BadRolloutError as BadRolloutError
 from tis_jax.store.errors import NoRolloutsError as NoRolloutsError
 from tis_jax.store.errors import ParamsGoneError as ParamsGoneError
 from tis_jax.store.errors import StoreError as StoreError
@@ -18,9 +22,9 @@ from tis_jax.store.errors import WrongRunError as WrongRunError
 from tis_jax.store.errors import WrongStoreSchemaError as WrongStoreSchemaError
 from tis_jax.store.location import default_url as default_url
 from tis_jax.store.params import Manifest as Manifest
+from tis_jax.store.params import digest as digest
 from tis_jax.store.reader import RolloutReader as RolloutReader
-from tis_jax.store.rollout import Header as Header
-from tis_jax.store.rollout import Rollout as Rollout
-from tis_jax.store.rollout import decode as decode
-from tis_jax.store.rollout import encode as encode
 from tis_jax.store.store import Store as Store
+from tis_jax.store.watch import RECONFIGURED as RECONFIGURED
+from tis_jax.store.writer import RolloutWriter as RolloutWriter
+from tis_jax.store.writer import Turn as Turn

@@ -11,6 +11,7 @@ the learner restarts from an older step.
 """
 
 import dataclasses
+import hashlib
 import json
 import time
 import zlib
@@ -49,6 +50,20 @@ class Manifest:
     """Next sequence number per writer that the learner had not taken; may be empty."""
     return self.info.get("cursor", {})
 
+  @property
+  def digest(self) -> str:
+    """Of the arrays, as `digest` makes it."""
+    return _digest(self.arrays)
+
+
+def digest(arrays: Mapping[str, np.ndarray]) -> str:
+  """16 hexadecimal digits that tell these params from others.
+
+  >>> digest({"w": np.zeros(2, np.float32)})
+  '48b114933f8ad5a0'
+  """
+  return _digest({name: _described(np.asarray(x))[0] for name, x in arrays.items()})
+
 
 def folder(version: int) -> str:
   return f"params/v{version:010d}/"
@@ -64,14 +79,7 @@ def write(
   """
   described, chunks = {}, {}
   for name, array in arrays.items():
-    array = np.asarray(array)
-    data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-    pieces = [data[i : i + _CHUNK_BYTES] for i in range(0, len(data), _CHUNK_BYTES)]
-    described[name] = {
-      "dtype": array.dtype.name,
-      "shape": list(array.shape),
-      "checksums": [zlib.crc32(piece) for piece in pieces],
-    }
+    described[name], pieces = _described(np.asarray(array))
     for index, piece in enumerate(pieces):
       chunks[f"{folder(version)}{name}.{index:04d}"] = bytes(piece)
   manifest = Manifest(version, dict(info), described, time.time())
@@ -136,6 +144,23 @@ def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
       raise StoreError(f"store {kv.url}: {prefix}{name}.{index:04d} is damaged")
     chunks[name].append(found.value)
   return {name: _array(manifest.arrays[name], chunks[name]) for name in chunks}
+
+
+def _described(array: np.ndarray) -> tuple[dict[str, Any], list[memoryview]]:
+  """What a manifest says of an array, and the pieces that it is written in."""
+  data = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+  pieces = [data[i : i + _CHUNK_BYTES] for i in range(0, len(data), _CHUNK_BYTES)]
+  said = {
+    "dtype": array.dtype.name,
+    "shape": list(array.shape),
+    "checksums": [zlib.crc32(piece) for piece in pieces],
+  }
+  return said, pieces
+
+
+def _digest(described: Mapping[str, Mapping[str, Any]]) -> str:
+  text = json.dumps(described, sort_keys=True, separators=(",", ":"))
+  return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _array(described, chunks):

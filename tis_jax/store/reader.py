@@ -5,9 +5,9 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
-from tis_jax.store.checks import check_values
-from tis_jax.store.errors import BadRolloutError, NoRolloutsError
-from tis_jax.store.rollout import Rollout, decode
+from tis_jax.rollouts import BadRolloutError, Limits, Rollout, decode, validate
+from tis_jax.rollouts.errors import ForeignRolloutError
+from tis_jax.store.errors import NoRolloutsError
 from tis_jax.store.store import Store, quarantine_key, rollout_key
 
 _DISCOVERY_SECONDS = 1.0
@@ -33,8 +33,7 @@ class RolloutReader:
   Args:
     store: from `Store.open`.
     cursor: where to begin; None for the oldest records there are.
-    shape: (B, P, T) that records must have; None for any.
-    vocab_size: token ids must be below it; None for any.
+    limits: what records must keep to, beside belonging to the store's run.
     poll_seconds: pause between looks at an empty store.
     on_quarantine: called with one sentence for every record set aside.
   """
@@ -44,8 +43,7 @@ class RolloutReader:
     store: Store,
     cursor: Mapping[str, int] | None = None,
     *,
-    shape: tuple[int, int, int] | None = None,
-    vocab_size: int | None = None,
+    limits: Limits = Limits(),  # noqa: B008 (it is frozen)
     poll_seconds: float = 0.01,
     on_quarantine: Callable[[str], None] | None = None,
   ):
@@ -53,7 +51,8 @@ class RolloutReader:
     self.cursor: dict[str, int] = dict(cursor or {})
     self.quarantined: Counter[str] = Counter()
     self.lost: set[tuple[str, int]] = set()
-    self._limits = {"run": store.run, "shape": shape, "vocab_size": vocab_size}
+    self._limits = limits._replace(run=store.run)
+    self._digests: dict[int, str | None] = {}
     self._poll_seconds = poll_seconds
     self._on_quarantine = on_quarantine
     self._ahead: dict[str, tuple[int, bytes]] = {}
@@ -120,11 +119,28 @@ class RolloutReader:
   def _examined(self, writer, seq, data, learner_version) -> Rollout | None:
     try:
       rollout = decode(data)
-      check_values(rollout, learner_version=learner_version, **self._limits)
+      header = rollout.header
+      if (header.writer, header.seq) != (writer, seq):
+        raise ForeignRolloutError(
+          f"says that it is record {header.seq} of {header.writer!r:.40}"
+        )
+      validate(
+        rollout,
+        self._limits,
+        learner_version=learner_version,
+        params_digest=self._digest(header.version),
+      )
     except BadRolloutError as error:
       self._set_aside(writer, seq, data, error)
       return None
     return rollout
+
+  def _digest(self, version: int) -> str | None:
+    """Of the params published as `version`; None once they are deleted."""
+    if version not in self._digests:
+      manifest = self.store.manifest(version)
+      self._digests = {version: None if manifest is None else manifest.digest}
+    return self._digests[version]
 
   def _set_aside(self, writer, seq, data, error: BadRolloutError):
     key = quarantine_key(writer, seq)

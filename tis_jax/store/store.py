@@ -4,7 +4,7 @@
 run                              JSON: run id, schema, incarnation, sampler config
 stop                             JSON: which incarnation wants no more rollouts, and why
 cursor                           JSON: what the learner has taken since it published
-rollouts/<writer>/<seq:010d>     a record (rollout.py); never changes
+rollouts/<writer>/<seq:010d>     a record (tis_jax.rollouts); never changes
 params/...                      params.py
 heartbeats/<writer>              JSON: who is alive and what it is doing
 claims/<writer>                  JSON: which incarnation of a writer may write
@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from tis_jax.rollouts import Rollout, decode, encode
 from tis_jax.store import params
 from tis_jax.store.errors import (
   AlreadyExistsError,
@@ -37,7 +38,6 @@ from tis_jax.store.errors import (
 )
 from tis_jax.store.keyvalue import KeyValue, Read
 from tis_jax.store.params import Manifest
-from tis_jax.store.rollout import Rollout, decode, encode
 
 STORE_SCHEMA = 2
 
@@ -170,6 +170,10 @@ class Store:
       ):
         return None
       return manifest
+
+  def manifest(self, version: int) -> Manifest | None:
+    """Of a published version; None once it is deleted."""
+    return params.read_manifest(self.kv, version)
 
   def read_params(self, manifest: Manifest) -> dict[str, np.ndarray]:
     """The parameters of a published version, by name.

@@ -1,26 +1,35 @@
 """The bytes of a record: what goes in comes out, and damage has a name."""
 
+import contextlib
 import dataclasses
 import json
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tis_jax.store import decode, encode
-from tis_jax.store.checks import check_values
-from tis_jax.store.errors import (
+from tis_jax.rollouts import (
+  ABORTED,
+  LENGTH,
+  STOP,
+  Header,
+  Limits,
+  Sampling,
+  decode,
+  encode,
+  tight_sets,
+  validate,
+)
+from tis_jax.rollouts.errors import (
+  AmbiguousLawError,
   BadRolloutError,
   CorruptRolloutError,
-  ForeignRolloutError,
-  FutureRolloutError,
-  NonFiniteRolloutError,
   RolloutSchemaError,
   RolloutShapeError,
-  RolloutValueError,
   TruncatedRolloutError,
 )
 
@@ -106,7 +115,18 @@ def _reheadered(data: bytes, change) -> bytes:
     (lambda h: h["arrays"].update(tokens=[-4, 5]), CorruptRolloutError),
     (lambda h: h["arrays"].update(tokens=[5, 4]), RolloutShapeError),
     (lambda h: h["arrays"].update(tokens=[20]), RolloutShapeError),
-    (lambda h: h["header"].update(sampling={"unknown": 1}), CorruptRolloutError),
+    (lambda h: h["arrays"].update(tokens=[2**40, 2**40]), TruncatedRolloutError),
+    (lambda h: h["arrays"].update(tokens=[0, 2**70]), CorruptRolloutError),
+    (lambda h: h["arrays"].update(tokens=[True, 20]), CorruptRolloutError),
+    (lambda h: h["header"].update(version="3"), CorruptRolloutError),
+    (lambda h: h["header"].update(version=True), CorruptRolloutError),
+    (lambda h: h["header"].update(version=10**30), CorruptRolloutError),
+    (lambda h: h["header"].update(created=None), CorruptRolloutError),
+    (lambda h: h["header"].update(writer=["a"]), CorruptRolloutError),
+    (lambda h: h["header"].update(sampling="raw"), CorruptRolloutError),
+    (lambda h: h["header"]["sampling"].update(top_k=0.5), CorruptRolloutError),
+    (lambda h: h["header"]["sampling"].pop("logprobs"), AmbiguousLawError),
+    (lambda h: h["header"]["sampling"].update(unknown=1), CorruptRolloutError),
     (lambda h: h["header"].pop("version"), CorruptRolloutError),
     (lambda h: h.pop("header"), CorruptRolloutError),
   ],
@@ -132,96 +152,74 @@ def test_the_writer_refuses_what_does_not_fit(make_rollout):
     encode(make_rollout(rows=0))
 
 
-def test_top_tokens_and_their_log_probs_go_together_and_are_looked_at(make_rollout):
+def test_a_record_of_version_1_is_read():
+  """Bytes that the library wrote before there was a second version."""
+  data = (Path(__file__).parent / "version_1.record").read_bytes()
+  record = decode(data)
+  assert record.header == Header(
+    5, Sampling(temperature=0.7, dtype="bfloat16"), "run-1", "local0", 12, 1.5
+  )
+  assert record.tokens.tolist() == [[3, 1, 0], [1, 0, 0]]
+  assert record.sampler_logp[0].tolist() == [-0.5, -0.25, 0.0]
+  assert record.present is None and record.kept_ids is None
+  validate(record, Limits(run="run-1", vocab_size=8, group_size=2), learner_version=5)
+
+
+def test_everything_that_version_2_has_room_for_comes_back(make_rollout):
   good = make_rollout()
-  shape = (*good.mask.shape, 3)
-  tokens = np.broadcast_to(np.int32([4, 2, -1]), shape).copy()
-  logp = np.broadcast_to(np.float32([-0.6, -1.0, -np.inf]), shape).copy()
-
-  def check(**changes):
-    rollout = dataclasses.replace(good, top_tokens=tokens, top_logp=logp)
-    rollout = dataclasses.replace(rollout, **changes)
-    encode(rollout)
-    check_values(rollout, vocab_size=19)
-
-  check()
-  for fill, place, error in (
-    (np.nan, 0, NonFiniteRolloutError),
-    (-np.inf, 1, NonFiniteRolloutError),
-    (0.0, 2, RolloutValueError),
-    (0.0, 1, RolloutValueError),
-  ):
-    bad = logp.copy()
-    bad[..., place] = fill
-    with pytest.raises(error, match="top_"):
-      check(top_logp=bad)
-    check(top_logp=np.where(good.mask[..., None], logp, bad))  # or under the mask
-  with pytest.raises(RolloutValueError, match="top_tokens has an id outside"):
-    check(top_tokens=np.where(tokens == 4, 19, tokens).astype(np.int32))
-  with pytest.raises(RolloutShapeError, match="go together"):
-    check(top_logp=None)
-  with pytest.raises(RolloutShapeError, match="go together"):
-    check(top_logp=logp[..., :2].copy())
+  rows, prompt, length = good.shape
+  places = zip(good.tokens.ravel(), good.mask.ravel(), strict=True)
+  offsets, ids = tight_sets([[token] if held else [] for token, held in places])
+  second = np.arange(length) == 1
+  record = dataclasses.replace(
+    good,
+    header=Header(0, Sampling(top_p=0.5, logprobs="processed"), params_digest="ab12"),
+    present=good.mask & ~second,
+    sampler_logp=np.where(second, np.float32(np.nan), good.sampler_logp),
+    turn_rewards=np.ones((rows, 1), np.float32),
+    finish_reasons=np.int8([STOP, LENGTH, ABORTED, STOP]),
+    kept_offsets=offsets,
+    kept_ids=ids,
+    routed_experts=np.full((rows, prompt + length, 2, 3), 7, np.int16),
+  )
+  validate(record, Limits(experts=8))
+  again = decode(encode(record))
+  assert again.header == record.header
+  assert again.arrays().keys() == record.arrays().keys()
+  for name, value in record.arrays().items():
+    np.testing.assert_array_equal(getattr(again, name), value, err_msg=name)
 
 
-def _with(rollout, name, value):
-  """The rollout with one entry, of a sampled token or row, changed."""
-  array = getattr(rollout, name).copy()
-  array[tuple(0 for _ in array.shape)] = value
-  return dataclasses.replace(rollout, **{name: array})
+def test_a_mask_is_of_true_and_false(make_rollout):
+  data = bytearray(encode(make_rollout()))
+  place = bytes(data).index(make_rollout().mask.tobytes())
+  data[place] = 2
+  data[8:12] = struct.pack("<I", zlib.crc32(bytes(data[12:])))
+  with pytest.raises(CorruptRolloutError, match="neither True nor False"):
+    decode(bytes(data))
 
 
-@pytest.mark.parametrize(
-  ("name", "value", "error"),
-  [
-    ("sampler_logp", np.nan, NonFiniteRolloutError),
-    ("sampler_logp", -np.inf, NonFiniteRolloutError),
-    ("sampler_logp", 0.5, RolloutValueError),
-    ("rewards", np.nan, NonFiniteRolloutError),
-    ("versions", 8, FutureRolloutError),
-    ("versions", -1, RolloutValueError),
-    ("tokens", -1, RolloutValueError),
-    ("tokens", 19, RolloutValueError),
-  ],
-)
-def test_bad_values_have_names(make_rollout, name, value, error):
-  limits = {"learner_version": 7, "vocab_size": 19, "shape": (4, 3, 5), "run": ""}
-  good = make_rollout(version=7)
-  check_values(good, **limits)
-  with pytest.raises(error):
-    check_values(_with(good, name, value), **limits)
+def test_a_header_too_deep_to_read_is_corrupt():
+  text = b'{"schema":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+  body = struct.pack("<I", len(text)) + text
+  with pytest.raises(CorruptRolloutError):
+    decode(b"TISROLL1" + struct.pack("<I", zlib.crc32(body)) + body)
 
 
-def test_kept_mass_prompts_runs_and_shapes_are_checked(make_rollout):
-  good = make_rollout()
-  with pytest.raises(NonFiniteRolloutError, match="kept_mass"):
-    kept_mass = np.where(good.mask, np.inf, 1).astype(np.float32)
-    check_values(dataclasses.replace(good, kept_mass=kept_mass))
-  greedy = np.full_like(good.rewards, np.nan)
-  with pytest.raises(NonFiniteRolloutError, match="greedy_rewards is not finite"):
-    check_values(dataclasses.replace(good, greedy_rewards=greedy))
-  with pytest.raises(RolloutShapeError, match="greedy_rewards has shape"):
-    encode(dataclasses.replace(good, greedy_rewards=greedy[:2]))
-  with pytest.raises(RolloutValueError, match="kept_tokens"):
-    kept_tokens = np.full((4, 5, 2), 19, np.int32)
-    check_values(dataclasses.replace(good, kept_tokens=kept_tokens), vocab_size=19)
-  with pytest.raises(RolloutValueError, match="not among the kept_tokens"):
-    kept_tokens = np.where(good.tokens[..., None] == 3, 4, [3, -1]).astype(np.int32)
-    check_values(dataclasses.replace(good, kept_tokens=kept_tokens), vocab_size=19)
-  kept_tokens[good.tokens != 3] = -1  # sets that did not fit say nothing
-  kept_tokens[good.tokens == 3] = [3, 4]
-  check_values(dataclasses.replace(good, kept_tokens=kept_tokens), vocab_size=19)
-  for mass in (0.0, -0.5, 1.1):
-    with pytest.raises(RolloutValueError, match="kept_mass is outside"):
-      kept_mass = np.full(good.mask.shape, mass, np.float32)
-      check_values(dataclasses.replace(good, kept_mass=kept_mass))
-  with pytest.raises(RolloutValueError, match="left"):
-    prompt_mask = np.array([[True, False, True]] * 4)
-    check_values(dataclasses.replace(good, prompt_mask=prompt_mask))
-  with pytest.raises(ForeignRolloutError):
-    check_values(good, run="another")
-  with pytest.raises(RolloutShapeError):
-    check_values(good, shape=(4, 3, 6))
-  with pytest.raises(FutureRolloutError):
-    header = dataclasses.replace(good.header, version=3)
-    check_values(dataclasses.replace(good, header=header), learner_version=2)
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_mutated_header_is_a_record_or_a_bad_record(make_rollout, data):
+  """Whatever a header says in JSON, nothing but `BadRolloutError` comes of it."""
+  json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner),
+    max_leaves=6,
+  )
+
+  def change(header):
+    inside = data.draw(st.sampled_from([header, header["header"], header["arrays"]]))
+    inside[data.draw(st.sampled_from(sorted(inside)))] = data.draw(json_values)
+
+  mutated = _reheadered(encode(make_rollout()), change)
+  with contextlib.suppress(BadRolloutError):
+    validate(decode(mutated), Limits(shape=(4, 3, 5), vocab_size=19))

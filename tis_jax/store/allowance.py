@@ -3,7 +3,7 @@
 import math
 import time
 
-from tis_jax.store import Store
+from tis_jax.store.store import Store
 
 # Writers that have not been heard of for so long do not count.
 _FRESH_SECONDS = 30.0

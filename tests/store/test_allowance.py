@@ -6,14 +6,14 @@ import time
 
 import pytest
 
-from tis_jax.sampler.allowance import Allowance
-from tis_jax.sampler.watch import RECONFIGURED, Watch
 from tis_jax.store import Store
+from tis_jax.store.allowance import Allowance
+from tis_jax.store.watch import RECONFIGURED, Watch
 
 
 @pytest.fixture(autouse=True)
 def _always_fresh(monkeypatch):
-  monkeypatch.setattr("tis_jax.sampler.allowance._REFRESH_SECONDS", -1.0)
+  monkeypatch.setattr("tis_jax.store.allowance._REFRESH_SECONDS", -1.0)
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import os
 import threading
 import time
 
-from tis_jax.store import Store, StoreError
+from tis_jax.store.errors import StoreError
+from tis_jax.store.store import Store
 
 RECONFIGURED = "the learner has changed the run's config"
 
