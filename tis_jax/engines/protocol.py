@@ -58,6 +58,7 @@ class Engine(Protocol):
   engine is made.
 
   Example:
+    >>> from tis_jax.rollouts import STOP
     >>> class Dice:  # one throw a response, whatever the prompt and the params
     ...   sampling = Sampling(engine="dice", dtype="none")
     ...   version = -1

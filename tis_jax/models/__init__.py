@@ -4,8 +4,9 @@ from tis_jax.models.cache import KVCache, init_cache
 from tis_jax.models.config import DecoderConfig, RopeScaling
 from tis_jax.models.critic import Critic, critic_graph, critic_params
 from tis_jax.models.decoder import Decoder
+from tis_jax.models.gguf import write_gguf
 from tis_jax.models.hugging_face import write_hugging_face
-from tis_jax.models.load import load
+from tis_jax.models.load import gguf_path, load
 from tis_jax.models.params import (
   abstract_params,
   decoder_graph,
@@ -32,11 +33,13 @@ __all__ = [
   "critic_params",
   "decoder_graph",
   "flatten",
+  "gguf_path",
   "init_cache",
   "init_params",
   "load",
   "params_sharding",
   "quantize",
   "unflatten",
+  "write_gguf",
   "write_hugging_face",
 ]

@@ -1,4 +1,4 @@
-"""GGUF files (llama.cpp): Llama, Qwen2 and Qwen3, any quantisation, dequantised."""
+"""GGUF files (llama.cpp): Llama, Qwen2 and Qwen3, read dequantised, and written."""
 
 import dataclasses
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 from flax import nnx
 
 from tis_jax.models.config import DecoderConfig, RopeScaling
-from tis_jax.models.layout import from_published
+from tis_jax.models.layout import from_published, to_published
 from tis_jax.models.tokenizers.bpe import BytePairTokenizer, byte_pair_tokenizer
 
 _NAMES = {
@@ -66,6 +66,60 @@ def read_gguf(
 
   params = from_published(config, tensors, read, place)
   return config, params, _tokenizer(fields)
+
+
+def write_gguf(
+  path: str | Path,
+  template: str | Path,
+  config: DecoderConfig,
+  params: nnx.State,
+  kind: str,
+) -> None:
+  """Writes a GGUF file with another file's tokenizer and metadata, and these params.
+
+  Args:
+    path: of the new file.
+    template: a GGUF file of the same model.
+    config: the decoder's.
+    params: arrays, in float.
+    kind: of the matrices: "F32", "BF16", "Q8_0" or "Q4_0". Norms and biases are fp32.
+
+  Raises:
+    ValueError: the template is another model.
+  """
+  from gguf import GGMLQuantizationType, GGUFReader, GGUFValueType, GGUFWriter
+  from gguf.quants import quantize
+
+  reader = GGUFReader(template)
+  tensors = to_published(config, params)
+  names = {tensor.name: _published(tensor.name) for tensor in reader.tensors}
+  names.pop("rope_freqs.weight", None)
+  if set(names.values()) != tensors.keys():
+    odd = sorted(tensors.keys() ^ set(names.values()))
+    raise ValueError(f"{template} is another model: it differs in {', '.join(odd[:3])}")
+  family = reader.fields["general.architecture"].contents()
+  writer = GGUFWriter(path, family)
+  own = {"general.architecture", "general.quantization_version", "general.file_type"}
+  for key, field in reader.fields.items():
+    if not key.startswith("GGUF.") and key not in own:
+      is_array = field.types[0] == GGUFValueType.ARRAY
+      inner = field.types[-1] if is_array else None
+      writer.add_key_value(key, field.contents(), field.types[0], sub_type=inner)
+  wanted = GGMLQuantizationType[kind]
+  for name, published in names.items():
+    array = np.asarray(tensors[published], np.float32)
+    if published.endswith(("q_proj.weight", "k_proj.weight")) and family == "llama":
+      halves = array.reshape(-1, 2, config.head_dim // 2, array.shape[-1])
+      array = halves.swapaxes(1, 2).reshape(array.shape)
+    matrix = wanted if array.ndim > 1 else GGMLQuantizationType.F32
+    data = quantize(np.ascontiguousarray(array), matrix)
+    writer.add_tensor(name, data, raw_dtype=matrix)
+  if stretching := [t for t in reader.tensors if t.name == "rope_freqs.weight"]:
+    writer.add_tensor("rope_freqs.weight", np.array(stretching[0].data))
+  writer.write_header_to_file()
+  writer.write_kv_data_to_file()
+  writer.write_tensors_to_file()
+  writer.close()
 
 
 def _published(name):

@@ -62,6 +62,21 @@ def load(
   )
 
 
+def gguf_path(source: str | Path) -> Path:
+  """The GGUF file that a model is read from.
+
+  Raises:
+    ValueError: it is not read from one.
+  """
+  kind, _, rest = str(source).partition(":")
+  path = _packaged_gguf(rest) if kind == "gguf" else Path(source).expanduser()
+  if path.suffix != ".gguf":
+    raise ValueError(
+      f"model {str(source)!r} is no GGUF file; llama.cpp needs one for its tokenizer"
+    )
+  return path
+
+
 def _packaged_gguf(package):
   # Found, not imported: such packages are plugins that drag in their host.
   spec = importlib.util.find_spec(package.replace("-", "_"))

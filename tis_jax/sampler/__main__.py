@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from tis_jax.engines.served import EngineError
 from tis_jax.sampler.process import run_sampler
 from tis_jax.store import StoreError
 
@@ -24,7 +25,7 @@ def main(argv: Sequence[str]) -> None:
   signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
   try:
     run_sampler(known.store, known.name, known.parent)
-  except StoreError as error:
+  except (StoreError, EngineError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
 
 

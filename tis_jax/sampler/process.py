@@ -1,5 +1,7 @@
 """The sampler process: newest params in, rollout records out."""
 
+import contextlib
+
 import jax
 
 from tis_jax.sampler.settings import Assignment
@@ -33,11 +35,15 @@ def run_sampler(url: str, name: str, parent: int | None = None) -> str | None:
 def _serve(store: Store, name: str, parent: int | None) -> str | None:
   assignment = Assignment.from_json(store.config)
   writers = assignment.writers
-  with RolloutWriter(store, name, writers=writers, parent=parent) as writer:
-    engine, environment = build(assignment)
+  with (
+    RolloutWriter(store, name, writers=writers, parent=parent) as writer,
+    contextlib.ExitStack() as ending,
+  ):
+    engine, environment = build(assignment, name)
+    ending.callback(getattr(engine, "close", lambda: None))
     worker = Worker(assignment, name, writer.incarnation, engine, environment)
-    precision = assignment.sampler.precision
-    _say(f"{name} begins at record {writer.seq}, {precision}, {jax.devices()[0]}")
+    how = f"{assignment.sampler.engine}, {assignment.sampler.precision}"
+    _say(f"{name} begins at record {writer.seq}, {how}, {jax.devices()[0]}")
     for turn in writer.turns():
       if turn.params is not None:
         engine.update(turn.params, turn.version)

@@ -5,8 +5,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from tis_jax.engines.native import PRECISIONS
+from tis_jax.engines.served.settings import (
+  LlamaCppSettings,
+  SGLangSettings,
+  VLLMSettings,
+)
 from tis_jax.logprobs.contract import Sampling, check_rules, truncates
 from tis_jax.numerics.checks import check_choice, check_number
+
+ENGINES = ("native", "vllm", "llama_cpp", "sglang")
 
 KEPT_TOKENS = 64
 """Room for the ids that top-p and min-p keep, where nothing else is asked for."""
@@ -18,8 +25,11 @@ class SamplerSettings:
 
   Attributes:
     count: sampler processes on this machine; 0 for samplers that run elsewhere.
+    engine: what generates: "native" (this library's decoder), "vllm", "llama_cpp" or
+      "sglang".
     precision: "bfloat16" or "float32" for params and activations, "int8" or "int4" for
-      params in it under bfloat16 activations.
+      params in it under bfloat16 activations. vLLM and SGLang have the first two;
+      llama.cpp has int8 as Q8_0 and int4 as Q4_0.
     temperature: divides the logits, of the sampler and of the policy that is trained.
     top_k: tokens that may be drawn, 0 for all.
     top_p: probability mass that may be drawn, 1 for all.
@@ -36,12 +46,16 @@ class SamplerSettings:
     prompts_per_record: prompts a rollout record.
     group_size: responses a prompt.
     max_new_tokens: the length limit of a response.
+    vllm: how vLLM is found or started, with engine "vllm".
+    llama_cpp: how llama.cpp is, with engine "llama_cpp".
+    sglang: where SGLang is, with engine "sglang".
 
   Raises:
-    ValueError: a setting outside its range.
+    ValueError: a setting outside its range, or one that the engine does not have.
   """
 
   count: int = 1
+  engine: str = "native"
   precision: str = "bfloat16"
   temperature: float = 1.0
   top_k: int = 0
@@ -52,9 +66,22 @@ class SamplerSettings:
   prompts_per_record: int = 64
   group_size: int = 8
   max_new_tokens: int = 8
+  vllm: VLLMSettings = VLLMSettings()
+  llama_cpp: LlamaCppSettings = LlamaCppSettings()
+  sglang: SGLangSettings = SGLangSettings()
 
   def __post_init__(self):
+    check_choice("engine", self.engine, ENGINES)
     check_choice("precision", self.precision, PRECISIONS)
+    if self.engine in ("vllm", "sglang"):
+      known = ("bfloat16", "float32")
+      check_choice(f"precision of {self.engine}", self.precision, known)
+    altered = self.temperature != 1 or truncates(self.sampling)
+    if self.engine == "llama_cpp" and altered:
+      raise ValueError(
+        "llama.cpp's log-probs are those at temperature 1 of all tokens, so it can only"
+        " sample by that law: set temperature 1, and no top_k, top_p or min_p"
+      )
     if not self.temperature > 0:
       raise ValueError(
         f"temperature {self.temperature}: greedy rollouts have no ratio to learn from"
@@ -75,6 +102,7 @@ class SamplerSettings:
       top_k=self.top_k,
       top_p=self.top_p,
       min_p=self.min_p,
+      logprobs="processed" if self.engine == "vllm" else "raw",
     )
 
   def kept_width(self, vocab_size: int) -> int:
@@ -142,5 +170,16 @@ class Assignment:
   def from_json(cls, config: Mapping[str, Any]) -> "Assignment":
     """From the store."""
     told = dict(config)
-    sampler = SamplerSettings(**told.pop("sampler"))
-    return cls(sampler=sampler, **told)
+    return cls(sampler=_from_json(SamplerSettings, told.pop("sampler")), **told)
+
+
+def _from_json(cls: type, told: Mapping[str, Any]) -> Any:
+  """A dataclass of settings, dataclasses and tuples in it restored."""
+  values = dict(told)
+  for field in dataclasses.fields(cls):
+    value = values.get(field.name)
+    if dataclasses.is_dataclass(field.default) and value is not None:
+      values[field.name] = _from_json(type(field.default), value)
+    elif isinstance(value, list):
+      values[field.name] = tuple(value)
+  return cls(**values)

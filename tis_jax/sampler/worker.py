@@ -1,6 +1,7 @@
 """What one sampler makes records with: an engine, an environment, a walk, noise."""
 
 import zlib
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from tis_jax import models, tasks
 from tis_jax.engines import Engine, NativeEngine, play
 from tis_jax.rollouts import Header, Rollout
+from tis_jax.sampler.served import served_engine
 from tis_jax.sampler.settings import Assignment
 from tis_jax.tasks import Environment, prompt_order
 
@@ -76,19 +78,29 @@ class Worker:
     )
 
 
-def build(assignment: Assignment) -> tuple[Engine, Environment]:
-  """The engine and the environment that a run asks for."""
+def build(assignment: Assignment, name: str = "") -> tuple[Engine, Environment]:
+  """The engine and the environment that a run asks for.
+
+  Args:
+    assignment: from the store.
+    name: of the sampler; an engine behind a server keeps its files under it.
+  """
   decoder, _, tokenizer = models.load(assignment.model)
   task = tasks.load(assignment.task, **assignment.task_options)
+  environment = Environment(task, tokenizer, task.train, assignment.max_prompt_tokens)
   settings = assignment.sampler
-  engine = NativeEngine(
-    models.decoder_graph(decoder),
-    settings.sampling,
-    max_new_tokens=settings.max_new_tokens,
-    eos_ids=tokenizer.eos_ids,
-    pad_id=tokenizer.pad_id,
-    kept_width=settings.kept_width(decoder.vocab_size),
-    top_logprobs=min(settings.top_logprobs, decoder.vocab_size),
-    precision=settings.precision,
-  )
-  return engine, Environment(task, tokenizer, task.train, assignment.max_prompt_tokens)
+  graph = models.decoder_graph(decoder)
+  asked: dict[str, Any] = {
+    "max_new_tokens": settings.max_new_tokens,
+    "eos_ids": tokenizer.eos_ids,
+    "pad_id": tokenizer.pad_id,
+    "kept_width": settings.kept_width(decoder.vocab_size),
+    "top_logprobs": min(settings.top_logprobs, decoder.vocab_size),
+  }
+  if settings.engine == "native":
+    engine = NativeEngine(
+      graph, settings.sampling, precision=settings.precision, **asked
+    )
+  else:
+    engine = served_engine(assignment, graph, environment, name, asked)
+  return engine, environment
