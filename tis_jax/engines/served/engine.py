@@ -193,18 +193,20 @@ class ServedEngine:
 
   def _answered(self, requests: Sequence[Request]) -> list[Sequence[Answer | None]]:
     """The answers to each request; None for one that cannot be used."""
+    assert self._params is not None
     deaths = 0
     while True:
       try:
+        if deaths:
+          self._server.load(self._params, self._label)
+          self._look()
         return list(self._pool.map(self._ask, requests))
       except EngineDownError as error:
         deaths += 1
-        if deaths == _DEATHS or self._params is None:
+        if deaths == _DEATHS:
           raise
         self._say(f"{error}; its batch is sampled again")
         time.sleep(2.0**deaths - 1)
-        self._server.load(self._params, self._label)
-        self._look()
 
   def _ask(self, request: Request) -> Sequence[Answer | None]:
     try:

@@ -27,7 +27,7 @@ from tis_jax.models import unflatten, write_gguf
 from tis_jax.models.params import config_of
 
 _SCRIPT = Path(__file__).parent / "llama_plugin" / "tis_llama_server.py"
-_DTYPES = {"float32": "F32", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_0"}
+_DTYPES = {"float32": "F32", "bfloat16": "BF16", "int8": "Q8_0", "int4": "Q4_1"}
 _FINISHES = {"eos": "stop", "limit": "length", "word": "stop"}
 
 
@@ -36,7 +36,7 @@ class LlamaCpp:
 
   Attributes:
     engine: "llama.cpp".
-    dtype: of its params, in llama.cpp's word: "F32", "BF16", "Q8_0" or "Q4_0".
+    dtype: of its params, in llama.cpp's word: "F32", "BF16", "Q8_0" or "Q4_1".
     logprobs: "raw", at temperature 1.
 
   Args:

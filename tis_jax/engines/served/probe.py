@@ -29,8 +29,8 @@ LIMITS = {"float32": 5e-3, "bfloat16": 0.12}
 _QUANTISED_LIMIT = 0.25
 _TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0)
 _RIGHT = "the params that it was given"
-# A rival explains more if it does so by this many standard errors, and by these nats.
-_SURE, _MATTERS = 4.0, 1e-5
+# A rival is believed at these odds (e ** 10), if it is better by these nats a token.
+_SURE, _MATTERS = 10.0, 1e-5
 
 
 class Found(NamedTuple):
@@ -104,11 +104,12 @@ class Probe:
     errors = {words: said - logp for words, logp in self._explanations(answers, params)}
     differences = {words: float(np.abs(d).mean()) for words, d in errors.items()}
     best, off = min(differences, key=differences.__getitem__), differences[_RIGHT]
-    gain = errors[_RIGHT] ** 2 - errors[best] ** 2
-    spread = gain.std(ddof=1) / np.sqrt(gain.size) if gain.size > 1 else np.inf
-    # Params that hardly differ explain as much as each other, and none is wrong.
-    surely = gain.mean() > _SURE * spread and off - differences[best] > _MATTERS
-    if best != _RIGHT and surely:
+    # Log-likelihood that normal errors of unknown variance give the rival over the
+    # right one. Params that hardly differ explain as much, and none is wrong.
+    squares = {words: float(np.square(d).sum()) for words, d in errors.items()}
+    surer = 0.5 * said.size * np.log(squares[_RIGHT] / max(squares[best], 1e-30))
+    matters = off - differences[best] > _MATTERS and differences[best] < self._limit
+    if best != _RIGHT and surer > _SURE and matters:
       raise WrongParamsError(
         f"the engine samples from {best}: its log-probs are {differences[best]:.2g}"
         f" nats off that on average, and {off:.2g} off {_RIGHT}"
