@@ -55,7 +55,7 @@ gsm8k: $(VENV)/.smollm2  ## a few real steps of the DAPO + TIS recipe on SmolLM2
 	$(VENV)/bin/tis train --config=gsm8k_dapo_tis:cpu \
 	  --workdir=runs/gsm8k $(if $(GSM8K_DIR),--config.data.gsm8k_dir=$(GSM8K_DIR))
 
-smollm2: $(VENV)/.smollm2  ## train a real language model (about 35 minutes; ARM=none)
+smollm2: $(VENV)/.smollm2  ## train a real language model (about 20 minutes; ARM=none)
 	$(VENV)/bin/tis train --config=smollm2_steps:$(ARM) --workdir=runs/smollm2_$(ARM) \
 	  $(if $(GSM8K_DIR),--config.data.gsm8k_dir=$(GSM8K_DIR))
 

@@ -16,6 +16,8 @@ are 8 versions old. Only what an arm or an axis names differs. Parts:
   learning_rate  1e-4 to 5e-4, without and with token TIS                   24 runs
   top_p          rollouts from the nucleus of 0.9, with the kept sets in
                  the record and without, beside the whole distribution       9 runs
+  smollm2        a real language model, a version behind: the runs that
+                 `make smollm2` and `make smollm2 ARM=none` leave in runs/   2 runs
 
 Seeds 5 to 9 in the headline, 5 to 7 in the rest: docs/study/protocol.md says what they
 were to show before they were run, and that seeds 0 to 4 were for looking around. Parts
@@ -99,6 +101,10 @@ TOP_P_ARMS = {
 def get_config(part: str = "headline") -> Study:
   pair = _arms("none", "token_tis")
   three = _arms("none", "token_tis", "sequence_tis")
+  if part == "smollm2":
+    stages = {"smollm2_none": (), "smollm2_tis": ("truncate",)}
+    arms = {n: {"algorithm.correction.stages": x} for n, x in stages.items()}
+    return Study("smollm2_steps", {}, arms)
   parts = {
     "headline": (BASE, three, {}),
     "long": (BASE, three, {"train.steps": (300,)}),

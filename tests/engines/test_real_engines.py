@@ -202,6 +202,8 @@ def test_a_vllm_that_is_killed_in_a_batch_is_started_again(
   threading.Timer(0.5, os.kill, (process.pid, signal.SIGKILL)).start()
   out = sample(run.engine, prompts, samples=4)
   assert vllm._process._process.pid != process.pid
+  with pytest.raises(ProcessLookupError):
+    os.killpg(process.pid, 0)  # Nor has it left workers behind.
   assert any("its batch is sampled again" in words for words in run.said)
   assert out.mask.any(axis=1).all() and run.off < 2e-5
 

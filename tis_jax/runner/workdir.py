@@ -18,7 +18,14 @@ from tis_jax.runner.settings import default_config
 from tis_jax.store import default_url
 
 # What may change between two attempts at one run without making it another run.
-_FREE = ("train.steps", "sampler.count", "eval.", "checkpoint.", "log.")
+_FREE = (
+  "train.steps",
+  "sampler.count",
+  "eval.",
+  "checkpoint.",
+  "log.",
+  "data.gsm8k_dir",
+)
 
 
 class ConfigChangedError(ConfigError):

@@ -1,6 +1,8 @@
 """A server that this process starts, and that does not outlive it."""
 
+import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -69,6 +71,8 @@ class ServerProcess:
         stdout=log,
         stderr=subprocess.STDOUT,
         env=self._environment,
+        # A server has workers, which may outlive it; a group can be ended whole.
+        start_new_session=True,
       )
     deadline = time.monotonic() + seconds
     while not ready():
@@ -86,7 +90,7 @@ class ServerProcess:
     return self._process is not None and self._process.poll() is None
 
   def stop(self) -> None:
-    """Ends it, if it runs."""
+    """Ends it and all that it started, whether it runs or has died."""
     process, self._process = self._process, None
     if process is None:
       return
@@ -96,6 +100,8 @@ class ServerProcess:
     except subprocess.TimeoutExpired:
       process.kill()
       process.wait()
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
 
   def _last_words(self) -> str:
     lines = self._log.read_text(errors="replace").splitlines()[-_LAST_WORDS:]

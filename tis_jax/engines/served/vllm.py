@@ -152,6 +152,7 @@ class VLLM:
   def load(self, params: Mapping[str, np.ndarray], label: str) -> None:
     folder = self._handover.write(params, label)
     if self._python and (self._process is None or not self._process.alive):
+      self._stop()
       self._start(folder)
     else:
       self._client.post("/pause?mode=wait")
@@ -163,9 +164,12 @@ class VLLM:
     self._handover.taken(folder)
 
   def close(self) -> None:
+    self._stop()
+    self._handover.clear()
+
+  def _stop(self) -> None:
     if self._process is not None:
       self._process.stop()
-    self._handover.clear()
 
   def _start(self, folder: Path) -> None:
     sizes = [f"--max-model-len={self._max_length}", f"--max-logprobs={self._logprobs}"]

@@ -16,7 +16,7 @@ LOG = "output.log"
 """What a run said, in its workdir."""
 
 # They change neither what a run computes nor what is measured of it.
-_FREE = ("checkpoint.", "log.")
+_FREE = ("checkpoint.", "log.", "data.gsm8k_dir")
 _CURVE = "pass_at_1@"
 
 
