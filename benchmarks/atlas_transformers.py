@@ -1,0 +1,50 @@
+"""Samples with transformers, in whatever environment has it: a part of atlas.py.
+
+python atlas_transformers.py FOLDER DTYPE TEMPERATURE
+
+Reads FOLDER/model and FOLDER/asked.json, writes FOLDER/sampled.json: a pair of ids and
+log-probs an answer. Log-probs are of the logits as the model gives them, softmaxed in
+fp32.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM
+
+
+def main(folder: str, dtype: str, temperature: str) -> None:
+  asked = json.loads((Path(folder) / "asked.json").read_text())
+  model = AutoModelForCausalLM.from_pretrained(
+    f"{folder}/model", dtype=getattr(torch, dtype)
+  ).eval()
+  torch.manual_seed(0)
+  rows = []
+  for prompt in asked["prompts"]:
+    out = model.generate(
+      torch.tensor([prompt] * asked["samples"]),
+      do_sample=True,
+      temperature=float(temperature),
+      top_k=0,
+      top_p=1.0,
+      max_new_tokens=asked["length"],
+      eos_token_id=asked["eos"],
+      pad_token_id=asked["eos"][0],
+      return_dict_in_generate=True,
+      output_logits=True,
+    )
+    laws = torch.log_softmax(
+      torch.stack(out.logits, 1).float() / float(temperature), -1
+    )
+    answers = out.sequences[:, len(prompt) :]
+    values = laws.gather(2, answers[:, :, None])[:, :, 0]
+    for ids, logp in zip(answers.tolist(), values.tolist(), strict=True):
+      ends = [place for place, token in enumerate(ids) if token in asked["eos"]]
+      length = ends[0] + 1 if ends else len(ids)
+      rows.append((ids[:length], logp[:length]))
+  (Path(folder) / "sampled.json").write_text(json.dumps(rows))
+
+
+main(*sys.argv[1:])
