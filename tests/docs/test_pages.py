@@ -15,7 +15,10 @@ from tis_jax.runner import default_config
 from tis_jax.runner.recipes import recipes
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
+PAGES = [
+  *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "examples/README.md")),
+  *sorted(ROOT.glob("docs/*.md")),
+]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 LOSSES = (ROOT / "docs" / "losses.md").read_text()
 
@@ -100,7 +103,7 @@ def test_settings_in_the_pages_exist(path):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
 def test_files_in_the_pages_exist(path):
   text = path.read_text()
-  folders = "configs|docs|experiments|benchmarks|notebooks|tests|tis_jax"
+  folders = "configs|docs|experiments|examples|benchmarks|notebooks|tests|tis_jax"
   for file in set(re.findall(rf"\b(?:{folders})/[\w/]+\.(?:py|md|ipynb|txt)\b", text)):
     there = (ROOT / file).exists() or (ROOT / "docs" / file).exists()
     assert there, f"{path.name}: no {file}"
