@@ -178,14 +178,15 @@ def update(config: options.Config = None, **_: Any) -> dict[str, Any]:
   The loss holds mask and ratio, so the chain only watches.
 
   Raises:
-    ValueError: as for `correction`; `score_centering`, for which a record lacks the
-      sampler's log-probs of the tokens not drawn.
+    ValueError: as for `correction`; `score_centering`, which a run has by settings of
+      its own (there the square of `kl_tau` is not added).
   """
   cfg = _check(SECTIONS.locate(config, "policy_loss"))
   if cfg.get("score_centering", False):
     raise ValueError(
-      f"{_PEER}: score_centering needs the sampler's log-probs of the tokens that it "
-      "did not draw, which the records of a run do not hold"
+      f"{_PEER}: score_centering is not taken over from a configuration: set "
+      "algorithm.score_centering and sampler.top_logprobs, with "
+      "algorithm.correction.stages 'reject_probability_difference,truncate' for its law"
     )
   takes = ("logp", "sampler_logp", "advantages", "mask")
   return {

@@ -39,7 +39,7 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
     RolloutWriter(store, name, writers=writers, parent=parent) as writer,
     contextlib.ExitStack() as ending,
   ):
-    engine, environment = build(assignment, name)
+    engine, environment = build(assignment, f"{store.run}-{name}")
     ending.callback(getattr(engine, "close", lambda: None))
     worker = Worker(assignment, name, writer.incarnation, engine, environment)
     how = f"{assignment.sampler.engine}, {assignment.sampler.precision}"

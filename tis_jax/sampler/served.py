@@ -1,5 +1,6 @@
 """The engines behind servers that a run asks for, from its settings."""
 
+import functools
 import os
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,7 @@ def served_engine(
     assignment: from the store.
     graph: of the decoder.
     environment: whose prompts a probe takes.
-    name: of the sampler.
+    name: of the run and the sampler.
     asked: `max_new_tokens`, `eos_ids`, `pad_id`, `kept_width` and `top_logprobs`.
 
   Raises:
@@ -54,7 +55,12 @@ def served_engine(
       stop_ids=asked["eos_ids"],
     )
   return ServedEngine(
-    server, settings.sampling, vocab_size=config.vocab_size, probe=probe, **asked
+    server,
+    settings.sampling,
+    vocab_size=config.vocab_size,
+    probe=probe,
+    say=functools.partial(print, flush=True),
+    **asked,
   )
 
 

@@ -83,7 +83,7 @@ def build(assignment: Assignment, name: str = "") -> tuple[Engine, Environment]:
 
   Args:
     assignment: from the store.
-    name: of the sampler; an engine behind a server keeps its files under it.
+    name: of the run and the sampler; an engine behind a server keeps its files there.
   """
   decoder, _, tokenizer = models.load(assignment.model)
   task = tasks.load(assignment.task, **assignment.task_options)

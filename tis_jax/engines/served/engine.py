@@ -184,12 +184,14 @@ class ServedEngine:
     self._server.close()
 
   def _look(self) -> None:
-    if self._probe is not None and self._params is not None:
-      answers = [self._server.ask(request)[0] for request in self._probe.requests]
-      for answer, request in zip(answers, self._probe.requests, strict=True):
-        check(answer, request)
-        self._check_label(answer)
-      self._probe.judge(answers, self._params)
+    if self._probe is None or self._params is None:
+      return
+    requests = self._probe.requests
+    answers = [answer for answer, *_ in self._pool.map(self._server.ask, requests)]
+    for answer, request in zip(answers, requests, strict=True):
+      check(answer, request)
+      self._check_label(answer)
+    self._probe.judge(answers, self._params)
 
   def _answered(self, requests: Sequence[Request]) -> list[Sequence[Answer | None]]:
     """The answers to each request; None for one that cannot be used."""

@@ -16,12 +16,15 @@ class Handover:
 
   Args:
     graph: of the decoder.
-    folder: that the server sees, too.
+    folder: that the server sees, too, and nobody else writes to. What a holder that was
+      killed has left there is deleted.
   """
 
   def __init__(self, graph: nnx.GraphDef, folder: Path):
     self._graph, self.folder = graph, folder
     self._last: Path | None = None
+    for left in folder.glob("*/model.safetensors"):
+      shutil.rmtree(left.parent, ignore_errors=True)
 
   def write(self, params: Mapping[str, np.ndarray], label: str) -> Path:
     """The directory of these params, in Hugging Face's layout."""

@@ -5,9 +5,11 @@ Its limits are held to: its log-probs are those before the temperature, so it sa
 an answer whose ids differ from the list's is set aside.
 """
 
+import functools
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -86,10 +88,12 @@ class LlamaCpp:
     self._port = free_port() if python else 0
     self._client = Client(f"http://127.0.0.1:{self._port}" if python else url)
     self._process: ServerProcess | None = None
+    self._pool = ThreadPoolExecutor(slots)
     self._loaded = False
 
   def ask(self, request: Request) -> Sequence[Answer]:
-    return [self._one(request, sample) for sample in range(request.samples)]
+    ask = functools.partial(self._one, request)
+    return list(self._pool.map(ask, range(request.samples)))
 
   def load(self, params: Mapping[str, np.ndarray], label: str) -> None:
     if not self._python:
@@ -119,6 +123,7 @@ class LlamaCpp:
     self._process.start(self._ready, self._start_seconds)
 
   def close(self) -> None:
+    self._pool.shutdown(wait=False, cancel_futures=True)
     if self._process is not None:
       self._process.stop()
     if self._python:

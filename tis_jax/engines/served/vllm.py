@@ -203,6 +203,8 @@ def _answer(choice: Mapping[str, Any], request: Request) -> Answer:
     raise EngineAnswerError("the log-probs are of other ids than the answer's")
   versions = choice.get("weight_versions") or []
   labels = {version["version"] for version in versions}
+  if len(labels) > 1:
+    raise EngineAnswerError(f"an answer of several versions: {', '.join(labels)}")
   top = [
     {int(t["token_id"]): t["logprob"] for t in place.get("top_logprobs") or ()}
     for place in places
