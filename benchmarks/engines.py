@@ -1,0 +1,116 @@
+"""What an engine behind a server costs beside itself: updates, and time not spent in it.
+
+  python benchmarks/engines.py --vllm .venv-vllm/bin/python [--json FILE]
+
+SmolLM2-135M-Instruct, 16 prompts x 4 answers of 64 tokens. An update is timed from the
+params in memory to the engine that has been held against a forward pass; a batch from
+the prompts to the arrays. What of a batch is not between the first request sent and the
+last answer received is the adapter's.
+"""
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+from atlas import Model
+
+from tis_jax.engines.served import VLLM, Probe, ServedEngine
+from tis_jax.logprobs import Sampling
+
+ROUNDS, SAMPLES = 3, 4
+
+
+class Timed:
+  """A server, and when its requests were under way."""
+
+  def __init__(self, server):
+    self._server = server
+    self.first = self.last = 0.0
+
+  def __getattr__(self, name):
+    return getattr(self._server, name)
+
+  def ask(self, request):
+    if not self.first:
+      self.first = time.perf_counter()
+    answers = self._server.ask(request)
+    self.last = time.perf_counter()
+    return answers
+
+
+def measure(dtype: str, python: str) -> dict[str, float]:
+  """The numbers of one precision, by name."""
+  model = Model()
+  eager = ("--enforce-eager",) if dtype == "float32" else ()
+  with tempfile.TemporaryDirectory(dir=_shared()) as folder:
+    server = VLLM(
+      model.graph,
+      dtype=dtype,
+      folder=Path(folder),
+      python=str(Path(python).absolute()),
+      arguments=(*eager, "--max-num-seqs=64"),
+      max_length=128,
+    )
+    timed, law = Timed(server), Sampling()
+    prompts = [p[h].tolist() for p, h in zip(model.prompts, model.held, strict=True)]
+    probe = Probe(
+      model.graph,
+      prompts[:4],
+      law=law,
+      dtype=dtype,
+      vocab_size=model.config.vocab_size,
+      stop_ids=model.tokenizer.eos_ids,
+    )
+    engine = ServedEngine(
+      timed, law, vocab_size=model.config.vocab_size, probe=probe, **model.asked
+    )
+    try:
+      engine.update(model.flat, 0)
+      updates, shares, rates = [], [], []
+      for version in range(1, ROUNDS + 1):
+        # Every version is other params, as after a step.
+        moved = {name: x * (1 + 1e-4 * version) for name, x in model.flat.items()}
+        began = time.perf_counter()
+        engine.update(moved, version)
+        updates.append(time.perf_counter() - began)
+        timed.first = 0.0
+        began = time.perf_counter()
+        out = engine.generate(
+          model.prompts, model.held, samples=SAMPLES, key=jax.random.key(version)
+        )
+        wall = time.perf_counter() - began
+        shares.append(1 - (timed.last - timed.first) / wall)
+        rates.append(out.mask.sum() / wall)
+    finally:
+      engine.close()
+  middle = lambda values: sorted(values)[len(values) // 2]
+  return {
+    f"vllm_{dtype}/update_seconds": middle(updates),
+    f"vllm_{dtype}/adapter_share": middle(shares),
+    f"vllm_{dtype}/tokens_per_s": middle(rates),
+  }
+
+
+def _shared() -> str | None:
+  return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--vllm", metavar="PYTHON", required=True, help="that has vLLM")
+  parser.add_argument("--json", type=Path, help="also write the numbers there")
+  known = parser.parse_args()
+  numbers = {}
+  for dtype in ("float32", "bfloat16"):
+    numbers |= measure(dtype, known.vllm)
+  for name, value in numbers.items():
+    print(f"{name:30} {value:.3g}")
+  if known.json:
+    known.json.write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  main()
