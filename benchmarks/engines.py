@@ -1,4 +1,4 @@
-"""What an engine behind a server costs beside itself: updates, and time not spent in it.
+"""What an engine behind a server costs: updates, and time that is not spent in it.
 
   python benchmarks/engines.py --vllm .venv-vllm/bin/python [--json FILE]
 

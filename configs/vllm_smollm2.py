@@ -12,7 +12,7 @@ pass before it samples on.
 
 from ml_collections import ConfigDict
 
-from tis_jax.runner import load_recipe
+from tis_jax.runner.recipes import load_recipe
 
 
 def get_config() -> ConfigDict:

