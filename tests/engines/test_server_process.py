@@ -116,10 +116,14 @@ def test_it_does_not_outlive_a_process_that_was_killed(tmp_path):
 
 def test_what_does_not_start_is_said_with_its_last_words(tmp_path):
   log = tmp_path / "server.log"
-  code = "import sys; sys.exit('no such model: policy')"
+  code = "print('ValueError: no such model'); [print('at', i) for i in range(99)]"
+  log.write_text("OSError: of an earlier start\n")
   server = ServerProcess([sys.executable, "-c", code], {}, log)
-  with pytest.raises(EngineDownError, match="no such model: policy"):
+  with pytest.raises(
+    EngineDownError, match=r"(?s)ValueError: no such model.*at 98$"
+  ) as e:
     server.start(lambda: False, 60)
+  assert "earlier" not in str(e.value) and "at 50" not in str(e.value)
   slow = ServerProcess([sys.executable, "-c", "import time; time.sleep(99)"], {}, log)
   with pytest.raises(EngineDownError, match="was not ready after 0 s"):
     slow.start(lambda: False, 0.2)

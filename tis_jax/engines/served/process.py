@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -12,7 +13,8 @@ from pathlib import Path
 
 from tis_jax.engines.served.errors import EngineDownError, EngineError
 
-_LAST_WORDS = 25
+_LAST_WORDS = 8
+_ERROR = re.compile(r"\b\w*Error: ")
 _GRACE_SECONDS = 15.0
 _POLL_SECONDS = 0.1
 
@@ -47,6 +49,7 @@ class ServerProcess:
     self._command, self._log = list(command), log
     self._environment = {**os.environ, **environment}
     self._process: subprocess.Popen | None = None
+    self._said = 0
 
   def start(self, ready: Callable[[], bool], seconds: float) -> None:
     """Starts it, and waits until it is ready.
@@ -65,6 +68,7 @@ class ServerProcess:
     self._log.parent.mkdir(parents=True, exist_ok=True)
     launch = [sys.executable, "-c", _LAUNCH, str(os.getpid()), *self._command]
     with self._log.open("ab") as log:
+      self._said = log.tell()
       self._process = subprocess.Popen(
         launch,
         stdin=subprocess.DEVNULL,
@@ -104,5 +108,10 @@ class ServerProcess:
       os.killpg(process.pid, signal.SIGKILL)
 
   def _last_words(self) -> str:
-    lines = self._log.read_text(errors="replace").splitlines()[-_LAST_WORDS:]
-    return f"Its last words, from {self._log}:\n" + "\n".join(f"  {x}" for x in lines)
+    """The first error since its start, which the others follow from, and the end."""
+    with self._log.open("rb") as log:
+      log.seek(self._said)
+      lines = log.read().decode(errors="replace").splitlines()
+    errors = [line for line in lines if _ERROR.search(line)]
+    shown = [*errors[:1], "...", *lines[-_LAST_WORDS:]]
+    return f"Its last words, from {self._log}:\n" + "\n".join(f"  {x}" for x in shown)
