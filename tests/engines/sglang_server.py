@@ -29,12 +29,13 @@ class SGLangServer:
     faults: names of what it does wrong, see `_spoil` and `_load`.
     calls: {path: requests}.
     hang_ups: requests to /generate that it still breaks off.
+    troubles: requests to /generate that it still cannot serve.
   """
 
   def __init__(self):
     self.faults: set[str] = set()
     self.calls: Counter[str] = Counter()
-    self.hang_ups = 0
+    self.hang_ups = self.troubles = 0
     self._params, self._version, self._lock = None, "default", threading.Lock()
     server = self
 
@@ -108,6 +109,9 @@ class SGLangServer:
     return {"success": True, "message": "Succeeded"}
 
   def _generate(self, body):
+    if self.troubles:
+      self.troubles -= 1
+      return 503, {"error": {"message": "the scheduler has died"}}
     if self.hang_ups:
       self.hang_ups -= 1
       raise ConnectionAbortedError

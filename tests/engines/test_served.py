@@ -261,6 +261,9 @@ def test_a_server_that_dies_in_a_batch_is_asked_again(
   engine, said = connect()
   engine.update(params, 0)
   want = sample(engine, prompts)
+  server.troubles = 1
+  np.testing.assert_array_equal(sample(engine, prompts).tokens, want.tokens)
+  assert "HTTP 503: " in said.pop() and not said
   server.hang_ups = 6  # A request on a connection that was kept is sent twice.
   again = sample(engine, prompts)
   np.testing.assert_array_equal(again.tokens, want.tokens)

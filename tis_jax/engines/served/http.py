@@ -43,8 +43,8 @@ class Client:
     """What the server answers to `body`, both as JSON; None to an empty answer.
 
     Raises:
-      EngineDownError: it does not answer.
-      EngineRefusedError: it answers with an HTTP error; the message has its words.
+      EngineDownError: it does not answer, or says that it cannot (5xx).
+      EngineRefusedError: it will not (4xx); the message has its words.
       EngineAnswerError: it answers with something that is not JSON.
     """
     return self._call("POST", path, json.dumps({} if body is None else body))
@@ -77,7 +77,9 @@ class Client:
           ) from error
     if response.status >= 400:
       words = data.decode(errors="replace")[:_SHOWN]
-      raise EngineRefusedError(f"{self.url}{path}: HTTP {response.status}: {words}")
+      # 5xx is the server's own trouble: vLLM says so when its engine has died.
+      error = EngineDownError if response.status >= 500 else EngineRefusedError
+      raise error(f"{self.url}{path}: HTTP {response.status}: {words}")
     try:
       return json.loads(data) if data.strip() else None
     except ValueError as error:

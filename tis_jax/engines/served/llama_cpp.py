@@ -21,7 +21,6 @@ from tis_jax.engines.served.errors import (
   EngineAnswerError,
   EngineDownError,
   EngineError,
-  EngineRefusedError,
 )
 from tis_jax.engines.served.http import Client
 from tis_jax.engines.served.process import ServerProcess, free_port
@@ -142,8 +141,8 @@ class LlamaCpp:
   def _ready(self) -> bool:
     try:
       self._client.get("/health")
-    except (EngineDownError, EngineRefusedError):
-      return False  # 503 while it loads.
+    except EngineDownError:
+      return False  # Or 503, while it loads.
     return True
 
   def _one(self, request: Request, sample: int) -> Answer:

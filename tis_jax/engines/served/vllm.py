@@ -28,6 +28,7 @@ _PLUGIN = Path(__file__).parent / "vllm_plugin"
 _CACHE = "VLLM_CPU_KVCACHE_SPACE"
 _CACHE_GIB = "2"
 _MODEL = "policy"
+_ACCELERATORS = ("/dev/nvidiactl", "/dev/kfd", "/dev/accel0", "/dev/vfio")
 # The log-prob of a token that sampling left out; JSON has no infinity.
 _DROPPED = -9998.0
 _ENVIRONMENT = {
@@ -176,9 +177,13 @@ class VLLM:
       self._process.stop()
 
   def _start(self, folder: Path) -> None:
-    sizes = [f"--max-model-len={self._max_length}", f"--max-logprobs={self._logprobs}"]
+    own = [f"--max-model-len={self._max_length}", f"--max-logprobs={self._logprobs}"]
+    if not any(map(os.path.exists, _ACCELERATORS)):
+      # A prompt that is read in parts sets its generator back, which PyTorch's cannot
+      # be on a CPU: the engine dies of it (seen in 0.32.0).
+      own.append("--no-enable-chunked-prefill")
     line = command(
-      self._python, folder, self._port, self.dtype, [*sizes, *self._arguments]
+      self._python, folder, self._port, self.dtype, [*own, *self._arguments]
     )
     log = self._handover.folder / "vllm.log"
     cache = {_CACHE: os.environ.get(_CACHE, _CACHE_GIB)}
