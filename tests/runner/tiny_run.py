@@ -6,6 +6,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from configs import quickstart
+from tis_jax.runner import logs
 
 
 def config_with(**changes):
@@ -32,3 +33,38 @@ def tiny(folder, **changes):
     "log__tensorboard": False,
     **changes,
   }
+
+
+def small(workdir, steps, **changes):
+  """A config of so many steps, a checkpoint each; `{"a.b": value}` changes it."""
+  config = quickstart.get_config()
+  config.update_from_flattened_dict(
+    {
+      "sampler.prompts_per_record": 4,
+      "sampler.group_size": 2,
+      "train.prompts_per_step": 4,
+      "algorithm.micro_batches": 1,
+      "train.steps": steps,
+      "optimizer.warmup_steps": 1,
+      "optimizer.schedule": "constant",
+      "mesh.data": 8,
+      "eval.prompts": 8,
+      "eval.samples": 2,
+      "eval.every": 0,
+      "checkpoint.every": 1,
+      "log.every": 1,
+      "log.tensorboard": False,
+      "store.url": (workdir / "store").as_uri(),
+    }
+    | changes
+  )
+  return config
+
+
+def steps_of(workdir):
+  rows = logs.read_metrics(workdir / "metrics.jsonl")
+  return [row["step"] for row in rows if "loss/total" in row]
+
+
+def steps_of_or_none(workdir):
+  return (workdir / "metrics.jsonl").exists() and steps_of(workdir)
