@@ -33,7 +33,9 @@ class TISGRPOLearner(GRPOLearner[TISConfig]):
   Args:
     rl_cluster: Tunix's cluster.
     algo_config: a `TISConfig`.
-    reward_fns, metric_fns, data_shuffle_seed: as Tunix has them.
+    reward_fns: a function or several, `reward(prompts, completions, **fields)`.
+    metric_fns: as Tunix has them.
+    data_shuffle_seed: of the order of micro-batches; None leaves it.
 
   Raises:
     ValueError: a config that is none, and what `check_sampling` and `check_training`
@@ -42,7 +44,14 @@ class TISGRPOLearner(GRPOLearner[TISConfig]):
   Source: Tunix 0.1.7, `rl/grpo/grpo_learner.py`.
   """
 
-  def __init__(self, rl_cluster, algo_config, *args: Any, **kwargs: Any):
+  def __init__(
+    self,
+    rl_cluster: Any,
+    algo_config: TISConfig,
+    reward_fns: Any,
+    metric_fns: Any = None,
+    data_shuffle_seed: int | None = None,
+  ):
     if not isinstance(algo_config, TISConfig):
       raise ValueError(
         f"TISGRPOLearner takes a TISConfig, got a {type(algo_config).__name__}"
@@ -54,7 +63,7 @@ class TISGRPOLearner(GRPOLearner[TISConfig]):
       inexact=algo_config.inexact,
     )
     check_training(rl_cluster.cluster_config.training_config)
-    super().__init__(rl_cluster, algo_config, *args, **kwargs)
+    super().__init__(rl_cluster, algo_config, reward_fns, metric_fns, data_shuffle_seed)
     if vanilla:
       rl_cluster.rollout.generate = FreshNoise(
         rl_cluster.rollout.generate, lambda: rl_cluster.global_steps

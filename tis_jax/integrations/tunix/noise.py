@@ -53,6 +53,6 @@ def seed_of(base: Any, step: int, call: int) -> int:
   ):
     base = jax.random.key_data(base)
   words = np.ravel(np.asarray(0 if base is None else base)).astype(np.int64)
-  entropy = [int(word) & 0xFFFFFFFF for word in words]
+  entropy = [int(word) & 0xFFFFFFFFFFFFFFFF for word in words]
   mixed = np.random.SeedSequence([len(entropy), *entropy, step, call])
   return int(mixed.generate_state(1)[0] >> 1)
