@@ -42,14 +42,18 @@ def generate(learner, mode=Mode.TRAIN):
 def off(cluster, shift):
   """The cluster, its sampler reporting log-probs that are off by `shift(place)`.
 
-  What it returned is kept in `outputs`.
+  None where that is None. What it returned is kept in `outputs`.
   """
   honest, cluster.outputs = cluster.rollout.generate, []
 
   def generate(prompts, config, **options):
     output = honest(prompts, config, **options)
     output.logprobs = [
-      [x + shift(place) for place, x in enumerate(row)] for row in output.logprobs
+      [
+        None if shift(place) is None else x + shift(place)
+        for place, x in enumerate(row)
+      ]
+      for row in output.logprobs
     ]
     cluster.outputs.append(output)
     return output
@@ -194,6 +198,32 @@ def test_a_loss_of_ours_gives_the_gradient_written_out(make_cluster):
   assert_close(expected, move(before, params_of(cluster)), rtol=1e-3, atol=2e-6)
 
 
+def test_a_loss_of_the_sampler_ratio_takes_missing_log_probs_as_ratio_1(make_cluster):
+  """With `sampler_cispo`: r = pi / mu, off by a shift, 1 where none is known."""
+  shift = lambda place: None if place == 2 else 0.2
+  cluster = off(make_cluster(), shift)
+  model, before = nnx.clone(cluster.actor_trainer.model), params_of(cluster)
+  learner = train(
+    cluster,
+    correction=tis.chain(tis.veto(1e-4)),
+    loss=partial(tis.losses.sampler_cispo, clip_low=0.5, clip_high=0.5),
+    aggregation="sequence_mean",
+  )
+  (example,) = learner.examples
+  mask = np.asarray(example.completion_mask)
+  ratio = np.where(np.arange(8) == 2, 1.0, np.exp(-0.2))
+
+  def loss(model):
+    logp = current_logp(model, example, 0.6)
+    token_loss = -example.advantages[:, None] * ratio * logp
+    rows = jnp.where(mask, token_loss, 0.0).sum(1) / np.maximum(mask.sum(1), 1)
+    return rows.sum() / mask.any(1).sum()
+
+  expected = jax.tree.map(lambda g: -0.1 * np.asarray(g), nnx.grad(loss)(model))
+  assert max(np.abs(x).max() for x in jax.tree.leaves(expected)) > 1e-3
+  assert_close(expected, move(before, params_of(cluster)), rtol=1e-3, atol=2e-6)
+
+
 def test_micro_batches_add_up_to_the_batch(make_cluster):
   """The denominator is of the generated batch, whatever it is cut into."""
   moves = []
@@ -262,7 +292,12 @@ def test_every_call_draws_noise_of_its_own_and_a_run_draws_it_again(make_cluster
   assert len({str(x) for x in once}) == 3
   assert tokens() == once
   assert tokens(seed=1)[0] != once[0]
-  stock = make_cluster()
+  cluster, stock = make_cluster(), make_cluster()
+  make_learner(cluster)
+  apart = cluster.generate(["abc", "abc"], micro_batch_size=1).tokens
+  assert apart[0].tolist() != apart[1].tolist()
+  together = stock.generate(["abc", "abc"], micro_batch_size=1).tokens
+  np.testing.assert_array_equal(*together)
   same = [np.concatenate(stock.generate(list(PROMPTS)).tokens) for _ in range(2)]
   np.testing.assert_array_equal(*same)
 

@@ -136,7 +136,8 @@ class TISGRPOLearner(GRPOLearner[TISConfig]):
     )
     return TISExample(
       **{name: getattr(example, name) for name in example.__dataclass_fields__},
-      sampler_logp=sampler_logp,
+      # A missing one is a ratio of 1 to a loss too.
+      sampler_logp=jnp.where(jnp.isnan(sampler_logp), old_logp, sampler_logp),
       accepted=out.mask,
       denominator=denominator,
     )
