@@ -147,6 +147,25 @@ def test_weights_are_the_ratio_to_what_the_sampler_reported(make_cluster):
   np.testing.assert_allclose(example.sampler_is_weights, expected, atol=1e-4)
 
 
+def test_a_correction_is_given_the_groups_and_the_advantages(make_cluster):
+  """Weights average 1 over a group; a bad answer that was left behind goes."""
+  cluster = off(make_cluster(), lambda place: 0.3 * (place - 2))
+  stages = tis.truncate(2.0), tis.normalize(over="group")
+  example = generate(make_learner(cluster, correction=tis.chain(*stages)))
+  mask, weight = np.asarray(example.completion_mask), example.sampler_is_weights
+  for rows in (slice(0, G), slice(G, 2 * G)):
+    assert np.asarray(weight)[rows].sum() / mask[rows].sum() == pytest.approx(1.0, 1e-4)
+  cluster = off(make_cluster(), lambda place: 0.3 * (place - 2))
+  correction = tis.chain(tis.reject_negative_divergence(0.1))
+  example = generate(make_learner(cluster, correction=correction))
+  kept = np.asarray(example.sampler_is_weights) > 0
+  falls = np.asarray(example.advantages) < 0
+  np.testing.assert_array_equal(
+    kept[~falls], np.asarray(example.completion_mask)[~falls]
+  )
+  assert (kept[falls] != np.asarray(example.completion_mask)[falls]).any()
+
+
 def test_the_stock_loss_takes_the_weights(make_cluster):
   """All ratios are 3 and cut at 2: an update by plain SGD is twice as long."""
   moves = []
