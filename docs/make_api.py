@@ -33,10 +33,12 @@ PAGES = {
   "tis_jax.runner": "runner.md",
   "tis_jax.runner.study": "study.md",
   "tis_jax.diagnostics": "diagnostics.md",
+  "tis_jax.integrations": "integrations.md",
 }
 """The page of each package, in the order of the index."""
 
 MORE_MODULES = {
+  "tis_jax.integrations": ["tis_jax.integrations.tunix"],
   "tis_jax.models": ["tis_jax.models.tokenizers", "tis_jax.models.value_head"],
   "tis_jax.tasks": [
     "tis_jax.tasks.gsm8k",

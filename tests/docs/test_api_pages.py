@@ -65,6 +65,8 @@ def test_there_is_a_page_for_every_package_and_a_package_for_every_page():
 @pytest.mark.parametrize("package", PAGES)
 def test_every_name_that_a_package_defines_is_on_its_page(package):
   for module, names in _shown(PAGES[package]).items():
+    if module == "tis_jax.integrations.tunix":
+      pytest.importorskip("tunix", reason="make test-tunix looks at this one")
     loaded = importlib.import_module(module)
     declared = getattr(loaded, "__all__", None)
     for name in names:

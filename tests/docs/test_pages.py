@@ -1,6 +1,6 @@
 """What the pages show exists: their Python runs, their names and settings are there."""
 
-import importlib
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -84,7 +84,8 @@ def _exists(path: str) -> bool:
       try:
         importlib.import_module(".".join(parts[:i]))
       except ImportError:
-        return False
+        # A module that is there, and needs another framework to be imported.
+        return i == len(parts) and importlib.util.find_spec(path) is not None
     found = getattr(found, name)
   return True
 
