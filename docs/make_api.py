@@ -26,6 +26,7 @@ PAGES = {
   "tis_jax.models": "models.md",
   "tis_jax.tasks": "tasks.md",
   "tis_jax.engines": "engines.md",
+  "tis_jax.engines.served": "served.md",
   "tis_jax.sampler": "sampler.md",
   "tis_jax.rollouts": "rollouts.md",
   "tis_jax.store": "store.md",

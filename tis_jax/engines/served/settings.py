@@ -12,7 +12,8 @@ class VLLMSettings:
   Attributes:
     python: interpreter of an environment that has vLLM (`make vllm` builds
       .venv-vllm/bin/python); empty to find the server at `url`.
-    url: of a server that runs already, as `tis_jax.engines.vllm.command` starts it.
+    url: of a server that runs already, as
+      `tis_jax.engines.served.vllm.command` starts it.
     folder: where params are handed over; both sides must see it. Empty for shared
       memory.
     arguments: more of the server's command line, separated by commas.
