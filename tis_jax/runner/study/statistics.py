@@ -31,6 +31,8 @@ def interval(values: Sequence[float]) -> Interval:
 
   >>> interval([0.70, 0.74, 0.75])
   Interval(mean=0.73, half=0.0657..., count=3)
+  >>> interval([7.76, 7.76, 7.76]).half
+  0.0
   """
   n = len(values)
   if n == 0:
@@ -38,6 +40,8 @@ def interval(values: Sequence[float]) -> Interval:
   half = np.nan
   if n > 1:
     half = float(stdtrit(n - 1, 0.975) * np.std(values, ddof=1) / np.sqrt(n))
+    if len(set(values)) == 1:
+      half = 0.0  # Not the rounding of the mean.
   return Interval(float(np.mean(values)), half, n)
 
 
