@@ -159,7 +159,7 @@ def nucleus(tiny):
     prompt_mask=np.repeat(given, 4, axis=0),
     rewards=rng.integers(0, 2, 32).astype(np.float32),
     group_ids=np.repeat(np.arange(8, dtype=np.int32), 4),
-    **out._asdict(),
+    **{n: x for n, x in out._asdict().items() if n in learner.Batch._fields},
   )
   return sampling, sharp, batch
 

@@ -55,7 +55,7 @@ def sampled(tiny, params):
       prompt_mask=np.repeat(prompt_mask, GROUP, axis=0),
       rewards=rng.integers(0, 2, PROMPTS * GROUP).astype(np.float32),
       group_ids=np.repeat(np.arange(PROMPTS, dtype=np.int32), GROUP),
-      **out._asdict(),
+      **{n: x for n, x in out._asdict().items() if n in learner.Batch._fields},
     )
 
   return sampled

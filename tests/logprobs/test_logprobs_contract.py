@@ -144,7 +144,7 @@ def test_no_rules_need_no_record(world):
   [
     ({"logprobs": "processed"}, {}, "neither kept_mass nor kept_tokens"),
     ({"temperature": 0.0}, {}, "greedy"),
-    ({"logprobs": "untempered"}, {}, "taken at temperature 1"),
+    ({"logprobs": "untempered"}, {}, "before the temperature, which is"),
     ({"logprobs": "scores"}, {}, "is not one of"),
     ({"top_p": 1.5}, {}, "not in"),
     ({}, {"exact": True}, "needs kept_tokens"),
