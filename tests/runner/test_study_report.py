@@ -1,6 +1,7 @@
 """Tables, CSV and figure of a study, from workdirs as runs leave them."""
 
 import json
+import struct
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from scipy import stats
 
 from tis_jax.diagnostics import plots
 from tis_jax.runner.study import Study, collect, plan, rebuilt, report
+from tis_jax.runner.study.figures import draw
+from tis_jax.runner.study.results import Result
 from tis_jax.runner.study.statistics import interval, paired
 from tis_jax.runner.workdir import keep_config
 
@@ -180,3 +183,17 @@ def test_a_band_is_the_interval_around_the_mean():
   corners = {tuple(np.round(x, 2)) for x in band.get_paths()[0].vertices}
   # Of two values t is 12.706, so half the interval 12.706 times half their distance.
   assert {(10, -5.85), (10, 6.85), (20, -19.41), (20, 31.41)} <= corners
+
+
+def test_of_many_arms_what_they_came_to_is_drawn(tmp_path):
+  arms = [f"arm{i}" for i in range(7)]
+  summary = {"pass_at_1/base": 0.5, "pass_at_1/final": 0.6, "pass_at_1/lowest": 0.5}
+  results = [
+    Result(arm, {}, str(seed), "finished", "", summary)
+    for arm in arms
+    for seed in (0, 1)
+  ]
+  # No metric of a step is read: there are more lines than anybody tells apart.
+  draw(tmp_path / "many.png", arms, [(result, {}) for result in results])
+  width, height = struct.unpack(">II", (tmp_path / "many.png").read_bytes()[16:24])
+  assert 0 < height < width / 2

@@ -11,8 +11,17 @@ from matplotlib.figure import Figure
 from tis_jax.diagnostics import plots
 from tis_jax.runner.figures import Columns
 from tis_jax.runner.study.results import Result
+from tis_jax.runner.study.statistics import interval
 
 _PASS, _PASS_TITLE = "eval/pass_at_1", "Held-out pass@1"
+# More lines than that nobody tells apart.
+_MOST_LINES = 6
+_ENDS = {
+  "pass_at_1/final": "Final pass@1",
+  "pass_at_1/lowest": "Lowest pass@1",
+  "mismatch/k3": "Mean mismatch (k3, nats)",
+  "optimizer/grad_norm": "Mean gradient norm",
+}
 
 Runs = Sequence[tuple[Result, Columns]]
 """Runs that finished, and the metrics of their steps."""
@@ -22,8 +31,8 @@ def draw(path: Path, arms: Sequence[str], runs: Runs) -> None:
   """Writes a PNG. Lines are means over seeds, bands their 95% intervals.
 
   One point: pass@1, reward, mismatch, effective sample size, gradient norm and
-  staleness over the steps. Several: pass@1 over the steps at each of them, and where it
-  ends.
+  staleness over the steps; of more than six arms, what each came to. Several: pass@1
+  over the steps at each of them, and where it ends.
 
   Args:
     path: of the PNG.
@@ -31,6 +40,9 @@ def draw(path: Path, arms: Sequence[str], runs: Runs) -> None:
     runs: of the study, at least one.
   """
   points = list(dict.fromkeys(tuple(r.point.items()) for r, _ in runs))
+  if len(points) == 1 and len(arms) > _MOST_LINES:
+    _draw_ends(path, arms, [result for result, _ in runs])
+    return
   panels: list[Callable[[Axes], object]]
   if len(points) == 1:
     draws = (_passes, _rewards, _mismatch, _sample_size, _grad_norm, _staleness)
@@ -66,6 +78,29 @@ def draw(path: Path, arms: Sequence[str], runs: Runs) -> None:
         fontsize=9,
         frameon=False,
       )
+    figure.savefig(path)
+
+
+def _draw_ends(path: Path, arms: Sequence[str], results: Sequence[Result]) -> None:
+  """A row an arm: a dot a run, and the mean with its 95% interval."""
+  titles = {n: t for n, t in _ENDS.items() if all(n in r.summary for r in results)}
+  with mpl.rc_context({"figure.dpi": 130, "font.family": "DejaVu Sans"}):
+    size = (3.2 * len(titles) + 1.2, 0.27 * len(arms) + 0.9)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(titles), sharey=True))
+    for ax, (name, title) in zip(axes, titles.items(), strict=True):
+      for row, arm in enumerate(arms):
+        values = [r.summary[name] for r in results if r.arm == arm]
+        color = plots.ARM_COLORS[0 if row else 1]
+        found = interval(values)
+        ax.plot(values, [row] * len(values), "o", color=color, alpha=0.35, ms=4)
+        ax.errorbar(found.mean, row, xerr=found.half, fmt="|", color=color, ms=9)
+      bases = {r.summary["pass_at_1/base"] for r in results}
+      if name.startswith("pass_at_1/") and len(bases) == 1:
+        ax.axvline(bases.pop(), color="0.6", linewidth=1, linestyle=":")
+      plots.style(ax, title, "", "")
+    axes[0].set_yticks(range(len(arms)), arms)
+    axes[0].invert_yaxis()
     figure.savefig(path)
 
 
