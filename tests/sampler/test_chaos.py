@@ -142,7 +142,7 @@ def test_records_are_whole_or_absent_when_a_writer_is_killed(open_run, tmp_path)
     prompt_mask=flags,
     tokens=ints,
     mask=flags,
-    sampler_logp=floats,
+    sampler_logp=floats - 0.5,
     versions=ints,
     rewards=np.zeros(rows, np.float32),
     group_ids=one,
