@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tis_jax.numerics.arrays import Array
-from tis_jax.rollouts import ABORTED
+from tis_jax.rollouts import ABORTED, up_to_last
 
 
 class Batch(NamedTuple):
@@ -85,12 +85,11 @@ def from_rollouts(rollouts: Sequence) -> Batch:
 
 def _readable(batch: Batch) -> Batch:
   aborted = batch.finish_reasons == ABORTED
-  mask = batch.mask & ~aborted[:, None]
-  read = np.flip(np.logical_or.accumulate(np.flip(mask, 1), axis=1), 1)
+  mask = np.asarray(batch.mask & ~aborted[:, None])
   return batch._replace(
     mask=mask,
     prompts=np.where(batch.prompt_mask, batch.prompts, 0),
-    tokens=np.where(read, batch.tokens, 0),
+    tokens=np.where(up_to_last(mask), batch.tokens, 0),
     rewards=np.where(aborted, 0, batch.rewards),
   )
 

@@ -42,5 +42,6 @@ from tis_jax.rollouts.record import Header as Header
 from tis_jax.rollouts.record import Rollout as Rollout
 from tis_jax.rollouts.turns import spread_turns as spread_turns
 from tis_jax.rollouts.turns import turn_ids as turn_ids
+from tis_jax.rollouts.turns import up_to_last as up_to_last
 from tis_jax.rollouts.validate import Limits as Limits
 from tis_jax.rollouts.validate import validate as validate

@@ -21,6 +21,15 @@ def turn_ids(mask: np.ndarray) -> np.ndarray:
   return np.where(mask, counted, -1).astype(np.int32)
 
 
+def up_to_last(mask: np.ndarray) -> np.ndarray:
+  """The places that a model reads: from the first to the last that was sampled.
+
+  >>> up_to_last(np.array([[True, False, True, False]])).tolist()
+  [[True, True, True, False]]
+  """
+  return np.flip(np.logical_or.accumulate(np.flip(mask, 1), axis=1), 1)
+
+
 def spread_turns(per_turn: np.ndarray, mask: np.ndarray) -> np.ndarray:
   """A number of each turn, given to the last token of it.
 

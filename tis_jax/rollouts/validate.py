@@ -16,7 +16,7 @@ from tis_jax.rollouts.errors import (
   RolloutValueError,
 )
 from tis_jax.rollouts.record import ABORTED, Rollout, check_structure
-from tis_jax.rollouts.turns import turn_ids
+from tis_jax.rollouts.turns import turn_ids, up_to_last
 
 # A log-prob may exceed 0 by the rounding of an fp32 log-sum-exp, not by more.
 _LOGP_SLACK = 1e-3
@@ -255,11 +255,9 @@ def _check_top(tokens: np.ndarray, logp: np.ndarray) -> None:
 
 def _check_ids(rollout: Rollout, limits: Limits) -> None:
   mask_BT = rollout.mask
-  # A hole is read; what follows the last sampled token is not.
-  read_BT = np.flip(np.logical_or.accumulate(np.flip(mask_BT, 1), axis=1), 1)
   ids = {
     "prompts": rollout.prompts[rollout.prompt_mask],
-    "tokens": rollout.tokens[read_BT],
+    "tokens": rollout.tokens[up_to_last(mask_BT)],
   }
   for name in ("kept_tokens", "top_tokens"):
     padded = getattr(rollout, name)

@@ -1,5 +1,6 @@
 """Any server as an engine: prompts out, answers in, each of them looked at."""
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -120,12 +121,8 @@ class ServedEngine:
 
   @property
   def sampling(self) -> Sampling:
-    law = self._law
-    return Sampling(
-      temperature=law.temperature,
-      top_k=law.top_k,
-      top_p=law.top_p,
-      min_p=law.min_p,
+    return dataclasses.replace(
+      self._law,
       logprobs=self._server.logprobs,
       engine=self._server.engine,
       dtype=self._server.dtype,
