@@ -7,7 +7,6 @@ an answer whose ids differ from the list's is set aside.
 
 import functools
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -107,8 +106,7 @@ class LlamaCpp:
       self._process.stop()
     path = self._folder / f"{label}.gguf"
     path.parent.mkdir(parents=True, exist_ok=True)
-    for old in self._folder.glob("*.gguf"):
-      old.unlink()
+    self._clear()
     write_gguf(
       path,
       self._template,
@@ -126,7 +124,12 @@ class LlamaCpp:
     if self._process is not None:
       self._process.stop()
     if self._python:
-      shutil.rmtree(self._folder, ignore_errors=True)
+      self._clear()
+
+  def _clear(self) -> None:
+    # The log stays: an error may have named it.
+    for old in self._folder.glob("*.gguf"):
+      old.unlink(missing_ok=True)
 
   def _command(self, path: Path) -> list[str]:
     port, slots, threads = str(self._port), str(self._slots), str(self._threads)

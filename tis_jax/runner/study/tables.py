@@ -24,6 +24,7 @@ RUN_COLUMNS = (
 ARM_COLUMNS = (
   "pass_at_1/final",
   "pass_at_1/gain",
+  "reward/mean",
   "mismatch/k3",
   "weight/ess_raw",
   "weight/ess",
