@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from tis_jax import models
 from tis_jax.engines import NativeEngine
 from tis_jax.engines.served import VLLM, LlamaCpp, ServedEngine
-from tis_jax.logprobs import Sampling, token_logprobs
+from tis_jax.learner import Batch, score
+from tis_jax.logprobs import Sampling
 
 ROOT = Path(__file__).parents[1]
 CSV = ROOT / "docs" / "atlas" / "atlas.csv"
@@ -103,41 +102,17 @@ class Model:
     """`[B, T]` of the sampled tokens, by one fp32 forward pass."""
     prompts = np.repeat(self.prompts, SAMPLES, axis=0)
     held = np.repeat(self.held, SAMPLES, axis=0)
-    parts = []
+    parts, unread = [], [None] * 5
     for rows in np.array_split(np.arange(len(prompts)), 8):
-      parts.append(
-        _score(
-          self.graph,
-          self.params,
-          prompts[rows],
-          held[rows],
-          samples.tokens[rows],
-          samples.mask[rows],
-          samples.temperature,
-        )
+      batch = Batch(
+        prompts[rows], held[rows], samples.tokens[rows], samples.mask[rows], *unread
       )
+      out = _score(self.graph, self.params, batch, temperature=samples.temperature)
+      parts.append(np.asarray(out.logp))
     return np.concatenate(parts)
 
 
-def _forward(graph, params, prompts, held, tokens, mask, temperature):
-  model = nnx.merge(graph, params)
-  ids = jnp.concatenate([prompts, tokens], axis=1)[:, :-1]
-  there = jnp.concatenate([held, mask], axis=1)[:, :-1].astype(jnp.int32)
-  hidden, _ = model(ids, segment_ids_BS=there)
-  return token_logprobs(
-    hidden[:, prompts.shape[1] - 1 :],
-    model.head(),
-    tokens,
-    temperature=temperature,
-    mask=mask,
-  ).logp
-
-
-_jitted = jax.jit(_forward, static_argnums=(0, 6))
-
-
-def _score(*arguments) -> np.ndarray:
-  return np.asarray(_jitted(*arguments))
+_score = jax.jit(score, static_argnums=0, static_argnames="temperature")
 
 
 def native(model: Model) -> Iterator[Samples]:
@@ -149,18 +124,23 @@ def native(model: Model) -> Iterator[Samples]:
       yield model.sampled(engine, "tis_jax", precision, temperature)
 
 
+def vllm_server(model: Model, dtype: str, python: str, folder: str) -> VLLM:
+  """vLLM, eager in fp32 (half a minute to start) and compiled in bf16 (minutes)."""
+  eager = ("--enforce-eager",) if dtype == "float32" else ()
+  return VLLM(
+    model.graph,
+    dtype=dtype,
+    folder=Path(folder),
+    python=str(Path(python).absolute()),
+    arguments=(*eager, "--max-num-seqs=64"),
+    max_length=128,
+  )
+
+
 def vllm(model: Model, python: str) -> Iterator[Samples]:
   for dtype in ("float32", "bfloat16"):
-    eager = ("--enforce-eager",) if dtype == "float32" else ()
     with tempfile.TemporaryDirectory() as folder:
-      server = VLLM(
-        model.graph,
-        dtype=dtype,
-        folder=Path(folder),
-        python=str(Path(python).absolute()),
-        arguments=(*eager, "--max-num-seqs=64"),
-        max_length=128,
-      )
+      server = vllm_server(model, dtype, python, folder)
       try:
         for temperature in (1.0, 0.7):
           yield _served(model, server, "vLLM", temperature)

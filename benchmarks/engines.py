@@ -15,9 +15,9 @@ import time
 from pathlib import Path
 
 import jax
-from atlas import Model
+from atlas import Model, vllm_server
 
-from tis_jax.engines.served import VLLM, Probe, ServedEngine
+from tis_jax.engines.served import Probe, ServedEngine
 from tis_jax.logprobs import Sampling
 
 ROUNDS, SAMPLES = 3, 4
@@ -44,16 +44,8 @@ class Timed:
 def measure(dtype: str, python: str) -> dict[str, float]:
   """The numbers of one precision, by name."""
   model = Model()
-  eager = ("--enforce-eager",) if dtype == "float32" else ()
   with tempfile.TemporaryDirectory(dir=_shared()) as folder:
-    server = VLLM(
-      model.graph,
-      dtype=dtype,
-      folder=Path(folder),
-      python=str(Path(python).absolute()),
-      arguments=(*eager, "--max-num-seqs=64"),
-      max_length=128,
-    )
+    server = vllm_server(model, dtype, python, folder)
     timed, law = Timed(server), Sampling()
     prompts = [p[h].tolist() for p, h in zip(model.prompts, model.held, strict=True)]
     probe = Probe(

@@ -105,6 +105,16 @@ def test_the_csv_brings_the_markdown_back(folder, tmp_path):
   assert first.endswith(",0.5,0.2,0.3")
 
 
+def test_arms_of_a_csv_are_compared_with_the_first_that_is_named(folder, tmp_path):
+  report(plan(STUDY), folder, tmp_path / "out")
+  text = rebuilt((tmp_path / "out.csv").read_text(), arms=["tis", "none"])
+  assert list(cells(text)) == ["tis", "none"]
+  gaps = np.subtract(FINALS["none"], FINALS["tis"])
+  assert f"| none | {gaps.mean():.2f} ± " in text
+  with pytest.raises(ValueError, match="arm must be one of 'none', 'tis', got 'tas'"):
+    rebuilt((tmp_path / "out.csv").read_text(), arms=["tas"])
+
+
 def test_flat_numbers_are_by_arm(folder, tmp_path):
   report(plan(STUDY.only(seeds=[1])), folder, tmp_path / "out")
   found = json.loads((tmp_path / "out.json").read_text())

@@ -37,7 +37,10 @@ def main(argv: Sequence[str]) -> None:
   parser = _parser()
   known = parser.parse_args(argv)
   if known.csv:
-    _write(rebuilt(known.csv.read_text(), known.columns), known.out)
+    try:
+      _write(rebuilt(known.csv.read_text(), known.columns, known.arms), known.out)
+    except ValueError as error:
+      parser.error(str(error))
     return
   if not known.config or not known.workdir:
     parser.error("--config and --workdir are needed, or --from")
@@ -123,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     type=Path,
     dest="csv",
     metavar="CSV",
-    help="the Markdown of a CSV that a study wrote, and nothing else",
+    help="the Markdown of a CSV that a study wrote, of --arms if given; nothing else",
   )
   parser.add_argument(
     "--out",

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tis_jax.numerics.checks import check_choice
 from tis_jax.runner.figures import read_columns
 from tis_jax.runner.study.figures import draw
 from tis_jax.runner.study.plan import PlannedRun
@@ -52,9 +53,23 @@ def report(
   return results
 
 
-def rebuilt(text: str, columns: Sequence[str] = ()) -> str:
-  """The Markdown of a CSV that `report` wrote."""
-  return page(from_csv(text), columns)
+def rebuilt(text: str, columns: Sequence[str] = (), arms: Sequence[str] = ()) -> str:
+  """The Markdown of a CSV that `report` wrote.
+
+  Args:
+    text: the CSV.
+    columns: see `report`.
+    arms: these alone, in this order; the first is compared with.
+
+  Raises:
+    ValueError: it has no such arm.
+  """
+  results = from_csv(text)
+  for arm in arms:
+    check_choice("arm", arm, tuple(dict.fromkeys(r.arm for r in results)))
+  if arms:
+    results = [r for arm in arms for r in results if r.arm == arm]
+  return page(results, columns)
 
 
 def _file(stem: Path, suffix: str) -> Path:
