@@ -195,6 +195,18 @@ def test_a_band_is_the_interval_around_the_mean():
   assert {(10, -5.85), (10, 6.85), (20, -19.41), (20, 31.41)} <= corners
 
 
+def test_a_band_on_a_logarithmic_axis_is_of_the_logarithm():
+  ax = Figure().subplots()
+  plots.bands(
+    ax, [1, 2], {"two": [[1.0, 0.0], [4.0, 1.0]]}, title="", ylabel="", log=True
+  )
+  np.testing.assert_allclose(ax.lines[0].get_ydata(), [2, np.nan])
+  (band,) = ax.collections
+  lowest = min(y for _, y in band.get_paths()[0].vertices)
+  # log 2 less 12.706 times log 2, above 0 however wide it is.
+  np.testing.assert_allclose(np.log(lowest), np.log(2) * (1 - 12.7062), rtol=1e-4)
+
+
 def test_of_many_arms_what_they_came_to_is_drawn(tmp_path):
   arms = [f"arm{i}" for i in range(7)]
   summary = {"pass_at_1/base": 0.5, "pass_at_1/final": 0.6, "pass_at_1/lowest": 0.5}

@@ -128,6 +128,7 @@ def bands(
   smooth: int = 1,
   line: str = "-",
   marker: str = "",
+  log: bool = False,
 ) -> Axes:
   """Draws the mean of several runs per name, and its 95% interval by Student's t.
 
@@ -141,19 +142,25 @@ def bands(
     smooth: window of a trailing mean.
     line: style of the lines.
     marker: of the points.
+    log: a logarithmic axis; mean and interval are those of the logarithm, and what is
+      not above 0 leaves a gap.
   """
+  if log:
+    ax.set_yscale("log")
+  drawn = np.exp if log else np.asarray
   for i, (name, values) in enumerate(series.items()):
     if not len(values):
       continue
     rows = np.stack([trailing_mean(row, smooth) for row in np.asarray(values, float)])
+    if log:
+      rows = np.log(np.where(rows > 0, rows, np.nan))
     color = ARM_COLORS[i % len(ARM_COLORS)]
     mean = rows.mean(axis=0)
-    ax.plot(
-      steps, mean, line, color=color, linewidth=1.5, marker=marker, ms=3, label=name
-    )
+    how = {"color": color, "linewidth": 1.5, "marker": marker, "ms": 3}
+    ax.plot(steps, drawn(mean), line, label=name, **how)
     if (n := len(rows)) > 1:
       half = stdtrit(n - 1, 0.975) * rows.std(axis=0, ddof=1) / np.sqrt(n)
-      low, high = mean - half, mean + half
+      low, high = drawn(mean - half), drawn(mean + half)
       ax.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
   return style(ax, title, "learner step", ylabel)
 

@@ -139,9 +139,8 @@ def _rewards(ax: Axes, arms: Arms) -> Axes:
 
 
 def _mismatch(ax: Axes, arms: Arms) -> Axes:
-  _bands(ax, arms, "mismatch/k3", "Mismatch KL (k3)", "nats a token", smooth=10)
-  ax.set_yscale("log")
-  return ax
+  title = "Mismatch KL (k3)"
+  return _bands(ax, arms, "mismatch/k3", title, "nats a token", smooth=10, log=True)
 
 
 def _sample_size(ax: Axes, arms: Arms) -> Axes:
