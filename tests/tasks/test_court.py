@@ -135,7 +135,7 @@ def test_what_has_no_reward_is_nan_and_counted_by_its_cause(source):
     )
     assert rewards[0] == np.float32(0.501) and rewards.dtype == np.float32
     assert mine.set_aside == {"hung": 1, "raised": 2}
-    assert mine.said.startswith("ZeroDivisionError")
+    assert mine.said["raised"].startswith("ZeroDivisionError")
     named = mine.named_rewards(*answers, where=np.isfinite(rewards))
     assert named.shape == (5, 2) and named[0].tolist() == [0.5, 0.5]
     assert np.isnan(named[1:]).all()

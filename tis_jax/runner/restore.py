@@ -179,7 +179,8 @@ def _report(
     "samples": plan.samples,
     "temperature": plan.temperature,
   }
-  notes = environment.notes
-  if environment.said:
-    notes = (*notes, f"the last answer without a reward: {environment.said}")
-  return Report(about, scores, notes)
+  causes = [
+    f"{count} answers without a reward {cause}: {environment.said[cause]}"
+    for cause, count in environment.set_aside.items()
+  ]
+  return Report(about, scores, (*environment.notes, *causes))

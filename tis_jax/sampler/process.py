@@ -53,8 +53,10 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
       before = environment.set_aside.copy()
       writer.write(worker.rollout(turn.seq))
       if causes := environment.set_aside - before:
-        counts = ", ".join(f"{count} {cause}" for cause, count in causes.items())
-        _say(f"{name} record {turn.seq}: no reward ({counts}): {environment.said}")
+        counts = [
+          f"{n} {cause} ({environment.said[cause]})" for cause, n in causes.items()
+        ]
+        _say(f"{name} record {turn.seq}, answers without a reward: {'; '.join(counts)}")
         writer.unrewarded = dict(environment.set_aside)
     return writer.reason
 

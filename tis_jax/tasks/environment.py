@@ -23,7 +23,7 @@ class Environment:
     ids: int32 `[N]`, the examples' places in their split.
     notes: sentences to be said once: what was left out, how prompts are wrapped.
     set_aside: {cause: answers} that have no reward, of `tis_jax.tasks.CAUSES`.
-    said: the last of these causes in words.
+    said: {cause: in words, of the last answer}.
 
   Args:
     task: whose rewards and whose form of prompt are used.
@@ -66,7 +66,7 @@ class Environment:
     self.ids = np.array([example.id for example in self.prompts.examples], np.int32)
     self.notes = (*task.notes, *self.prompts.notes)
     self.set_aside: Counter[str] = Counter()
-    self.said = ""
+    self.said: dict[str, str] = {}
     self._task, self._decode = task, tokenizer.decode
     self._court = None
     if task.apart:
@@ -175,7 +175,7 @@ class Environment:
     for row, verdict in zip(np.flatnonzero(where), verdicts, strict=True):
       if verdict.cause:
         self.set_aside[verdict.cause] += 1
-        self.said = verdict.said
+        self.said[verdict.cause] = verdict.said
       else:
         found[row] = verdict.values
     return found

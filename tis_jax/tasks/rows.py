@@ -117,12 +117,12 @@ def _tfds(name: str, split: str, data_dir: str | None) -> Iterator[Row]:
   where = "" if data_dir is None else f", data_dir={data_dir!r}"
   try:
     source: Any = tfds.data_source(name, split=split, data_dir=data_dir, download=False)
-  except ValueError as error:
-    raise TaskError(f"tfds:{name} {split}: {' '.join(str(error).split())}") from error
   except Exception as error:
     # TFDS has an exception of its own for each thing that may be missing.
+    said = (str(error).strip().splitlines() or [""])[0]
     raise MissingDatasetError(
-      f"tfds:{name} has no {split} prepared here ({type(error).__name__}). Get it: "
+      f"tfds:{name} has no {split} prepared here ({type(error).__name__}: {said:.200}). "
+      "To download it: "
       f'python -c "import tensorflow_datasets as t; t.data_source({name!r}{where})"'
     ) from error
   return ({name: _decoded(value) for name, value in row.items()} for row in source)
