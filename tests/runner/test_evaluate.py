@@ -1,4 +1,4 @@
-"""pass@k and maj@k against all choices counted out, and `tis evaluate` as it is typed."""
+"""pass@k and maj@k against all choices counted out; `tis evaluate` as it is typed."""
 
 import itertools
 import json
@@ -130,10 +130,9 @@ def test_precisions_stand_side_by_side_and_their_difference_is_paired(
   store, tmp_path, capsys
 ):
   path = tmp_path / "found.json"
-  command.main(
-    [f"--store={store.url}", "--version=3", "--prompts=16", "--samples=4"]
-    + ["--k", "1", "4", "--precision", "float32", "bfloat16", "--json", str(path)]
-  )
+  where = [f"--store={store.url}", "--version=3", "--prompts=16", "--samples=4"]
+  how = ["--k", "1", "4", "--precision", "float32", "bfloat16", "--json", str(path)]
+  command.main([*where, *how])
   told, shown = json.loads(path.read_text()), capsys.readouterr().out
   assert (told["prompts"], told["samples"], told["split"]) == (16, 4, "test")
   full, half = told["scores"]["float32"], told["scores"]["bfloat16"]
@@ -153,7 +152,7 @@ def test_precisions_stand_side_by_side_and_their_difference_is_paired(
 def test_what_is_wrong_on_the_command_line_is_a_sentence(store, tmp_path):
   with pytest.raises(SystemExit, match="ConfigError: k must be at least 1"):
     command.main([f"--store={store.url}", "--samples=2", "--k", "3"])
-  with pytest.raises(SystemExit, match="FileNotFoundError: .* holds no run"):
+  with pytest.raises(SystemExit, match=r"FileNotFoundError: .* holds no run"):
     command.main([f"--workdir={tmp_path}"])
   with pytest.raises(SystemExit):
     command.main([f"--workdir={tmp_path}", "--version=3"])

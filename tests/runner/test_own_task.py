@@ -23,13 +23,13 @@ from tis_jax.tasks import Example, Task
 HERE = Path(__file__).parent
 
 def load(folder=""):
-  """Right is what has as many digits as `length` says; threes cannot be judged."""
+  """Right is what has as many digits as `length` says; some answers cannot be judged."""
   examples = [Example(i, f"{i}+{i}=", str(2 * i)) for i in range(10, 50)]
   return Task("mine", examples[:32], examples[32:], reward, rewards={"short": short})
 
 def reward(completion, example):
-  if "3" in completion:
-    raise RuntimeError("threes are not for me")
+  if "9" in completion or "6" in completion:
+    raise RuntimeError("nines are not for me")
   return len(completion) / 10
 
 def short(completion, example):
@@ -77,12 +77,11 @@ def test_a_task_in_a_python_file_trains_and_its_failing_rewards_are_set_aside(
       assert not batch.mask[row].any()
       assert batch.rewards[row] == 0 and not batch.named_rewards[row].any()
     else:
-      assert "3" not in texts[row] and "4" not in texts[row]
+      assert not set(texts[row]) & set("469")
       assert batch.rewards[row] == np.float32(len(texts[row]) / 10)
       assert batch.named_rewards[row, 0] == np.float32(1 / (1 + len(texts[row])))
-  rows = [
-    row for row in logs.read_metrics(workdir / "metrics.jsonl") if "loss/total" in row
-  ]
+  logged = logs.read_metrics(workdir / "metrics.jsonl")
+  rows = [row for row in logged if "loss/total" in row]
   assert all(math.isfinite(row["loss/total"]) for row in rows)
 
   # What was counted by cause is what was set aside, or more: samplers are ahead.
@@ -90,8 +89,9 @@ def test_a_task_in_a_python_file_trains_and_its_failing_rewards_are_set_aside(
   raised = summary.get("rollouts/reward_raised", 0)
   no_number = summary.get("rollouts/reward_no_number", 0)
   assert raised + no_number >= 1
-  assert "no reward (" in log
-  assert "RuntimeError: threes are not for me (line" in log or not raised
+  assert "answers without a reward: " in log
+  assert "RuntimeError: nines are not for me (line" in log or not raised
+  assert "no_number (the reward short gave nan)" in log or not no_number
   assert rows[-1].get("rollouts/reward_raised", 0) <= raised
   shares = [row["response/aborted"] for row in rows]
   assert sum(shares) > 0 and raised + no_number >= round(8 * sum(shares))
@@ -105,13 +105,8 @@ def test_a_task_in_a_python_file_trains_and_its_failing_rewards_are_set_aside(
   scores = report.scores["float32"]
   assert 0 < scores.unrewarded < 32
   assert 0 < scores.by_prompt["pass@1"].mean() < 1
-  assert any("threes are not for me" in note for note in report.notes)
-  eval_rows = [
-    row
-    for row in logs.read_metrics(workdir / "metrics.jsonl")
-    if "eval/pass_at_1" in row
-  ]
-  assert all("eval/unrewarded" in row for row in eval_rows)
+  assert any("nines are not for me" in note for note in report.notes)
+  assert sum(row.get("eval/unrewarded", 0) for row in logged) > 0
 
 
 def test_a_table_needs_no_code(elsewhere):
@@ -154,7 +149,7 @@ def parts_of(workdir, **changes):
   ("task", "options", "message"),
   [
     ("gsm8", {}, "data.task must be one of 'gsm8k'"),
-    ("nowhere.py", {}, "there is no file .*nowhere.py"),
+    ("nowhere.py", {}, r"there is no file .*nowhere\.py"),
     ("no_such_package:load", {}, "no_such_package cannot be imported"),
     ("mine.py:laod", {}, "has no function 'laod'; did you mean 'load'"),
     ("mine.py", {"foldr": "x"}, "data.options has no setting 'foldr'; did you mean"),

@@ -102,7 +102,7 @@ def test_what_is_wrong_with_a_file_is_said(text, message, tmp_path):
 
 
 def test_what_is_not_there_is_named(tmp_path):
-  with pytest.raises(TaskError, match="there is no file .*nowhere.py"):
+  with pytest.raises(TaskError, match=r"there is no file .*nowhere\.py"):
     tasks.load(str(tmp_path / "nowhere.py"))
   with pytest.raises(TaskError, match="no_such_package cannot be imported"):
     tasks.load("no_such_package:load")

@@ -56,7 +56,7 @@ def test_held_out_rows_of_a_file_of_their_own_are_none_of_train(table, tmp_path)
   task = load(path=table, test_path=jsonl(tmp_path / "test.jsonl", more))
   assert len(task.train) == 40
   assert [(x.prompt, x.answer) for x in task.test] == [("7+7=", "14")]
-  with pytest.raises(TaskError, match="no prompt of .* is left to be held out"):
+  with pytest.raises(TaskError, match=r"no prompt of .* is left to be held out"):
     load(path=table, test_path=jsonl(tmp_path / "same.jsonl", ROWS[:2]))
 
 

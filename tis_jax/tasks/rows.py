@@ -121,8 +121,8 @@ def _tfds(name: str, split: str, data_dir: str | None) -> Iterator[Row]:
     # TFDS has an exception of its own for each thing that may be missing.
     said = (str(error).strip().splitlines() or [""])[0]
     raise MissingDatasetError(
-      f"tfds:{name} has no {split} prepared here ({type(error).__name__}: {said:.200}). "
-      "To download it: "
+      f"tfds:{name} has no {split} prepared here ({type(error).__name__}: {said:.200})."
+      " To download it: "
       f'python -c "import tensorflow_datasets as t; t.data_source({name!r}{where})"'
     ) from error
   return ({name: _decoded(value) for name, value in row.items()} for row in source)
