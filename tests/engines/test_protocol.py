@@ -144,7 +144,7 @@ def test_an_answer_without_a_reward_is_an_aborted_row(environments, assignment):
 
   def rollout(**changes):
     engine = Timid()
-    engine.update({"skill": np.int32(2)}, version=0)
+    engine.update({"skill": np.int32(2)}, version=1)
     told = dataclasses.replace(assignment, **changes)
     record = Worker(told, "a", 1, engine, environment).rollout(0)
     validate(record)

@@ -23,7 +23,7 @@ from tis_jax.tasks import Example, Task
 HERE = Path(__file__).parent
 
 def load(folder=""):
-  """Right is what has as many digits as `length` says; some answers cannot be judged."""
+  """Longer answers are better, and some cannot be judged."""
   examples = [Example(i, f"{i}+{i}=", str(2 * i)) for i in range(10, 50)]
   return Task("mine", examples[:32], examples[32:], reward, rewards={"short": short})
 
