@@ -1,13 +1,16 @@
 """Whatever satisfies the protocol generates for samplers and for evaluations alike."""
 
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
 
 from tis_jax import models, tasks
 from tis_jax.engines import Generation, play
+from tis_jax.learner import from_rollouts
 from tis_jax.logprobs import Sampling
-from tis_jax.rollouts import LENGTH, STOP
+from tis_jax.rollouts import ABORTED, LENGTH, STOP, validate
 from tis_jax.runner import Evaluation
 from tis_jax.sampler import Assignment, SamplerSettings
 from tis_jax.sampler.worker import Worker
@@ -115,6 +118,58 @@ def test_any_engine_can_be_evaluated(environments):
     assert accuracy.pass_at_1_stderr == 0
   assert engine.keys[:3] == engine.keys[3:6] == engine.keys[6:]
   assert len(set(engine.keys)) == 3
+
+
+class Timid(Calculator):
+  """Its most probable answer is always 0."""
+
+  def generate(self, *args, greedy=False, **kwargs):
+    self.skill, skill = 0 if greedy else self.skill, self.skill
+    out = super().generate(*args, **kwargs)
+    self.skill = skill
+    return out
+
+
+def _no_zeros(completion, example):
+  return 1.0 / int(completion)
+
+
+def test_an_answer_without_a_reward_is_an_aborted_row(environments, assignment):
+  examples = [tasks.Example(i, f"{i}+1=", "") for i in range(1, 9)]
+  further = {"same": _no_zeros, "small": lambda c, e: None if int(c) > 5 else 0.5}
+  task = tasks.Task("inverse", examples, [], _no_zeros, rewards=further)
+  environment = tasks.Environment(
+    task, models.CharacterTokenizer(ALPHABET), examples, 8
+  )
+
+  def rollout(**changes):
+    engine = Timid()
+    engine.update({"skill": np.int32(2)}, version=1)
+    told = dataclasses.replace(assignment, **changes)
+    record = Worker(told, "a", 1, engine, environment).rollout(0)
+    validate(record)
+    batch = from_rollouts([decode(encode(record))])
+    for name in ("rewards", "greedy_rewards", "named_rewards"):
+      values = getattr(batch, name)
+      assert values is None or np.isfinite(values).all()
+    return record, batch
+
+  record, batch = rollout()
+  assert record.finish_reasons.tolist() == [STOP, STOP, ABORTED] * 4
+  assert batch.mask.any(axis=1).tolist() == [True, True, False] * 4
+  assert environment.set_aside == {"raised": 4}
+  assert environment.said["raised"].startswith("ZeroDivisionError: ")
+  right = 1.0 / (record.prompt_ids + 1)
+  np.testing.assert_allclose(record.rewards[::3], right[::3], rtol=1e-6)
+  # A named reward sets aside what it cannot say, and nobody is counted twice.
+  record, _ = rollout(named_rewards=True)
+  large = np.isfinite(record.rewards) & (record.rewards < 1 / 5.5)
+  aborted = record.finish_reasons == ABORTED
+  np.testing.assert_array_equal(aborted, large | ~np.isfinite(record.rewards))
+  assert environment.set_aside == {"raised": 8, "no_number": large.sum()}
+  # Without a greedy answer's reward, nothing of its group has a baseline.
+  record, _ = rollout(greedy=True)
+  assert (record.finish_reasons == ABORTED).all()
 
 
 def test_answers_are_rewarded_in_the_order_of_the_index(environments):

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from tis_jax.diagnostics import plots
+from tis_jax.runner.statistics import interval, paired
 from tis_jax.runner.study import Study, collect, plan, rebuilt, report
 from tis_jax.runner.study.figures import draw
 from tis_jax.runner.study.results import Result
-from tis_jax.runner.study.statistics import interval, paired
 from tis_jax.runner.workdir import keep_config
 
 STUDY = Study(

@@ -13,6 +13,7 @@ from tis_jax.learner import load_batch
 from tis_jax.runner import (
   ConfigChangedError,
   ConfigError,
+  EvaluationPlan,
   evaluate_run,
   logs,
   read_config,
@@ -55,7 +56,8 @@ def test_a_run_trains_ends_with_figures_and_can_be_made_longer(tmp_path):
   assert longer["rollouts/trained"] == 24
   assert longer["pass_at_1/base"] == summary["pass_at_1/base"]
   assert steps_of(tmp_path) == [1, 2, 3]
-  assert 0 <= evaluate_run(tmp_path, prompts=8, samples=2).pass_at_1 <= 1
+  report = evaluate_run(tmp_path, EvaluationPlan(prompts=8, samples=2))
+  assert 0 <= report.scores["float32"].by_prompt["pass@1"].mean() <= 1
 
   with pytest.raises(ConfigChangedError, match="seed: 0 then, 1 now"):
     train(small(tmp_path, 3, seed=1), tmp_path)
@@ -81,7 +83,8 @@ def test_a_critic_is_trained_beside_the_policy_and_resumed_with_it(tmp_path):
   assert len(errors) == 12
   # Values begin at 0 and rewards are 0 or 1: half the error is the share of successes.
   assert np.mean(errors[-3:]) < 0.75 * errors[0]
-  assert evaluate_run(tmp_path, prompts=8, samples=2).pass_at_1 >= 0
+  report = evaluate_run(tmp_path, EvaluationPlan(prompts=8, samples=2))
+  assert len(report.scores["float32"].by_prompt["pass@1"]) == 8
 
 
 def test_gdpo_weighs_the_tasks_rewards_by_name(tmp_path):

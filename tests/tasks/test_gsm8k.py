@@ -44,7 +44,7 @@ def tfds_dir(jsonl_dir, tmp_path_factory):
 
 
 def _check(task):
-  assert task.chat and task.name == "gsm8k"
+  assert task.chat is None and task.name == "gsm8k"
   assert len(task.train) == 2 and len(task.test) == 1
   assert {e.answer for e in task.train} == {"3", "70,000"}
   assert [e.id for e in task.train] == [0, 1]

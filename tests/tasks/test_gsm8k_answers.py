@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tis_jax import tasks
-from tis_jax.tasks import gsm8k, gsm8k_answers
+from tis_jax.tasks import Example, gsm8k, gsm8k_answers
 
 LONG = "She counts them all, one by one, and then once more: 3*3 = <<3*3=9>>9 eggs."
 ROWS = {
@@ -45,15 +45,15 @@ def test_a_prompt_is_a_solution_without_its_last_line_its_question_and_its_annot
   task = load(folder, max_length=60)
   assert (task.name, task.chat) == ("gsm8k_answers", False)
   assert task.train == (
-    (0, BOLTS, "3"),
-    (1, "200,000-130,000=$70,000.\nFinal answer:", "70,000"),
+    Example(0, BOLTS, "3"),
+    Example(1, "200,000-130,000=$70,000.\nFinal answer:", "70,000"),
   )
 
 
 def test_a_prompt_of_train_is_not_in_test_and_none_is_twice(folder):
   task = load(folder)
   assert [example.prompt for example in task.train].count(BOLTS) == 1
-  assert task.test == ((0, "0-5=-5\nFinal answer:", "-5"),)
+  assert task.test == (Example(0, "0-5=-5\nFinal answer:", "-5"),)
 
 
 def test_length_is_that_of_the_solution_in_the_prompt(folder):

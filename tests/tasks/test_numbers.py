@@ -97,6 +97,18 @@ def test_every_written_number_reads_back(number, places):
       assert final_number(f"so #### {form}\n") == value
 
 
+@pytest.mark.parametrize("digits", [4_301, 100_000])
+def test_more_digits_than_python_reads_are_no_answer(digits):
+  long = "7" * digits
+  for text in (long, f"-{long}", f"1.{long}", f"{long}.5"):
+    assert parse_number(text) is None
+    assert leading_number(f": {text} a day") is None
+    assert final_number(f"so #### {text}") is None
+    assert final_number(text, last_number=True) is None
+  # As long as it is, it is counted as one number: nothing of it is taken for another.
+  assert parse_number("7" * 4_300) == Fraction(int("7" * 4_300))
+
+
 @given(st.text())
 def test_no_text_raises(text):
   parse_number(text)

@@ -91,7 +91,17 @@ def _readable(batch: Batch) -> Batch:
     prompts=np.where(batch.prompt_mask, batch.prompts, 0),
     tokens=np.where(up_to_last(mask), batch.tokens, 0),
     rewards=np.where(aborted, 0, batch.rewards),
+    greedy_rewards=_or_zero(batch.greedy_rewards, aborted),
+    named_rewards=_or_zero(batch.named_rewards, aborted),
   )
+
+
+def _or_zero(values, aborted):
+  """A row that was given up may have no reward, and NaN times a weight of 0 is NaN."""
+  if values is None:
+    return None
+  rows = aborted.reshape(-1, *[1] * (np.ndim(values) - 1))
+  return np.where(rows, 0, values).astype(np.float32)
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:

@@ -12,6 +12,7 @@ dispatched behind it (`TrainState.healthy`), so the run stops in the state from 
 
 import dataclasses
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from tis_jax.runner.stream import BatchStream, needed_from
 from tis_jax.runner.summary import summarize
 from tis_jax.sampler import Fleet
 from tis_jax.store import Store
+from tis_jax.tasks import CAUSES
 
 FRESH: Mapping[str, Any] = {
   "version": -1,
@@ -44,7 +46,13 @@ FRESH: Mapping[str, Any] = {
 }
 """What a checkpoint says beside the state, before there is one."""
 
-_SHOWN = ("reward/mean", "mismatch/k3", "weight/ess", "staleness/mean")
+_SHOWN = (
+  "reward/mean",
+  "mismatch/k3",
+  "weight/ess",
+  "staleness/mean",
+  *(f"rollouts/reward_{cause}" for cause in CAUSES),
+)
 
 
 class BadUpdateError(FloatingPointError):
@@ -190,10 +198,13 @@ class Run:
     self._histogram = _add_histograms(self._histogram, histogram)
     quarantined = float(self._stream.quarantined.total())
     scalars |= step.seconds | {"rollouts/quarantined": quarantined}
+    last = step.number == self._settings.train.steps
+    shows = step.number % self._settings.log.every == 0 or last
+    if shows:
+      scalars |= self._unrewarded()
     self._log.write(step.number, scalars)
     self._tokens += scalars["tokens/count"]
-    last = step.number == self._settings.train.steps
-    if step.number % self._settings.log.every == 0 or last:
+    if shows:
       shown = {name: scalars[name] for name in _SHOWN if name in scalars}
       logs.say(self._progress.line(step.number, shown, self._tokens))
       self._tokens = 0.0
@@ -218,6 +229,9 @@ class Run:
     logs.say(
       f"step {self.step}: held-out pass@1 {accuracy.pass_at_1:.3f} "
       f"± {accuracy.pass_at_1_stderr:.3f}"
+      + (
+        f", {accuracy.unrewarded} answers without a reward" * bool(accuracy.unrewarded)
+      )
     )
     return scalars
 
@@ -240,8 +254,16 @@ class Run:
       "rollouts/held": self._stream.held_rows,
       "rollouts/lost": self._stream.lost_rows,
       "rollouts/quarantined": self._stream.quarantined.total(),
+      **{name: int(count) for name, count in self._unrewarded().items()},
     }
     return summarize(self._workdir, self._info["base"], final, counts, self.seconds)
+
+  def _unrewarded(self) -> dict[str, float]:
+    """Responses without a reward, by cause, as the samplers that are running count."""
+    counts = Counter()
+    for beat in self._store.heartbeats().values():
+      counts.update(beat.get("unrewarded", {}))
+    return {f"rollouts/reward_{cause}": float(counts[cause]) for cause in counts}
 
   def _dispatch(self, batch: Batch) -> _Step:
     """Starts the update on a batch; does not wait for it."""

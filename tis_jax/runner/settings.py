@@ -13,6 +13,7 @@ from ml_collections import ConfigDict
 
 from tis_jax.learner import AdamW, Algorithm, make_mesh
 from tis_jax.numerics.arguments import bind
+from tis_jax.numerics.checks import check_number
 from tis_jax.runner.algorithm import algorithm_config, algorithm_of
 from tis_jax.runner.config import config_of, group_of, refusing, settings_of
 from tis_jax.sampler import SamplerSettings
@@ -37,17 +38,27 @@ class DataSettings:
   """What is trained on.
 
   Attributes:
-    task: its name, see `tis_jax.tasks.load`.
+    task: its name, see `tis_jax.tasks.load`; "table" for a file of prompts and answers,
+      "package.module:function" or "path/to/file.py:function" for one's own.
     gsm8k_dir: where GSM8K's train.jsonl and test.jsonl are, on machines that cannot
       download them.
     options: of the task: the arguments of its `load`.
     max_prompt_tokens: longer prompts are left out; the learner's shapes are static.
+    reward_seconds: that the rewards of one response may take, of a task of one's own; a
+      response whose reward takes longer, raises or is no number does not train.
+    reward_processes: that judge responses to such a task, beside each sampler.
   """
 
   task: str = "gsm8k_steps"
   gsm8k_dir: str = ""
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   max_prompt_tokens: int = 16
+  reward_seconds: float = 10.0
+  reward_processes: int = 2
+
+  def __post_init__(self):
+    check_number("reward_seconds", self.reward_seconds, above=0)
+    check_number("reward_processes", self.reward_processes, at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)

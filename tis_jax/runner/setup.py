@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
+import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from flax import nnx
 
@@ -14,6 +14,7 @@ from tis_jax.engines import NativeEngine
 from tis_jax.learner import Algorithm, Learner
 from tis_jax.logprobs import Sampling, truncates
 from tis_jax.models import DecoderConfig
+from tis_jax.models.tokenizers import Tokenizer
 from tis_jax.numerics.arguments import bind, check_name
 from tis_jax.numerics.checks import check_choice
 from tis_jax.runner.config import refusing
@@ -29,17 +30,21 @@ class Parts:
 
   Attributes:
     decoder: shapes of the model.
+    tokenizer: of the model.
     params: what the run starts from, and its reference policy.
     learner: what updates are compiled from.
     evaluate: `evaluate(params)`, held-out accuracy.
     prompts: how many there are to train on.
+    notes: sentences on the task's rows and held-out prompts, to be said once.
   """
 
   decoder: DecoderConfig
+  tokenizer: Tokenizer
   params: nnx.State
   learner: Learner
   evaluate: Callable[[nnx.State], Accuracy]
   prompts: int
+  notes: tuple[str, ...] = ()
 
   @functools.cached_property
   def update(self) -> Callable:
@@ -71,9 +76,12 @@ class Parts:
 
   def header(self, settings: Settings) -> str:
     """What is trained, and on what."""
-    return (
-      f"model    {settings.model.source}, {self.decoder.num_parameters:,} params\n"
-      f"task     {settings.data.task}, {self.prompts:,} prompts"
+    return "\n".join(
+      (
+        f"model    {settings.model.source}, {self.decoder.num_parameters:,} params",
+        f"task     {settings.data.task}, {self.prompts:,} prompts",
+        *(f"         {note}" for note in self.notes),
+      )
     )
 
 
@@ -93,7 +101,7 @@ def build(settings: Settings) -> Parts:
         "record: set sampler.top_logprobs, to 20 say"
       )
     graph = models.decoder_graph(decoder, remat=settings.model.remat)
-    task = _task(settings.data)
+    task = load_task(settings.data)
     algorithm = _weigh(settings.algorithm, task)
     updates = settings.train.steps * algorithm.updates
     critic_optimizer = None
@@ -107,8 +115,9 @@ def build(settings: Settings) -> Parts:
       settings.sampler.sampling,
       critic_optimizer,
     )
+    environment = environment_of(task, task.test, tokenizer, settings.data)
   evaluation = Evaluation(
-    Environment(task, tokenizer, task.test, settings.data.max_prompt_tokens),
+    environment,
     prompts=settings.eval.prompts,
     samples=settings.eval.samples,
     rows=settings.eval.rows,
@@ -124,9 +133,29 @@ def build(settings: Settings) -> Parts:
       pad_id=tokenizer.pad_id,
     )
     engine.update(params, version=0)
-    return evaluation(engine)
+    with environment:
+      return evaluation(engine)
 
-  return Parts(decoder, params, parts, evaluate, len(task.train))
+  prompts, notes = len(task.train), environment.notes
+  return Parts(decoder, tokenizer, params, parts, evaluate, prompts, notes)
+
+
+def environment_of(
+  task: tasks.Task, examples: Sequence[tasks.Example], tokenizer, data: DataSettings
+) -> Environment:
+  """A split of the task, with the run's limits.
+
+  Raises:
+    ValueError: no prompt of it fits.
+  """
+  return Environment(
+    task,
+    tokenizer,
+    examples,
+    data.max_prompt_tokens,
+    reward_seconds=data.reward_seconds,
+    reward_processes=data.reward_processes,
+  )
 
 
 def _check_record(settings: Settings, vocab_size: int) -> None:
@@ -142,10 +171,21 @@ def _check_record(settings: Settings, vocab_size: int) -> None:
     )
 
 
-def _task(data: DataSettings) -> tasks.Task:
-  """The task, its options checked against the arguments of its `load`."""
-  check_choice("data.task", data.task, tasks.TASKS)
-  return bind("data.options", tasks.TASKS[data.task], task_options(data))()
+def load_task(data: DataSettings) -> tasks.Task:
+  """The task, its options checked against the arguments of its `load`.
+
+  Raises:
+    ValueError: the task, or an option of it, does not exist, or cannot be loaded.
+    MissingDatasetError: its dataset is not here.
+  """
+  name, options = task_source(data)
+  if not tasks.is_imported(name):
+    check_choice("data.task", name, tasks.TASKS)
+  function = tasks.loader(name)
+  kinds = [x.kind for x in inspect.signature(function).parameters.values()]
+  if inspect.Parameter.VAR_KEYWORD not in kinds:
+    bind("data.options", function, options)
+  return tasks.load(name, **options)
 
 
 def _weigh(algorithm: Algorithm, task: tasks.Task) -> Algorithm:
@@ -171,12 +211,12 @@ def _weigh(algorithm: Algorithm, task: tasks.Task) -> Algorithm:
   return dataclasses.replace(algorithm, advantage=advantage)
 
 
-def task_options(data: DataSettings) -> dict[str, Any]:
-  """The options of the task."""
+def task_source(data: DataSettings) -> tasks.Source:
+  """The name and the options of the task, as any process here finds it."""
   options = dict(data.options)
   if data.gsm8k_dir:
     options["gsm8k_dir"] = str(Path(data.gsm8k_dir).resolve())
-  return options
+  return tasks.settled(data.task, options)
 
 
 def assignment(settings: Settings) -> Assignment:
@@ -184,14 +224,17 @@ def assignment(settings: Settings) -> Assignment:
   # Records of one learner step; a step's worth more for each step that a rollout may be
   # late.
   records = settings.train.prompts_per_step / settings.sampler.prompts_per_record
+  task, options = task_source(settings.data)
   return Assignment(
     model=str(settings.model.source),
-    task=settings.data.task,
-    task_options=task_options(settings.data),
+    task=task,
+    task_options=options,
     max_prompt_tokens=settings.data.max_prompt_tokens,
     seed=settings.seed,
     capacity=math.ceil((settings.store.max_staleness + 1) * records),
     sampler=settings.sampler,
     greedy=settings.algorithm.takes("greedy_rewards"),
     named_rewards=settings.algorithm.takes("named_rewards"),
+    reward_seconds=settings.data.reward_seconds,
+    reward_processes=settings.data.reward_processes,
   )

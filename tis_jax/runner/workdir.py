@@ -13,6 +13,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from tis_jax import tasks
 from tis_jax.runner.config import ConfigError
 from tis_jax.runner.settings import default_config
 from tis_jax.store import default_url
@@ -25,6 +26,7 @@ _FREE = (
   "checkpoint.",
   "log.",
   "data.gsm8k_dir",
+  "data.reward_",
 )
 
 
@@ -155,7 +157,12 @@ def load_config(workdir: Path) -> ConfigDict:
 
 
 def _settings(config: ConfigDict) -> dict[str, Any]:
-  return json.loads(config.to_json_best_effort())
+  settings = json.loads(config.to_json_best_effort())
+  if "data" in settings:
+    # Another attempt, or an evaluation, may be made from another folder.
+    data = settings["data"]
+    data["task"], data["options"] = tasks.settled(data["task"], data["options"])
+  return settings
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -41,13 +41,23 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
   ):
     engine, environment = build(assignment, f"{store.run}-{name}")
     ending.callback(getattr(engine, "close", lambda: None))
+    ending.enter_context(environment)
     worker = Worker(assignment, name, writer.incarnation, engine, environment)
     how = f"{assignment.sampler.engine}, {assignment.sampler.precision}"
     _say(f"{name} begins at record {writer.seq}, {how}, {jax.devices()[0]}")
+    for note in environment.notes:
+      _say(f"{name}: {note}")
     for turn in writer.turns():
       if turn.params is not None:
         engine.update(turn.params, turn.version)
+      before = environment.set_aside.copy()
       writer.write(worker.rollout(turn.seq))
+      if causes := environment.set_aside - before:
+        counts = [
+          f"{n} {cause} ({environment.said[cause]})" for cause, n in causes.items()
+        ]
+        _say(f"{name} record {turn.seq}, answers without a reward: {'; '.join(counts)}")
+        writer.unrewarded = dict(environment.set_aside)
     return writer.reason
 
 

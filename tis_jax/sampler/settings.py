@@ -130,7 +130,7 @@ class Assignment:
 
   Attributes:
     model: source of the architecture and the tokenizer, see `tis_jax.models.load`.
-    task: name of the task, see `tis_jax.tasks.load`.
+    task: name of the task, see `tis_jax.tasks.load`; a file by its absolute path.
     task_options: its options.
     max_prompt_tokens: P; longer prompts are left out.
     seed: of the prompts' order and the sampling noise, with the writer's name.
@@ -138,6 +138,8 @@ class Assignment:
     sampler: how to generate.
     greedy: record the reward of one greedy answer a prompt, too.
     named_rewards: record the task's further rewards, too.
+    reward_seconds: that the rewards of one response may take, of a task of one's own.
+    reward_processes: that judge responses to such a task, a sampler.
 
   Raises:
     ValueError: a setting outside its range.
@@ -152,10 +154,13 @@ class Assignment:
   sampler: SamplerSettings
   greedy: bool = False
   named_rewards: bool = False
+  reward_seconds: float = 10.0
+  reward_processes: int = 2
 
   def __post_init__(self):
-    for name in ("max_prompt_tokens", "capacity"):
+    for name in ("max_prompt_tokens", "capacity", "reward_processes"):
       check_number(name, getattr(self, name), at_least=1)
+    check_number("reward_seconds", self.reward_seconds, above=0)
 
   @property
   def writers(self) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 
 from tis_jax import models, tasks
 from tis_jax.engines import Engine, NativeEngine, play
-from tis_jax.rollouts import Header, Rollout
+from tis_jax.rollouts import ABORTED, Header, Rollout
 from tis_jax.sampler.served import served_engine
 from tis_jax.sampler.settings import Assignment
 from tis_jax.tasks import Environment, prompt_order
@@ -50,21 +50,27 @@ class Worker:
     rows, generation, rewards = play(
       self._engine, self._environment, prompts, samples=samples, key=key
     )
+    # What has no reward neither trains nor makes a baseline: it is an aborted row.
+    judged = np.isfinite(rewards)
     greedy_rewards = named_rewards = None
     if self._assignment.greedy:
       answers = play(
         self._engine, self._environment, prompts, samples=1, key=key, greedy=True
       )
       greedy_rewards = np.repeat(answers.rewards, samples)
+      judged &= np.isfinite(greedy_rewards)
     if self._assignment.named_rewards:
       named_rewards = self._environment.named_rewards(
-        rows, generation.tokens, generation.mask
+        rows, generation.tokens, generation.mask, where=judged
       )
+      judged &= np.isfinite(named_rewards).all(axis=1)
     header = Header(
       int(generation.versions[generation.mask].max()),
       self._engine.sampling,
       params_digest=getattr(self._engine, "params_digest", ""),
     )
+    finish = np.where(judged, generation.finish_reasons, ABORTED).astype(np.int8)
+    generation = generation._replace(finish_reasons=finish)
     return Rollout(
       prompts=self._environment.prompts.tokens[rows],
       prompt_mask=self._environment.prompts.mask[rows],
@@ -87,7 +93,14 @@ def build(assignment: Assignment, name: str = "") -> tuple[Engine, Environment]:
   """
   decoder, _, tokenizer = models.load(assignment.model)
   task = tasks.load(assignment.task, **assignment.task_options)
-  environment = Environment(task, tokenizer, task.train, assignment.max_prompt_tokens)
+  environment = Environment(
+    task,
+    tokenizer,
+    task.train,
+    assignment.max_prompt_tokens,
+    reward_seconds=assignment.reward_seconds,
+    reward_processes=assignment.reward_processes,
+  )
   settings = assignment.sampler
   graph = models.decoder_graph(decoder)
   asked: dict[str, Any] = {

@@ -45,6 +45,9 @@ class RolloutWriter:
     reason: why the writer must end; None while it need not.
     incarnation: how often the name has been claimed, from 1.
 
+    unrewarded: to be kept current by whoever writes, where rewards may fail: {cause:
+      responses without a reward}; heartbeats carry it.
+
   Args:
     store: from `Store.open(url)`.
     name: of this writer; one at a time may have it.
@@ -90,6 +93,14 @@ class RolloutWriter:
   @property
   def reason(self) -> str | None:
     return self._watch.reason
+
+  @property
+  def unrewarded(self) -> Mapping[str, int]:
+    return self._watch.unrewarded
+
+  @unrewarded.setter
+  def unrewarded(self, counts: Mapping[str, int]) -> None:
+    self._watch.unrewarded = counts
 
   @property
   def seq(self) -> int:

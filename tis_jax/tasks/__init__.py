@@ -1,57 +1,39 @@
 """Tasks: prompts with answers that a program can check."""
 
-from collections.abc import Callable
-
-from tis_jax.tasks import gsm8k, gsm8k_answers, gsm8k_steps
+from tis_jax.tasks.court import Court
 from tis_jax.tasks.environment import Environment
 from tis_jax.tasks.gsm8k import MissingDatasetError
+from tis_jax.tasks.imported import is_imported
+from tis_jax.tasks.loading import TASKS, load, loader, settled
 from tis_jax.tasks.numbers import final_number, leading_number, parse_number
 from tis_jax.tasks.order import prompt_order
 from tis_jax.tasks.prompts import Prompts, encode_prompts
-from tis_jax.tasks.task import Example, Task
+from tis_jax.tasks.rewards import REWARDS
+from tis_jax.tasks.task import Example, Source, Task, TaskError
+from tis_jax.tasks.verdict import CAUSES, Verdict, answer_of, judge
 
 __all__ = [
+  "CAUSES",
+  "REWARDS",
   "TASKS",
+  "Court",
   "Environment",
   "Example",
   "MissingDatasetError",
   "Prompts",
+  "Source",
   "Task",
+  "TaskError",
+  "Verdict",
+  "answer_of",
   "encode_prompts",
   "final_number",
+  "is_imported",
+  "judge",
   "leading_number",
   "load",
+  "loader",
   "parse_number",
   "prompt_order",
+  "settled",
 ]
-
-TASKS: dict[str, Callable[..., Task]] = {
-  "gsm8k": gsm8k.load,
-  "gsm8k_answers": gsm8k_answers.load,
-  "gsm8k_steps": gsm8k_steps.load,
-}
-
-
-def load(name: str, **options) -> Task:
-  """A task by name.
-
-  Args:
-    name: "gsm8k_steps" (arithmetic in the package, nothing to download), "gsm8k", or
-      "gsm8k_answers" (the last line of GSM8K's solutions).
-    **options: of the `load` of the module of that name in `tis_jax.tasks`.
-
-  Returns:
-    The task.
-
-  Raises:
-    ValueError: an unknown name.
-    TypeError: an option that the task does not have.
-    MissingDatasetError: a dataset that is not on this machine.
-
-  >>> task = load("gsm8k_steps", max_length=5)
-  >>> task.train[0].prompt, task.train[0].answer
-  ('48/2=', '24')
-  """
-  if name not in TASKS:
-    raise ValueError(f"no task {name!r}; there are: {', '.join(sorted(TASKS))}")
-  return TASKS[name](**options)

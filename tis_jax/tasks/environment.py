@@ -1,30 +1,43 @@
 """A task as token arrays: what to generate for, and what an answer is worth."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 import numpy as np
 
+from tis_jax.tasks.court import Asked, Court
 from tis_jax.tasks.prompts import encode_prompts
 from tis_jax.tasks.task import Example, Task
+from tis_jax.tasks.verdict import Verdict, answer_of, judge
 
 
 class Environment:
   """A task's prompts in a model's tokens, and the rewards of answers in them.
 
-  The one place where tokens meet text: what generates takes and gives ids.
+  The one place where tokens meet text: what generates takes and gives ids. A context
+  manager: leaving ends the processes that judge, where the task has any.
 
   Attributes:
     prompts: `Prompts`, N of them; those that are too long are left out.
     ids: int32 `[N]`, the examples' places in their split.
+    notes: sentences to be said once: what was left out, how prompts are wrapped.
+    set_aside: {cause: answers} that have no reward, of `tis_jax.tasks.CAUSES`.
+    said: {cause: in words, of the last answer}.
 
   Args:
     task: whose rewards and whose form of prompt are used.
     tokenizer: of the model.
     examples: of one of the task's splits.
     max_prompt_tokens: longer prompts are left out.
+    reward_seconds: that the rewards of one answer may take, where the task is judged in
+      processes of its own (`Task.apart`).
+    reward_processes: at most so many of them.
 
   Raises:
-    ValueError: no prompt fits.
+    ValueError: no prompt fits, or the task is to be judged apart and nobody knows what
+      it was loaded from.
+    TaskError: it asks for a chat template, and there is none.
 
   >>> from tis_jax.models import CharacterTokenizer
   >>> examples = [Example(0, "1+2=", "3"), Example(1, "5+4=", "9")]
@@ -43,15 +56,42 @@ class Environment:
     tokenizer,
     examples: Sequence[Example],
     max_prompt_tokens: int,
+    *,
+    reward_seconds: float = 10.0,
+    reward_processes: int = 2,
   ):
     self.prompts = encode_prompts(
       tokenizer, examples, max_prompt_tokens, chat=task.chat
     )
     self.ids = np.array([example.id for example in self.prompts.examples], np.int32)
+    self.notes = (*task.notes, *self.prompts.notes)
+    self.set_aside: Counter[str] = Counter()
+    self.said: dict[str, str] = {}
     self._task, self._decode = task, tokenizer.decode
+    self._court = None
+    if task.apart:
+      if task.source is None:
+        raise ValueError(
+          f"task {task.name!r} is to be judged in other processes, which load it by its"
+          " name: have it from tis_jax.tasks.load"
+        )
+      self._court = Court(
+        task.source, processes=reward_processes, seconds=reward_seconds
+      )
 
   def __len__(self) -> int:
     return len(self.ids)
+
+  def __enter__(self) -> "Environment":
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+  def close(self) -> None:
+    """Ends the processes that judge."""
+    if self._court is not None:
+      self._court.close()
 
   def rewards(
     self, index: np.ndarray, tokens: np.ndarray, mask: np.ndarray
@@ -64,12 +104,19 @@ class Environment:
       mask: bool `[B, T]`, the tokens that were sampled.
 
     Returns:
-      float32 `[B]`.
+      float32 `[B]`, NaN where the reward raised, hung, crashed or gave no number; such
+      rows are counted in `set_aside`.
     """
-    return self._judged(self._task.reward, index, tokens, mask)
+    everywhere = np.ones(len(index), bool)
+    work = "reward", [self._task.reward]
+    return self._judged(*work, index, tokens, mask, everywhere)[:, 0]
 
   def named_rewards(
-    self, index: np.ndarray, tokens: np.ndarray, mask: np.ndarray
+    self,
+    index: np.ndarray,
+    tokens: np.ndarray,
+    mask: np.ndarray,
+    where: np.ndarray | None = None,
   ) -> np.ndarray:
     """What answers are worth by each of the task's `rewards`, in their order.
 
@@ -77,19 +124,58 @@ class Environment:
       index: see `rewards`.
       tokens: see `rewards`.
       mask: see `rewards`.
+      where: bool `[B]`, the rows to judge; None for all.
 
     Returns:
-      float32 `[B, K]`.
+      float32 `[B, K]`, a row all NaN where one of them gave no number, or that was not
+      to be judged.
     """
-    columns = [
-      self._judged(reward, index, tokens, mask)
-      for reward in self._task.rewards.values()
-    ]
-    return np.stack(columns, axis=1)
+    where = np.ones(len(index), bool) if where is None else where
+    work = "rewards", list(self._task.rewards.values())
+    return self._judged(*work, index, tokens, mask, where)
 
-  def _judged(self, reward: Callable, index, tokens, mask) -> np.ndarray:
-    rewards = [
-      reward(self._decode(row[there]), self.prompts.examples[i])
-      for i, row, there in zip(index, tokens, mask, strict=True)
+  def answers(
+    self, index: np.ndarray, tokens: np.ndarray, mask: np.ndarray
+  ) -> list[Hashable]:
+    """The answer that each row gives, by `Task.answer_of`; None for none.
+
+    Args:
+      index: see `rewards`.
+      tokens: see `rewards`.
+      mask: see `rewards`.
+    """
+    texts = self._texts(tokens, mask)
+    if self._court is None or self._task.answer_of is None:
+      return [answer_of(self._task, text) for text in texts]
+    found = self._court.judge(
+      [
+        Asked("answer", text, self.prompts.examples[i])
+        for i, text in zip(index, texts, strict=True)
+      ]
+    )
+    # A verdict is of a process that hung or died.
+    return [None if isinstance(answer, Verdict) else answer for answer in found]
+
+  def _texts(self, tokens, mask) -> list[str]:
+    return [self._decode(row[there]) for row, there in zip(tokens, mask, strict=True)]
+
+  def _judged(
+    self, what: str, rewards: list[Callable[..., Any]], index, tokens, mask, where
+  ) -> np.ndarray:
+    asked = [
+      Asked(what, text, self.prompts.examples[i])
+      for i, text, there in zip(index, self._texts(tokens, mask), where, strict=True)
+      if there
     ]
-    return np.array(rewards, np.float32)
+    if self._court is None:
+      verdicts = [judge(rewards, one.completion, one.example) for one in asked]
+    else:
+      verdicts = self._court.judge(asked)
+    found = np.full((len(index), len(rewards)), np.nan, np.float32)
+    for row, verdict in zip(np.flatnonzero(where), verdicts, strict=True):
+      if verdict.cause:
+        self.set_aside[verdict.cause] += 1
+        self.said[verdict.cause] = verdict.said
+      else:
+        found[row] = verdict.values
+    return found

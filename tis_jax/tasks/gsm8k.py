@@ -37,8 +37,9 @@ def load(
   data_dir: str | None = None,
   instruction: str = INSTRUCTION,
   last_number: bool = False,
+  chat: bool | None = None,
 ) -> Task:
-  """GSM8K's 7,473 train and 1,319 test problems, as chat prompts.
+  """GSM8K's 7,473 train and 1,319 test problems.
 
   Args:
     gsm8k_dir: folder with `train.jsonl` and `test.jsonl` as published; None reads the
@@ -46,6 +47,7 @@ def load(
     data_dir: where that copy is; None is TFDS's own default.
     instruction: appended to every question, on a line of its own.
     last_number: whether the last number of a completion without `####` counts.
+    chat: wrap questions in the model's chat template; None does where there is one.
 
   Returns:
     A task whose reward is 1 for the right number and 0 otherwise. By name: that, as
@@ -69,7 +71,15 @@ def load(
   )
   reward = partial(_reward, last_number=last_number)
   rewards = {"correct": reward, "marked": _marked}
-  return Task("gsm8k", train, test, reward, chat=True, rewards=rewards)
+  return Task(
+    "gsm8k",
+    train,
+    test,
+    reward,
+    chat=chat,
+    rewards=rewards,
+    answer_of=partial(final_number, last_number=last_number),
+  )
 
 
 def read_problems(

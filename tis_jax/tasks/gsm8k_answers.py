@@ -59,7 +59,12 @@ def load(
   unseen = {prompt: answer for prompt, answer in test.items() if prompt not in train}
   rewards = {"correct": _reward, "number": _number}
   return Task(
-    "gsm8k_answers", _examples(train), _examples(unseen), _reward, rewards=rewards
+    "gsm8k_answers",
+    _examples(train),
+    _examples(unseen),
+    _reward,
+    rewards=rewards,
+    answer_of=leading_number,
   )
 
 

@@ -16,7 +16,8 @@ def parse_number(text: str) -> Fraction | None:
 
   The value is exact, so `.10` equals `0.1` and large answers lose no digits.
   Surrounding space, thousands commas, a dollar sign, a trailing percent sign and a
-  trailing full stop are not part of the number.
+  trailing full stop are not part of the number. One of more digits than Python reads
+  (4,300, `sys.set_int_max_str_digits`) is none.
 
   Args:
     text: a written number, such as `$1,234.50`.
@@ -32,8 +33,12 @@ def parse_number(text: str) -> Fraction | None:
   text = text.strip().removesuffix(".").removesuffix("%")
   if not _NUMBER.fullmatch(text):
     return None
-  digits = text.lstrip("$+-\u2212").replace(",", "")
-  return -Fraction(digits) if "-" in text or "\u2212" in text else Fraction(digits)
+  try:
+    value = Fraction(text.lstrip("$+-\u2212").replace(",", ""))
+  except ValueError:
+    # So many digits that Python refuses to read them; no answer, and no reason to stop.
+    return None
+  return -value if "-" in text or "\u2212" in text else value
 
 
 def final_number(completion: str, *, last_number: bool = False) -> Fraction | None:

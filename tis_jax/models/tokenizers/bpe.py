@@ -45,6 +45,11 @@ class BytePairTokenizer:
     self._bos = bos
     self._chat_template = chat_template
 
+  @property
+  def has_chat_template(self) -> bool:
+    """Whether `chat` can be asked for."""
+    return self._chat_template is not None
+
   def encode(self, text: str) -> list[int]:
     """Ids of the text as it stands; special tokens written out in it count as such."""
     return self._tokenizer.encode(text, add_special_tokens=False).ids

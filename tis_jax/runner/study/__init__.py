@@ -4,6 +4,9 @@ A `Study` says which runs; `plan` lists them, `make_runs` makes those that are n
 `report` writes the tables and the figure. `tis study` does all three.
 """
 
+from tis_jax.runner.statistics import Interval as Interval
+from tis_jax.runner.statistics import interval as interval
+from tis_jax.runner.statistics import paired as paired
 from tis_jax.runner.study.make import default_jobs as default_jobs
 from tis_jax.runner.study.make import make_runs as make_runs
 from tis_jax.runner.study.plan import PlannedRun as PlannedRun
@@ -16,7 +19,4 @@ from tis_jax.runner.study.results import Result as Result
 from tis_jax.runner.study.results import collect as collect
 from tis_jax.runner.study.results import from_csv as from_csv
 from tis_jax.runner.study.results import to_csv as to_csv
-from tis_jax.runner.study.statistics import Interval as Interval
-from tis_jax.runner.study.statistics import interval as interval
-from tis_jax.runner.study.statistics import paired as paired
 from tis_jax.runner.study.vary import varied as varied

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from tis_jax.diagnostics import plots
 from tis_jax.runner.figures import Columns
+from tis_jax.runner.statistics import interval
 from tis_jax.runner.study.results import Result
-from tis_jax.runner.study.statistics import interval
 
 _PASS, _PASS_TITLE = "eval/pass_at_1", "Held-out pass@1"
 # More lines than that nobody tells apart.

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from tis_jax.runner.statistics import Interval, collapsed, dip, interval, paired
 from tis_jax.runner.study.results import Result
-from tis_jax.runner.study.statistics import Interval, collapsed, dip, interval, paired
 
 RUN_COLUMNS = (
   "pass_at_1/base",

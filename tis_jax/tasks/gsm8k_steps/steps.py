@@ -48,7 +48,7 @@ def load(max_operands: int = 2, max_length: int = 7, max_digits: int = 4) -> Tas
 
   >>> task = load()
   >>> len(task.train), len(task.test), task.test[0]
-  (5541, 554, Example(id=0, prompt='120+15=', answer='135'))
+  (5541, 554, Example(id=0, prompt='120+15=', answer='135', extra=None))
   >>> task.reward("135", task.test[0]), task.reward("136", task.test[0])
   (1.0, 0.0)
   """
@@ -57,7 +57,12 @@ def load(max_operands: int = 2, max_length: int = 7, max_digits: int = 4) -> Tas
   unseen = {prompt: answer for prompt, answer in test.items() if prompt not in train}
   rewards = {"correct": _reward, "number": _number}
   return Task(
-    "gsm8k_steps", _examples(train), _examples(unseen), _reward, rewards=rewards
+    "gsm8k_steps",
+    _examples(train),
+    _examples(unseen),
+    _reward,
+    rewards=rewards,
+    answer_of=parse_number,
   )
 
 
