@@ -40,6 +40,8 @@ class Batch(NamedTuple):
     top_tokens: `[B, T, K]` int32, the sampler's most probable tokens, padded with -1,
       or None.
     top_logp: `[B, T, K]` fp32, its log-probs of these, -inf for padding, or None.
+    turn_rewards: `[B, U]` fp32, of each turn (an uninterrupted run of the mask) in
+      order, NaN behind the last, or None where rewards are of whole responses.
   """
 
   prompts: Array
@@ -57,6 +59,7 @@ class Batch(NamedTuple):
   named_rewards: Array | None = None
   top_tokens: Array | None = None
   top_logp: Array | None = None
+  turn_rewards: Array | None = None
 
 
 _OPTIONAL = tuple(Batch._field_defaults)
@@ -91,7 +94,15 @@ def _readable(batch: Batch) -> Batch:
     prompts=np.where(batch.prompt_mask, batch.prompts, 0),
     tokens=np.where(up_to_last(mask), batch.tokens, 0),
     rewards=np.where(aborted, 0, batch.rewards),
+    turn_rewards=_of_whole_rows(batch.turn_rewards, ~aborted),
   )
+
+
+def _of_whole_rows(turn_rewards, held):
+  """The rewards of rows that were not aborted, NaN in the others."""
+  if turn_rewards is None:
+    return None
+  return np.where(held[:, None], turn_rewards, np.float32(np.nan))
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
@@ -112,7 +123,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         "and must not share a batch"
       )
   offset, renumbered = 0, []
-  for batch in batches:
+  for batch in _with_as_many_turns(batches):
     names, dense = np.unique(batch.group_ids, return_inverse=True)
     renumbered.append(batch._replace(group_ids=(dense + offset).astype(np.int32)))
     offset += len(names)
@@ -120,6 +131,19 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     None if column[0] is None else np.concatenate(column)
     for column in zip(*renumbered, strict=True)
   )
+
+
+def _with_as_many_turns(batches: Sequence[Batch]) -> Sequence[Batch]:
+  """The batches with room for the turns of each: writers may differ in it."""
+  if batches[0].turn_rewards is None:
+    return batches
+  most = max(np.shape(batch.turn_rewards)[1] for batch in batches)
+
+  def widened(rewards):
+    more = ((0, 0), (0, most - rewards.shape[1]))
+    return np.pad(rewards, more, constant_values=np.nan)
+
+  return [b._replace(turn_rewards=widened(np.asarray(b.turn_rewards))) for b in batches]
 
 
 def take_rows(batch: Batch, index) -> Batch:
@@ -162,13 +186,13 @@ def pad(
   new_rows = (0, more["rows"])
   left, right = (more["prompt_length"], 0), (0, more["response_length"])
   fill = {"prompts": pad_id, "tokens": pad_id, "group_ids": -1, "kept_tokens": -1}
-  fill |= {"top_tokens": -1, "top_logp": -np.inf}
+  fill |= {"top_tokens": -1, "top_logp": -np.inf, "turn_rewards": np.nan}
 
   def grow(name, x):
     if x is None:
       return None
     column = left if name.startswith("prompt") else right
-    if name == "named_rewards":
+    if name in ("named_rewards", "turn_rewards"):
       column = (0, 0)
     widths = (new_rows, column, (0, 0))[: x.ndim]
     return np.pad(x, widths, constant_values=fill.get(name, 0))

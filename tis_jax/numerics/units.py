@@ -39,6 +39,22 @@ def unit_starts(
   return starts | (mask & ~_shift(mask)) if turns else starts
 
 
+def turn_ids(mask: jax.Array) -> jax.Array:
+  """Which turn of its row each token is of, counted from 0; -1 where the mask is False.
+
+  Args:
+    mask: `[B, T]` bool, the tokens that were sampled: a turn ends where the mask does.
+
+  Returns:
+    `[B, T]` int32.
+
+  >>> turn_ids(jnp.array([[True, True, False, True, False]])).tolist()
+  [[0, 0, -1, 1, -1]]
+  """
+  starts = unit_starts(mask, turns=True)
+  return jnp.where(mask, jnp.cumsum(starts, axis=1, dtype=jnp.int32) - 1, -1)
+
+
 def unit_sum(x: jax.Array, starts: jax.Array | None = None) -> jax.Array:
   """The sum of `x` over each unit: `[B, 1]` for rows, `[B, T]` for marked units.
 

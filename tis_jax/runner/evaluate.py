@@ -75,7 +75,7 @@ class Evaluation:
     """Rewards and lengths, `[prompts, samples]`, from the prompt `start` on."""
     # The last batch wraps around, so that all of them have one shape.
     index = self._chosen[(start + np.arange(self._prompts_at_once)) % self.size]
-    _, generation, rewards = play(
+    _, generation, rewards, *_ = play(
       engine,
       self._environment,
       index,

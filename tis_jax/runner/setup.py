@@ -107,8 +107,12 @@ def build(settings: Settings) -> Parts:
       settings.sampler.sampling,
       critic_optimizer,
     )
+  sampler = settings.sampler
+  environment = Environment(
+    task, tokenizer, task.test, settings.data.max_prompt_tokens, sampler.turns
+  )
   evaluation = Evaluation(
-    Environment(task, tokenizer, task.test, settings.data.max_prompt_tokens),
+    environment,
     prompts=settings.eval.prompts,
     samples=settings.eval.samples,
     rows=settings.eval.rows,
@@ -119,7 +123,7 @@ def build(settings: Settings) -> Parts:
     engine = NativeEngine(
       graph,
       Sampling(temperature=settings.eval.temperature),
-      max_new_tokens=settings.sampler.max_new_tokens,
+      max_new_tokens=sampler.tokens_at_once(environment),
       eos_ids=tokenizer.eos_ids,
       pad_id=tokenizer.pad_id,
     )

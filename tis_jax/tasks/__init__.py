@@ -2,7 +2,8 @@
 
 from collections.abc import Callable
 
-from tis_jax.tasks import gsm8k, gsm8k_answers, gsm8k_steps
+from tis_jax.tasks import gsm8k, gsm8k_answers, gsm8k_calculator, gsm8k_steps
+from tis_jax.tasks.conversation import Conversation, ConversationsFailedError, Turns
 from tis_jax.tasks.environment import Environment
 from tis_jax.tasks.gsm8k import MissingDatasetError
 from tis_jax.tasks.numbers import final_number, leading_number, parse_number
@@ -12,11 +13,14 @@ from tis_jax.tasks.task import Example, Task
 
 __all__ = [
   "TASKS",
+  "Conversation",
+  "ConversationsFailedError",
   "Environment",
   "Example",
   "MissingDatasetError",
   "Prompts",
   "Task",
+  "Turns",
   "encode_prompts",
   "final_number",
   "leading_number",
@@ -28,6 +32,7 @@ __all__ = [
 TASKS: dict[str, Callable[..., Task]] = {
   "gsm8k": gsm8k.load,
   "gsm8k_answers": gsm8k_answers.load,
+  "gsm8k_calculator": gsm8k_calculator.load,
   "gsm8k_steps": gsm8k_steps.load,
 }
 
@@ -36,8 +41,9 @@ def load(name: str, **options) -> Task:
   """A task by name.
 
   Args:
-    name: "gsm8k_steps" (arithmetic in the package, nothing to download), "gsm8k", or
-      "gsm8k_answers" (the last line of GSM8K's solutions).
+    name: "gsm8k_steps" (arithmetic in the package, nothing to download), "gsm8k",
+      "gsm8k_answers" (the last line of GSM8K's solutions), or "gsm8k_calculator"
+      (conversations with a calculator).
     **options: of the `load` of the module of that name in `tis_jax.tasks`.
 
   Returns:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from tis_jax.tasks.conversation import Conversation, Messages, Turns, as_messages
+from tis_jax.tasks.messages import opening_ids, reply_ids
 from tis_jax.tasks.prompts import encode_prompts
 from tis_jax.tasks.task import Example, Task
 
@@ -16,15 +18,17 @@ class Environment:
   Attributes:
     prompts: `Prompts`, N of them; those that are too long are left out.
     ids: int32 `[N]`, the examples' places in their split.
+    turns: how long a conversation may become; None where the task has none.
 
   Args:
     task: whose rewards and whose form of prompt are used.
     tokenizer: of the model.
     examples: of one of the task's splits.
     max_prompt_tokens: longer prompts are left out.
+    turns: of a task with `conversation`; for others it says nothing.
 
   Raises:
-    ValueError: no prompt fits.
+    ValueError: no prompt fits, or a task with conversations and nothing that ends them.
 
   >>> from tis_jax.models import CharacterTokenizer
   >>> examples = [Example(0, "1+2=", "3"), Example(1, "5+4=", "9")]
@@ -43,12 +47,18 @@ class Environment:
     tokenizer,
     examples: Sequence[Example],
     max_prompt_tokens: int,
+    turns: Turns | None = None,
   ):
+    if task.conversation is not None and turns is None:
+      raise ValueError(
+        f"task {task.name!r} has conversations: say how long they may become, turns="
+      )
+    self.turns = None if task.conversation is None else turns
     self.prompts = encode_prompts(
       tokenizer, examples, max_prompt_tokens, chat=task.chat
     )
     self.ids = np.array([example.id for example in self.prompts.examples], np.int32)
-    self._task, self._decode = task, tokenizer.decode
+    self._task, self._tokenizer, self._decode = task, tokenizer, tokenizer.decode
 
   def __len__(self) -> int:
     return len(self.ids)
@@ -86,6 +96,35 @@ class Environment:
       for reward in self._task.rewards.values()
     ]
     return np.stack(columns, axis=1)
+
+  def conversations(self, index: np.ndarray) -> list[Conversation]:
+    """A new conversation about each of the prompts.
+
+    Args:
+      index: int `[B]`.
+
+    Raises:
+      ValueError: the task has none.
+    """
+    begin = self._task.conversation
+    if begin is None:
+      raise ValueError(f"task {self._task.name!r} has no conversations")
+    return [begin(self.prompts.examples[i]) for i in index]
+
+  def opening(self, messages: Messages) -> list[int]:
+    """What a conversation opens with, in ids."""
+    said = as_messages(messages)
+    return opening_ids(self._tokenizer, said, chat=self._task.chat)
+
+  def turn(self, ids: Sequence[int]) -> tuple[str, bool]:
+    """What a policy said, and whether it ended the turn itself."""
+    ended = len(ids) > 0 and int(ids[-1]) in self._tokenizer.eos_ids
+    return self._decode(ids), ended
+
+  def reply(self, messages: Messages, *, ended: bool) -> list[int]:
+    """What is said between two turns, in ids: see `tis_jax.tasks.messages`."""
+    said = as_messages(messages)
+    return reply_ids(self._tokenizer, said, chat=self._task.chat, ended=ended)
 
   def _judged(self, reward: Callable, index, tokens, mask) -> np.ndarray:
     rewards = [

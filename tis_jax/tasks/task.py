@@ -4,6 +4,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from tis_jax.tasks.conversation import Conversation
+
 
 class Example(NamedTuple):
   """One prompt and the answer its completions are checked against.
@@ -30,6 +32,10 @@ class Task:
     rewards: further rewards by name, of the form of `reward`, for estimators that weigh
       several (`advantages.gdpo`). `reward` is what is evaluated, and what all other
       estimators are given.
+    conversation: `conversation(example)`, an environment with turns for one response to
+      the example, see `Conversation`; None where a completion is all there is. Its
+      turns' rewards take the place of `reward`. `Example.prompt` then says how long the
+      opening is, and examples are left out by it.
   """
 
   name: str
@@ -38,3 +44,4 @@ class Task:
   reward: Callable[[str, Example], float]
   chat: bool = False
   rewards: Mapping[str, Callable[[str, Example], float]] = field(default_factory=dict)
+  conversation: Callable[[Example], Conversation] | None = None
