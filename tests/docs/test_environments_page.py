@@ -22,7 +22,7 @@ def test_the_environment_of_the_page_is_played():
   exec(compile(block, PAGE.name, "exec"), namespace)  # the page is ours
   task = namespace["load"]()
   config, params, tokenizer = models.load("builtin:arithmetic")
-  environment = Environment(task, tokenizer, task.train, 8, Turns(3, 24))
+  environment = Environment(task, tokenizer, task.train, 8, turns=Turns(3, 24))
   engine = NativeEngine(
     models.decoder_graph(config),
     Sampling(temperature=2.0),

@@ -86,7 +86,7 @@ def sums(answer, prompts=("1+2=", "3+4="), conversation=None, turns=None, chat=F
 
   task = Task("sums", examples, [], lambda *_: 9.0, chat=chat, conversation=begin)
   turns = turns or Turns(3, 16)
-  return Environment(task, CHARACTERS, examples, 6, turns), begun
+  return Environment(task, CHARACTERS, examples, 6, turns=turns), begun
 
 
 def talked(engine, environment, samples=2, rows=(0, 1), **options):
@@ -169,7 +169,7 @@ def test_the_ids_that_were_sampled_stay_though_text_would_come_back_otherwise():
 
   examples = [Example(0, "h", "")]
   task = Task("drift", examples, [], lambda *_: 0.0, conversation=begin)
-  environment = Environment(task, tokenizer, examples, 4, Turns(2, 12))
+  environment = Environment(task, tokenizer, examples, 4, turns=Turns(2, 12))
   script = Script([drawn, drawn], [drawn, drawn], tokenizer=tokenizer)
   played = talked(script, environment, rows=(0,))
   said = tokenizer.encode(" the")
@@ -254,6 +254,19 @@ def test_one_that_opens_with_too_much_has_no_prompt_and_no_response():
   assert script.prompts[0][2] == 1
 
 
+def test_one_that_cannot_even_begin_is_set_aside():
+  def begin(example, answer):
+    if example.id == 1 and len(begun) == 2:
+      begun.append(None)
+      raise OSError("no sandbox")
+    return Talk(example, answer)
+
+  environment, begun = sums(lambda *_: ("", 1.0, True), conversation=begin)
+  played = talked(Script(["1"] * 4), environment)
+  assert played.generation.finish_reasons.tolist() == [STOP, STOP, ABORTED, STOP]
+  assert played.aborted == {"OSError: no sandbox": 1}
+
+
 def test_half_that_fail_are_an_error():
   environment, _ = sums(lambda *_: 1 / 0)
   with pytest.raises(ConversationsFailedError, match=r"4 of 4.*ZeroDivisionError"):
@@ -294,9 +307,21 @@ def policy():
   return models.load("builtin:arithmetic")
 
 
+def asked_again(turns):
+  """Steps that are asked a second time, unless the first answer is long."""
+  source = tasks.load("gsm8k_steps")
+
+  def answer(turn, text):
+    return "=7*7=", float(len(text)), turn == 2 or len(text) > 3
+
+  conversation = lambda example: Talk(example, answer)
+  task = dataclasses.replace(source, conversation=conversation)
+  return Environment(task, CHARACTERS, task.train, 8, turns=turns)
+
+
 @pytest.fixture(scope="module")
 def recorded(policy):
-  """A record of the calculator's conversations, by the fp32 policy."""
+  """A record of conversations of the fp32 policy."""
   config, params, tokenizer = policy
   settings = SamplerSettings(
     precision="float32",
@@ -308,9 +333,8 @@ def recorded(policy):
     top_k=9,
     top_logprobs=3,
   )
-  assignment = Assignment("", "gsm8k_calculator", {}, 8, 0, 1, settings)
-  task = tasks.load("gsm8k_calculator")
-  environment = Environment(task, tokenizer, task.train, 8, settings.turns)
+  assignment = Assignment("", "again", {}, 8, 0, 1, settings)
+  environment = asked_again(settings.turns)
   engine = NativeEngine(
     models.decoder_graph(config),
     settings.sampling,
@@ -332,13 +356,12 @@ def test_a_record_of_conversations_is_valid(recorded, policy):
   assert turns.max() == 2
   held = np.nansum(recorded.turn_rewards, axis=1)
   np.testing.assert_array_equal(held, recorded.rewards)
-  # What the calculator shows stands between the turns, and is no turn.
+  # What the environment said stands between the turns, and is no turn.
   tokenizer = policy[2]
   for row in np.flatnonzero(turns == 2):
     between = np.flatnonzero(recorded.mask[row])
     hole = np.setdiff1d(np.arange(between[0], between[-1]), between)
-    assert tokenizer.decode(recorded.tokens[row][hole]).endswith("=")
-    assert tokenizer.decode(recorded.tokens[row][hole]).count("=") == 2
+    assert tokenizer.decode(recorded.tokens[row][hole]) == "=7*7="
 
 
 def test_the_learner_finds_the_samplers_log_probs(recorded, policy):
@@ -350,7 +373,7 @@ def test_the_learner_finds_the_samplers_log_probs(recorded, policy):
   second = turn_ids(recorded.mask) == 1
   assert second.any()
   assert gap[recorded.mask].max() < 1e-4
-  # And not by chance: without what the calculator said, the second turn is another.
+  # And not by chance: had something else been said, the second turn would be another.
   silent = np.where(recorded.mask, batch.tokens, 2)
   out = learner.score(
     models.decoder_graph(config), params, batch._replace(tokens=silent)
@@ -370,9 +393,7 @@ def test_what_sampling_kept_is_written_at_its_turn(recorded):
 
 def test_rounds_of_a_run_compile_a_known_number_of_shapes(policy):
   config, params, tokenizer = policy
-  task = tasks.load("gsm8k_calculator")
-  turns = Turns(2, 24)
-  environment = Environment(task, tokenizer, task.train, 8, turns)
+  environment = asked_again(Turns(2, 24))
   engine = NativeEngine(
     models.decoder_graph(config),
     Sampling(),
@@ -394,7 +415,8 @@ def test_rounds_of_a_run_compile_a_known_number_of_shapes(policy):
     index = np.arange(4) + 4 * i
     play(Watched(), environment, index, samples=2, key=jax.random.key(i))
   later = {((8, width), 1) for width in widths(8, 24)[1:]}
-  assert ((4, 8), 2) in shapes and shapes <= {((4, 8), 2)} | later
+  assert ((4, 8), 2) in shapes and later & shapes
+  assert shapes <= {((4, 8), 2)} | later
 
 
 def test_tight_kept_sets_are_written_at_their_turn():

@@ -6,54 +6,56 @@ import pytest
 
 from tis_jax import tasks
 from tis_jax.models import CharacterTokenizer
-from tis_jax.tasks.calculator import calculate
 
 
 @pytest.fixture(scope="module")
 def steps():
-  return tasks.load("gsm8k_calculator")
+  return tasks.load("gsm8k_calculator", cost=0.1)
 
 
-def test_pairs_are_true_and_test_shows_none_of_train(steps):
+def test_the_calculator_is_right_about_every_step_in_the_policys_alphabet(steps):
+  tokenizer = CharacterTokenizer("0123456789+-*/=")
   for example in (*steps.train, *steps.test):
     talk = steps.conversation(example)
     assert talk.reset() == example.prompt
-    first = calculate(example.prompt.removesuffix("="))
-    said, reward, done = talk.step(str(first))
-    assert (reward, done) == (0.5, False)
-    keyed, shown, _ = said.split("=")
-    assert str(first) in keyed and calculate(keyed) == int(shown)
-    assert shown == example.answer
-    assert talk.step(example.answer)[1:] == (0.5, True)
-  assert not {x.prompt for x in steps.train} & {x.prompt for x in steps.test}
+    said, reward, done = talk.step("00")
+    if example.answer == "0":
+      assert (reward, done) == (1.0, True)
+      continue
+    assert (said, reward, done) == (f"={example.answer}", 0.0, False)
+    tokenizer.encode(said)
+    assert talk.step("") == ("", 0.9, True)
 
 
-def test_a_wrong_number_makes_the_calculator_right_about_the_wrong_sum(steps):
+@pytest.mark.parametrize(
+  ("turns", "rewards"),
+  [
+    (["24"], [1.0]),
+    (["23"], [0.0]),
+    ([""], [0.0]),
+    (["2+2"], [0.0]),
+    (["0", ""], [0.0, 0.9]),
+    (["024", ""], [1.0]),  # that is 24
+    (["0=", "24"], [0.0, 0.9]),
+    (["09", "42"], [0.0, 0.0]),
+  ],
+)
+def test_an_answer_ends_it_and_a_leading_0_asks(steps, turns, rewards):
   talk = steps.conversation(steps.train[0])
-  assert talk.step("23") == ("48+23=71=", 0.0, False)
-  assert talk.step("71") == ("", 0.0, True)
+  for text, reward in zip(turns, rewards, strict=False):
+    found = talk.step(text)
+    assert found[1] == pytest.approx(reward)
+  assert found[2]
 
 
-@pytest.mark.parametrize("text", ["", "2+", "24=", "1*-/", "0" * 90])
-def test_what_it_cannot_key_in_it_shows_as_0_in_its_own_alphabet(steps, text):
-  talk = steps.conversation(steps.train[0])
-  said, reward, done = talk.step(text)
-  assert reward == 0 and not done
-  assert said.endswith("=0=") or text == "0" * 90
-  CharacterTokenizer("0123456789+-*/=").encode(said)
-
-
-def test_a_quotient_with_a_remainder_has_no_display(steps):
-  example = next(x for x in steps.train if steps.conversation(x)._pair.pending == "_/2")
-  assert steps.conversation(example).step("7")[0] == "7/2=0="
-
-
-def test_the_share_of_the_first_turn_is_a_setting():
-  task = tasks.load("gsm8k_calculator", first=0.0)
+def test_what_asking_costs_is_a_setting():
+  task = tasks.load("gsm8k_calculator", max_operands=3, max_length=9)
   talk = task.conversation(task.train[0])
-  assert talk.step("24")[1] == 0 and talk.step("72")[1] == 1
-  with pytest.raises(ValueError, match="first"):
-    tasks.load("gsm8k_calculator", first=2.0)
+  talk.step("0")
+  assert talk.step("")[1] == 1
+  assert len(task.train) > len(tasks.load("gsm8k_steps").train)
+  with pytest.raises(ValueError, match="cost"):
+    tasks.load("gsm8k_calculator", cost=2.0)
   with pytest.raises(ValueError, match="form"):
     tasks.load("gsm8k_calculator", form="essay")
 

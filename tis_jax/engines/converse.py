@@ -72,12 +72,12 @@ def converse(
     ConversationsFailedError: half of them or more were aborted.
   """
   turns = environment.turns
-  rows = np.repeat(index, samples)
-  conversations = environment.conversations(rows)
   if turns is None:
-    raise ValueError("the environment does not say how long a conversation may become")
+    raise ValueError("the environment's task has no conversations")
+  rows = np.repeat(index, samples)
   aborted: Counter[str] = Counter()
   width = environment.prompts.tokens.shape[1]
+  conversations = [_begun(environment, int(i)) for i in rows]
   transcript = _opened(environment, conversations, turns, width, aborted)
   # An engine that nobody asks for greedy answers need not know of them.
   how: dict[str, Any] = {"greedy": True} if greedy else {}
@@ -95,6 +95,22 @@ def converse(
       f"{aborted.most_common(1)[0][0]}"
     )
   return transcript, aborted
+
+
+def _begun(environment: Environment, index: int) -> Any:
+  """A conversation, or one that cannot be opened."""
+  try:
+    return environment.conversation(index)
+  except Exception as error:
+    return _Failed(error)
+
+
+class _Failed:
+  def __init__(self, error: Exception):
+    self._error = error
+
+  def reset(self):
+    raise self._error
 
 
 def _opened(environment, conversations, turns, width, aborted) -> Transcript:

@@ -137,13 +137,12 @@ def _with_as_many_turns(batches: Sequence[Batch]) -> Sequence[Batch]:
   """The batches with room for the turns of each: writers may differ in it."""
   if batches[0].turn_rewards is None:
     return batches
-  most = max(np.shape(batch.turn_rewards)[1] for batch in batches)
-
-  def widened(rewards):
-    more = ((0, 0), (0, most - rewards.shape[1]))
-    return np.pad(rewards, more, constant_values=np.nan)
-
-  return [b._replace(turn_rewards=widened(np.asarray(b.turn_rewards))) for b in batches]
+  found = [np.asarray(batch.turn_rewards) for batch in batches]
+  most = max(rewards.shape[1] for rewards in found)
+  widened = [
+    np.pad(x, ((0, 0), (0, most - x.shape[1])), constant_values=np.nan) for x in found
+  ]
+  return [b._replace(turn_rewards=x) for b, x in zip(batches, widened, strict=True)]
 
 
 def take_rows(batch: Batch, index) -> Batch:

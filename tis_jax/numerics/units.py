@@ -7,6 +7,7 @@ delimits (packed sequences, turns). Unit values are `[B, 1]` for whole rows and 
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 def unit_starts(
@@ -39,7 +40,7 @@ def unit_starts(
   return starts | (mask & ~_shift(mask)) if turns else starts
 
 
-def turn_ids(mask: jax.Array) -> jax.Array:
+def turn_ids(mask: ArrayLike) -> jax.Array:
   """Which turn of its row each token is of, counted from 0; -1 where the mask is False.
 
   Args:
@@ -51,6 +52,7 @@ def turn_ids(mask: jax.Array) -> jax.Array:
   >>> turn_ids(jnp.array([[True, True, False, True, False]])).tolist()
   [[0, 0, -1, 1, -1]]
   """
+  mask = jnp.asarray(mask) != 0
   starts = unit_starts(mask, turns=True)
   return jnp.where(mask, jnp.cumsum(starts, axis=1, dtype=jnp.int32) - 1, -1)
 

@@ -109,7 +109,7 @@ def build(settings: Settings) -> Parts:
     )
   sampler = settings.sampler
   environment = Environment(
-    task, tokenizer, task.test, settings.data.max_prompt_tokens, sampler.turns
+    task, tokenizer, task.test, settings.data.max_prompt_tokens, turns=sampler.turns
   )
   evaluation = Evaluation(
     environment,

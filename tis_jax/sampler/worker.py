@@ -93,7 +93,7 @@ def build(assignment: Assignment, name: str = "") -> tuple[Engine, Environment]:
   task = tasks.load(assignment.task, **assignment.task_options)
   settings = assignment.sampler
   environment = Environment(
-    task, tokenizer, task.train, assignment.max_prompt_tokens, settings.turns
+    task, tokenizer, task.train, assignment.max_prompt_tokens, turns=settings.turns
   )
   graph = models.decoder_graph(decoder)
   asked: dict[str, Any] = {

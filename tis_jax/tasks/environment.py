@@ -47,6 +47,7 @@ class Environment:
     tokenizer,
     examples: Sequence[Example],
     max_prompt_tokens: int,
+    *,
     turns: Turns | None = None,
   ):
     if task.conversation is not None and turns is None:
@@ -97,19 +98,15 @@ class Environment:
     ]
     return np.stack(columns, axis=1)
 
-  def conversations(self, index: np.ndarray) -> list[Conversation]:
-    """A new conversation about each of the prompts.
-
-    Args:
-      index: int `[B]`.
+  def conversation(self, index: int) -> Conversation:
+    """A new conversation about a prompt.
 
     Raises:
       ValueError: the task has none.
     """
-    begin = self._task.conversation
-    if begin is None:
+    if self._task.conversation is None:
       raise ValueError(f"task {self._task.name!r} has no conversations")
-    return [begin(self.prompts.examples[i]) for i in index]
+    return self._task.conversation(self.prompts.examples[index])
 
   def opening(self, messages: Messages) -> list[int]:
     """What a conversation opens with, in ids."""
