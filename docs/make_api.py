@@ -44,6 +44,7 @@ MORE_MODULES = {
   "tis_jax.tasks": [
     "tis_jax.tasks.gsm8k",
     "tis_jax.tasks.gsm8k_answers",
+    "tis_jax.tasks.gsm8k_calculator",
     "tis_jax.tasks.gsm8k_steps",
   ],
 }

@@ -32,6 +32,7 @@ from tis_jax.advantages.token_level import (
   reinforce_plus_plus_baseline as reinforce_plus_plus_baseline,
 )
 from tis_jax.advantages.token_level import remax as remax
+from tis_jax.advantages.turn_level import turn_grpo as turn_grpo
 
 ARGUMENTS = (
   "rewards",
@@ -45,6 +46,8 @@ ARGUMENTS = (
   "values",
   "greedy_rewards",
   "named_rewards",
+  "turn_rewards",
+  "turn_ids",
 )
 """The arrays that a training step can hand to an estimator; the rest are settings."""
 
@@ -63,5 +66,6 @@ ESTIMATORS: dict[str, Callable] = {
   "reinforce_plus_plus_baseline": reinforce_plus_plus_baseline,
   "remax": remax,
   "rloo": rloo,
+  "turn_grpo": turn_grpo,
 }
 """Every estimator that a learner can feed, by the name that a config calls it."""

@@ -116,7 +116,8 @@ class Engine(Protocol):
 
     Args:
       prompts: int32 [N, P], left-padded.
-      prompt_mask: bool [N, P].
+      prompt_mask: bool [N, P]. A row without a prompt is padding, of conversations that
+        are over: whatever it is given, nobody reads.
       samples: responses a prompt.
       key: PRNG key, all the randomness there is: the same key and params give the same
         tokens. `int(jax.random.bits(key))` is a seed for engines that take one.

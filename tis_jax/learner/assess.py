@@ -15,6 +15,7 @@ from tis_jax.learner.microbatch import map_parts
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, Rows, Targets
 from tis_jax.learner.support import comparable_batch, support_chain, support_metrics
 from tis_jax.numerics.metrics import Metrics
+from tis_jax.numerics.units import turn_ids
 from tis_jax.rollouts import LENGTH
 
 
@@ -136,6 +137,9 @@ def _advantages(algorithm: Algorithm, rewards, batch: Batch, mask, **known):
     baseline_mask=mask.any(axis=1),
     greedy_rewards=batch.greedy_rewards,
     named_rewards=batch.named_rewards,
+    turn_rewards=batch.turn_rewards,
+    # Of what was sampled: a rejection ends no turn.
+    turn_ids=turn_ids(batch.mask),
     **known,
   )
   if isinstance(found, tuple):

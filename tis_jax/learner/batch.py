@@ -40,6 +40,8 @@ class Batch(NamedTuple):
     top_tokens: `[B, T, K]` int32, the sampler's most probable tokens, padded with -1,
       or None.
     top_logp: `[B, T, K]` fp32, its log-probs of these, -inf for padding, or None.
+    turn_rewards: `[B, U]` fp32, of each turn (an uninterrupted run of the mask) in
+      order, NaN behind the last, or None where rewards are of whole responses.
   """
 
   prompts: Array
@@ -57,6 +59,7 @@ class Batch(NamedTuple):
   named_rewards: Array | None = None
   top_tokens: Array | None = None
   top_logp: Array | None = None
+  turn_rewards: Array | None = None
 
 
 _OPTIONAL = tuple(Batch._field_defaults)
@@ -91,17 +94,18 @@ def _readable(batch: Batch) -> Batch:
     prompts=np.where(batch.prompt_mask, batch.prompts, 0),
     tokens=np.where(up_to_last(mask), batch.tokens, 0),
     rewards=np.where(aborted, 0, batch.rewards),
-    greedy_rewards=_or_zero(batch.greedy_rewards, aborted),
-    named_rewards=_or_zero(batch.named_rewards, aborted),
+    greedy_rewards=_or(0, batch.greedy_rewards, aborted),
+    named_rewards=_or(0, batch.named_rewards, aborted),
+    turn_rewards=_or(np.nan, batch.turn_rewards, aborted),
   )
 
 
-def _or_zero(values, aborted):
-  """A row that was given up may have no reward, and NaN times a weight of 0 is NaN."""
+def _or(nothing, values, aborted):
+  """Of a row that was given up nothing is read, and NaN times a weight of 0 is NaN."""
   if values is None:
     return None
   rows = aborted.reshape(-1, *[1] * (np.ndim(values) - 1))
-  return np.where(rows, 0, values).astype(np.float32)
+  return np.where(rows, nothing, values).astype(np.float32)
 
 
 def concatenate(batches: Sequence[Batch]) -> Batch:
@@ -122,7 +126,7 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
         "and must not share a batch"
       )
   offset, renumbered = 0, []
-  for batch in batches:
+  for batch in _with_as_many_turns(batches):
     names, dense = np.unique(batch.group_ids, return_inverse=True)
     renumbered.append(batch._replace(group_ids=(dense + offset).astype(np.int32)))
     offset += len(names)
@@ -130,6 +134,18 @@ def concatenate(batches: Sequence[Batch]) -> Batch:
     None if column[0] is None else np.concatenate(column)
     for column in zip(*renumbered, strict=True)
   )
+
+
+def _with_as_many_turns(batches: Sequence[Batch]) -> Sequence[Batch]:
+  """The batches with room for the turns of each: writers may differ in it."""
+  if batches[0].turn_rewards is None:
+    return batches
+  found = [np.asarray(batch.turn_rewards) for batch in batches]
+  most = max(rewards.shape[1] for rewards in found)
+  widened = [
+    np.pad(x, ((0, 0), (0, most - x.shape[1])), constant_values=np.nan) for x in found
+  ]
+  return [b._replace(turn_rewards=x) for b, x in zip(batches, widened, strict=True)]
 
 
 def take_rows(batch: Batch, index) -> Batch:
@@ -172,13 +188,13 @@ def pad(
   new_rows = (0, more["rows"])
   left, right = (more["prompt_length"], 0), (0, more["response_length"])
   fill = {"prompts": pad_id, "tokens": pad_id, "group_ids": -1, "kept_tokens": -1}
-  fill |= {"top_tokens": -1, "top_logp": -np.inf}
+  fill |= {"top_tokens": -1, "top_logp": -np.inf, "turn_rewards": np.nan}
 
   def grow(name, x):
     if x is None:
       return None
     column = left if name.startswith("prompt") else right
-    if name == "named_rewards":
+    if name in ("named_rewards", "turn_rewards"):
       column = (0, 0)
     widths = (new_rows, column, (0, 0))[: x.ndim]
     return np.pad(x, widths, constant_values=fill.get(name, 0))

@@ -23,6 +23,7 @@ from tis_jax.numerics.metrics import (
 )
 from tis_jax.numerics.ratios import log_ratio
 from tis_jax.numerics.ratios import ratio as token_ratio
+from tis_jax.numerics.units import turn_ids
 from tis_jax.rollouts import ABORTED, LENGTH
 
 # Ratios from 1/100 to 100, symmetric about 1 on a log axis, one bin centred on it.
@@ -37,11 +38,14 @@ def batch_metrics(batch: Batch, shaped_rewards, advantages, version) -> Metrics:
   length = batch.mask.sum(axis=1).astype(jnp.float32)
   staleness = (version - batch.versions).astype(jnp.float32)
   dull = ~has_variance(batch.rewards, batch.group_ids, where=held)
-  greedy: Metrics = {}
+  some: Metrics = {}
   if batch.greedy_rewards is not None:
-    greedy = {"reward/greedy": mean(batch.greedy_rewards, held)}
+    some |= {"reward/greedy": mean(batch.greedy_rewards, held)}
+  if batch.turn_rewards is not None:
+    turns = turn_ids(batch.mask).max(axis=1) + 1
+    some |= {"response/turns": mean(turns.astype(jnp.float32), held)}
   share = jnp.where(held, 1.0 / group_count(batch.group_ids, held), 0.0)
-  return greedy | {
+  return some | {
     "reward/mean": mean(batch.rewards, held),
     "reward/shaped": mean(shaped_rewards, held),
     "advantage/abs": mean(jnp.abs(advantages), mask),

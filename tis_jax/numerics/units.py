@@ -7,6 +7,7 @@ delimits (packed sequences, turns). Unit values are `[B, 1]` for whole rows and 
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 
 def unit_starts(
@@ -37,6 +38,23 @@ def unit_starts(
   last_id, seen = _last_flagged(ids, mask)
   starts = mask & ~(_shift(seen) & (_shift(last_id) == ids))
   return starts | (mask & ~_shift(mask)) if turns else starts
+
+
+def turn_ids(mask: ArrayLike) -> jax.Array:
+  """Which turn of its row each token is of, counted from 0; -1 where the mask is False.
+
+  Args:
+    mask: `[B, T]` bool, the tokens that were sampled: a turn ends where the mask does.
+
+  Returns:
+    `[B, T]` int32.
+
+  >>> turn_ids(jnp.array([[True, True, False, True, False]])).tolist()
+  [[0, 0, -1, 1, -1]]
+  """
+  mask = jnp.asarray(mask) != 0
+  starts = unit_starts(mask, turns=True)
+  return jnp.where(mask, jnp.cumsum(starts, axis=1, dtype=jnp.int32) - 1, -1)
 
 
 def unit_sum(x: jax.Array, starts: jax.Array | None = None) -> jax.Array:

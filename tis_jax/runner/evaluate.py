@@ -108,7 +108,7 @@ class Evaluation:
     """Those to the prompts from `start` on."""
     # The last batch wraps around, so that all of them have one shape.
     index = self._chosen[(start + np.arange(self._prompts_at_once)) % self.size]
-    rows, generation, rewards = play(
+    rows, generation, rewards, *_ = play(
       engine,
       self._environment,
       index,

@@ -20,7 +20,7 @@ from tis_jax.runner.report import Report, scored
 from tis_jax.runner.settings import DataSettings, read_config
 from tis_jax.runner.setup import build, environment_of, load_task
 from tis_jax.runner.workdir import identify, load_config
-from tis_jax.sampler import Assignment
+from tis_jax.sampler import Assignment, SamplerSettings
 from tis_jax.store import ParamsGoneError, Store
 
 SPLITS = ("train", "test")
@@ -97,8 +97,8 @@ def evaluate_run(
     params = restored[0].params
     origin = {"policy": f"step {int(restored[0].step)}"}
   decoder, tokenizer = parts.decoder, parts.tokenizer
-  length = settings.sampler.max_new_tokens
-  return _report(decoder, params, tokenizer, settings.data, length, plan, origin)
+  sampler = settings.sampler
+  return _report(decoder, params, tokenizer, settings.data, sampler, plan, origin)
 
 
 def evaluate_store(
@@ -132,8 +132,7 @@ def evaluate_store(
   dtypes = sorted({array["dtype"] for array in manifest.arrays.values()})
   origin = {"policy": f"version {manifest.version} ({', '.join(dtypes)})"}
   params = store.read_params(manifest)
-  length = told.sampler.max_new_tokens
-  return _report(decoder, params, tokenizer, data, length, plan, origin)
+  return _report(decoder, params, tokenizer, data, told.sampler, plan, origin)
 
 
 def _report(
@@ -141,15 +140,17 @@ def _report(
   params: nnx.State | Mapping[str, Any],
   tokenizer,
   data: DataSettings,
-  length: int,
+  sampler: SamplerSettings,
   plan: EvaluationPlan | None,
   origin: Mapping[str, Any],
 ) -> Report:
   plan = plan or EvaluationPlan()
+  if plan.max_new_tokens:
+    sampler = dataclasses.replace(sampler, max_new_tokens=plan.max_new_tokens)
   with refusing():
     task = load_task(data)
     examples: Sequence[tasks.Example] = getattr(task, plan.split)
-    environment = environment_of(task, examples, tokenizer, data)
+    environment = environment_of(task, examples, tokenizer, data, sampler.turns)
   evaluation = Evaluation(
     environment,
     prompts=plan.prompts,
@@ -163,7 +164,7 @@ def _report(
       engine = NativeEngine(
         models.decoder_graph(decoder),
         Sampling(temperature=plan.temperature),
-        max_new_tokens=plan.max_new_tokens or length,
+        max_new_tokens=sampler.tokens_at_once(environment),
         eos_ids=tokenizer.eos_ids,
         pad_id=tokenizer.pad_id,
         precision=precision,

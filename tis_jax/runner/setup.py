@@ -115,7 +115,9 @@ def build(settings: Settings) -> Parts:
       settings.sampler.sampling,
       critic_optimizer,
     )
-    environment = environment_of(task, task.test, tokenizer, settings.data)
+    environment = environment_of(
+      task, task.test, tokenizer, settings.data, settings.sampler.turns
+    )
   evaluation = Evaluation(
     environment,
     prompts=settings.eval.prompts,
@@ -128,7 +130,7 @@ def build(settings: Settings) -> Parts:
     engine = NativeEngine(
       graph,
       Sampling(temperature=settings.eval.temperature),
-      max_new_tokens=settings.sampler.max_new_tokens,
+      max_new_tokens=settings.sampler.tokens_at_once(environment),
       eos_ids=tokenizer.eos_ids,
       pad_id=tokenizer.pad_id,
     )
@@ -141,7 +143,11 @@ def build(settings: Settings) -> Parts:
 
 
 def environment_of(
-  task: tasks.Task, examples: Sequence[tasks.Example], tokenizer, data: DataSettings
+  task: tasks.Task,
+  examples: Sequence[tasks.Example],
+  tokenizer,
+  data: DataSettings,
+  turns: tasks.Turns,
 ) -> Environment:
   """A split of the task, with the run's limits.
 
@@ -153,6 +159,7 @@ def environment_of(
     tokenizer,
     examples,
     data.max_prompt_tokens,
+    turns=turns,
     reward_seconds=data.reward_seconds,
     reward_processes=data.reward_processes,
   )

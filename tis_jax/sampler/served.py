@@ -42,7 +42,9 @@ def served_engine(
   own = getattr(settings, settings.engine)
   folder = Path(own.folder) if own.folder else _shared_folder(config.num_parameters)
   folder = folder / (name or f"process-{os.getpid()}")
-  server = _server(assignment, graph, folder, asked)
+  # A later turn's prompt has the conversation so far.
+  said = settings.max_new_tokens if environment.turns is not None else 0
+  server = _server(assignment, graph, folder, asked, said)
   prompts = environment.prompts
   probe = None
   if own.probe:
@@ -64,10 +66,10 @@ def served_engine(
   )
 
 
-def _server(assignment: Assignment, graph, folder: Path, asked) -> Server:
+def _server(assignment: Assignment, graph, folder: Path, asked, said: int) -> Server:
   settings = assignment.sampler
   # A probe's answers may be longer than the run's.
-  longest = assignment.max_prompt_tokens + max(settings.max_new_tokens, 16)
+  longest = assignment.max_prompt_tokens + said + max(asked["max_new_tokens"], 16)
   if settings.engine == "vllm":
     return VLLM(
       graph,

@@ -12,6 +12,8 @@ from tis_jax.engines.served.settings import (
 )
 from tis_jax.logprobs.contract import Sampling, check_rules, truncates
 from tis_jax.numerics.checks import check_choice, check_number
+from tis_jax.tasks import Environment
+from tis_jax.tasks.conversation import Turns
 
 ENGINES = ("native", "vllm", "llama_cpp", "sglang")
 
@@ -45,7 +47,13 @@ class SamplerSettings:
       token, and as many compares a logit in the learner's passes.
     prompts_per_record: prompts a rollout record.
     group_size: responses a prompt.
-    max_new_tokens: the length limit of a response.
+    max_new_tokens: the length limit of a response; of a conversation, all of it, what
+      the environment says included.
+    max_turns: turns of a conversation, in tasks that have them.
+    max_turn_tokens: the length limit of one turn of a conversation; None for what is
+      left of the response.
+    turn_seconds: that an environment may take to answer a turn; a conversation that
+      takes longer is set aside.
     vllm: how vLLM is found or started, with engine "vllm".
     llama_cpp: how llama.cpp is, with engine "llama_cpp".
     sglang: where SGLang is, with engine "sglang".
@@ -66,6 +74,9 @@ class SamplerSettings:
   prompts_per_record: int = 64
   group_size: int = 8
   max_new_tokens: int = 8
+  max_turns: int = 8
+  max_turn_tokens: int | None = None
+  turn_seconds: float = 60.0
   vllm: VLLMSettings = VLLMSettings()
   llama_cpp: LlamaCppSettings = LlamaCppSettings()
   sglang: SGLangSettings = SGLangSettings()
@@ -91,8 +102,12 @@ class SamplerSettings:
     if self.kept_tokens is not None:
       check_number("kept_tokens", self.kept_tokens, at_least=0)
     check_number("top_logprobs", self.top_logprobs, at_least=0)
-    for name in ("prompts_per_record", "group_size", "max_new_tokens"):
+    for name in ("prompts_per_record", "group_size", "max_new_tokens", "max_turns"):
       check_number(name, getattr(self, name), at_least=1)
+    if self.max_turn_tokens is not None:
+      limit = self.max_new_tokens
+      check_number("max_turn_tokens", self.max_turn_tokens, at_least=1, at_most=limit)
+    check_number("turn_seconds", self.turn_seconds, above=0)
 
   @property
   def sampling(self) -> Sampling:
@@ -104,6 +119,17 @@ class SamplerSettings:
       min_p=self.min_p,
       logprobs="processed" if self.engine == "vllm" else "raw",
     )
+
+  @property
+  def turns(self) -> Turns:
+    """How long a conversation may become."""
+    return Turns(self.max_turns, self.max_new_tokens, self.turn_seconds)
+
+  def tokens_at_once(self, environment: Environment) -> int:
+    """Tokens that an engine samples at most in one call: a response, or a turn."""
+    if environment.turns is None or self.max_turn_tokens is None:
+      return self.max_new_tokens
+    return self.max_turn_tokens
 
   def kept_width(self, vocab_size: int) -> int:
     """Room in a record for the ids that sampling kept.

@@ -47,11 +47,14 @@ class Worker:
     size, samples = self._settings.prompts_per_record, self._settings.group_size
     prompts = prompt_order(len(self._environment), self._order_seed, seq * size, size)
     key = jax.random.fold_in(self._key, seq)
-    rows, generation, rewards = play(
-      self._engine, self._environment, prompts, samples=samples, key=key
-    )
+    played = play(self._engine, self._environment, prompts, samples=samples, key=key)
+    rows, generation = played.rows, played.generation
+    if played.aborted:
+      reason, _ = played.aborted.most_common(1)[0]
+      count = played.aborted.total()
+      print(f"{count} of {len(rows)} conversations are set aside; most often: {reason}")
     # What has no reward neither trains nor makes a baseline: it is an aborted row.
-    judged = np.isfinite(rewards)
+    judged = np.isfinite(played.rewards)
     greedy_rewards = named_rewards = None
     if self._assignment.greedy:
       answers = play(
@@ -72,14 +75,15 @@ class Worker:
     finish = np.where(judged, generation.finish_reasons, ABORTED).astype(np.int8)
     generation = generation._replace(finish_reasons=finish)
     return Rollout(
-      prompts=self._environment.prompts.tokens[rows],
-      prompt_mask=self._environment.prompts.mask[rows],
-      rewards=rewards,
+      prompts=played.prompts,
+      prompt_mask=played.prompt_mask,
+      rewards=played.rewards,
       group_ids=np.repeat(np.arange(size, dtype=np.int32), samples),
       prompt_ids=self._environment.ids[rows],
       header=header,
       greedy_rewards=greedy_rewards,
       named_rewards=named_rewards,
+      turn_rewards=played.turn_rewards,
       **generation._asdict(),
     )
 
@@ -93,18 +97,19 @@ def build(assignment: Assignment, name: str = "") -> tuple[Engine, Environment]:
   """
   decoder, _, tokenizer = models.load(assignment.model)
   task = tasks.load(assignment.task, **assignment.task_options)
+  settings = assignment.sampler
   environment = Environment(
     task,
     tokenizer,
     task.train,
     assignment.max_prompt_tokens,
+    turns=settings.turns,
     reward_seconds=assignment.reward_seconds,
     reward_processes=assignment.reward_processes,
   )
-  settings = assignment.sampler
   graph = models.decoder_graph(decoder)
   asked: dict[str, Any] = {
-    "max_new_tokens": settings.max_new_tokens,
+    "max_new_tokens": settings.tokens_at_once(environment),
     "eos_ids": tokenizer.eos_ids,
     "pad_id": tokenizer.pad_id,
     "kept_width": settings.kept_width(decoder.vocab_size),

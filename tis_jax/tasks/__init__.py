@@ -1,5 +1,6 @@
 """Tasks: prompts with answers that a program can check."""
 
+from tis_jax.tasks.conversation import Conversation, ConversationsFailedError, Turns
 from tis_jax.tasks.court import Court
 from tis_jax.tasks.environment import Environment
 from tis_jax.tasks.gsm8k import MissingDatasetError
@@ -16,6 +17,8 @@ __all__ = [
   "CAUSES",
   "REWARDS",
   "TASKS",
+  "Conversation",
+  "ConversationsFailedError",
   "Court",
   "Environment",
   "Example",
@@ -24,6 +27,7 @@ __all__ = [
   "Source",
   "Task",
   "TaskError",
+  "Turns",
   "Verdict",
   "answer_of",
   "encode_prompts",

@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from tis_jax.tasks.conversation import Conversation, Messages, Turns, as_messages
 from tis_jax.tasks.court import Asked, Court
+from tis_jax.tasks.messages import opening_ids, reply_ids
 from tis_jax.tasks.prompts import encode_prompts
 from tis_jax.tasks.task import Example, Task
 from tis_jax.tasks.verdict import Verdict, answer_of, judge
@@ -21,6 +23,7 @@ class Environment:
   Attributes:
     prompts: `Prompts`, N of them; those that are too long are left out.
     ids: int32 `[N]`, the examples' places in their split.
+    turns: how long a conversation may become; None where the task has none.
     notes: sentences to be said once: what was left out, how prompts are wrapped.
     set_aside: {cause: answers} that have no reward, of `tis_jax.tasks.CAUSES`.
     said: {cause: in words, of the last answer}.
@@ -30,13 +33,14 @@ class Environment:
     tokenizer: of the model.
     examples: of one of the task's splits.
     max_prompt_tokens: longer prompts are left out.
+    turns: of a task with `conversation`; for others it says nothing.
     reward_seconds: that the rewards of one answer may take, where the task is judged in
       processes of its own (`Task.apart`).
     reward_processes: at most so many of them.
 
   Raises:
-    ValueError: no prompt fits, or the task is to be judged apart and nobody knows what
-      it was loaded from.
+    ValueError: no prompt fits, the task has conversations and nothing that ends them,
+      or it is to be judged apart and nobody knows what it was loaded from.
     TaskError: it asks for a chat template, and there is none.
 
   >>> from tis_jax.models import CharacterTokenizer
@@ -57,9 +61,15 @@ class Environment:
     examples: Sequence[Example],
     max_prompt_tokens: int,
     *,
+    turns: Turns | None = None,
     reward_seconds: float = 10.0,
     reward_processes: int = 2,
   ):
+    if task.conversation is not None and turns is None:
+      raise ValueError(
+        f"task {task.name!r} has conversations: say how long they may become, turns="
+      )
+    self.turns = None if task.conversation is None else turns
     self.prompts = encode_prompts(
       tokenizer, examples, max_prompt_tokens, chat=task.chat
     )
@@ -67,7 +77,9 @@ class Environment:
     self.notes = (*task.notes, *self.prompts.notes)
     self.set_aside: Counter[str] = Counter()
     self.said: dict[str, str] = {}
-    self._task, self._decode = task, tokenizer.decode
+    self._task, self._tokenizer, self._decode = task, tokenizer, tokenizer.decode
+    templated = getattr(tokenizer, "has_chat_template", False)
+    self._chat = templated if task.chat is None else task.chat
     self._court = None
     if task.apart:
       if task.source is None:
@@ -155,6 +167,31 @@ class Environment:
     )
     # A verdict is of a process that hung or died.
     return [None if isinstance(answer, Verdict) else answer for answer in found]
+
+  def conversation(self, index: int) -> Conversation:
+    """A new conversation about a prompt.
+
+    Raises:
+      ValueError: the task has none.
+    """
+    if self._task.conversation is None:
+      raise ValueError(f"task {self._task.name!r} has no conversations")
+    return self._task.conversation(self.prompts.examples[index])
+
+  def opening(self, messages: Messages) -> list[int]:
+    """What a conversation opens with, in ids."""
+    said = as_messages(messages)
+    return opening_ids(self._tokenizer, said, chat=self._chat)
+
+  def turn(self, ids: Sequence[int]) -> tuple[str, bool]:
+    """What a policy said, and whether it ended the turn itself."""
+    ended = len(ids) > 0 and int(ids[-1]) in self._tokenizer.eos_ids
+    return self._decode(ids), ended
+
+  def reply(self, messages: Messages, *, ended: bool) -> list[int]:
+    """What is said between two turns, in ids: see `tis_jax.tasks.messages`."""
+    said = as_messages(messages)
+    return reply_ids(self._tokenizer, said, chat=self._chat, ended=ended)
 
   def _texts(self, tokens, mask) -> list[str]:
     return [self._decode(row[there]) for row, there in zip(tokens, mask, strict=True)]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from tis_jax.numerics.names import did_you_mean
-from tis_jax.tasks import gsm8k, gsm8k_answers, gsm8k_steps, table
+from tis_jax.tasks import gsm8k, gsm8k_answers, gsm8k_calculator, gsm8k_steps, table
 from tis_jax.tasks.gsm8k import MissingDatasetError
 from tis_jax.tasks.imported import absolute, imported, in_words, is_imported
 from tis_jax.tasks.task import Example, Source, Task, TaskError
@@ -13,6 +13,7 @@ from tis_jax.tasks.task import Example, Source, Task, TaskError
 TASKS: dict[str, Callable[..., Task]] = {
   "gsm8k": gsm8k.load,
   "gsm8k_answers": gsm8k_answers.load,
+  "gsm8k_calculator": gsm8k_calculator.load,
   "gsm8k_steps": gsm8k_steps.load,
   "table": table.load,
 }
@@ -23,8 +24,9 @@ def load(name: str, **options) -> Task:
 
   Args:
     name: "gsm8k_steps" (arithmetic in the package, nothing to download), "gsm8k",
-      "gsm8k_answers" (the last line of GSM8K's solutions), "table" (prompts and answers
-      in a file), "package.module:function", or "path/to/file.py:function". Without a
+      "gsm8k_answers" (the last line of GSM8K's solutions), "gsm8k_calculator"
+      (conversations with a calculator), "table" (prompts and answers in a file),
+      "package.module:function", or "path/to/file.py:function". Without a
       function it is `load`.
     **options: of that function, or of the `load` of the module of that name in
       `tis_jax.tasks`.

@@ -4,6 +4,8 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from tis_jax.tasks.conversation import Conversation
+
 
 class TaskError(ValueError):
   """A task that cannot be loaded; the message says what is wrong, and where."""
@@ -54,6 +56,10 @@ class Task:
     rewards: further rewards by name, of the form of `reward`, for estimators that weigh
       several (`advantages.gdpo`). `reward` is what is evaluated, and what all other
       estimators are given.
+    conversation: `conversation(example)`, an environment with turns for one response to
+      the example, see `Conversation`; None where a completion is all there is. Its
+      turns' rewards take the place of `reward`. `Example.prompt` then says how long the
+      opening is, and examples are left out by it.
     answer_of: the answer that a completion gives, for majority votes: equal for
       completions that say the same, None for one that gives none. None is the
       completion without the space around it.
@@ -69,6 +75,7 @@ class Task:
   reward: Callable[[str, Example], Any]
   chat: bool | None = False
   rewards: Mapping[str, Callable[[str, Example], Any]] = field(default_factory=dict)
+  conversation: Callable[[Example], Conversation] | None = None
   answer_of: Callable[[str], Hashable] | None = None
   apart: bool | None = None
   source: Source | None = None

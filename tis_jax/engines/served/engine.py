@@ -25,6 +25,7 @@ from tis_jax.store import digest
 
 _AT_ONCE = 64
 _DEATHS = 3
+_NOTHING = Answer((), (), "length", kept=())
 _FINISHES = {"stop": STOP, "length": LENGTH, "abort": ABORTED}
 
 
@@ -152,6 +153,8 @@ class ServedEngine:
   ) -> Generation:
     """Samples responses, see `Engine.generate`. A server that dies is started again.
 
+    A row without a prompt is padding: it is not asked for, and gets no response.
+
     Raises:
       RuntimeError: `update` has not been called.
       EngineDownError: it died again and again.
@@ -208,6 +211,8 @@ class ServedEngine:
         time.sleep(2.0**deaths - 1)
 
   def _ask(self, request: Request) -> Sequence[Answer | None]:
+    if not request.prompt:
+      return [_NOTHING] * request.samples
     try:
       answers = self._server.ask(request)
       if len(answers) != request.samples:

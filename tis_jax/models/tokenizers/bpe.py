@@ -1,7 +1,8 @@
 """Byte-level BPE tokenizers of published models, on the `tokenizers` library."""
 
+import functools
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, SupportsInt
 
@@ -71,21 +72,39 @@ class BytePairTokenizer:
     Raises:
       ValueError: the model has no chat template.
     """
-    if self._chat_template is None:
-      raise ValueError("this model has no chat template; encode the prompt itself")
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
-
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
       messages.insert(0, {"role": "system", "content": system})
-    # The whitespace rules and names that transformers gives a template.
-    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(self._chat_template).render(
-      messages=messages,
+    return self.render(messages)
+
+  def render(self, messages: Sequence[Mapping[str, Any]]) -> str:
+    """A conversation as the model's own template renders it.
+
+    Args:
+      messages: mappings with "role" and "content", in order.
+
+    Returns:
+      Text for `encode`, up to where the assistant begins.
+
+    Raises:
+      ValueError: the model has no chat template.
+    """
+    return self._template.render(
+      messages=list(messages),
       add_generation_prompt=True,
       bos_token=self._bos or "",
       eos_token=self._tokenizer.id_to_token(self.eos_id),
     )
+
+  @functools.cached_property
+  def _template(self) -> Any:
+    if self._chat_template is None:
+      raise ValueError("this model has no chat template; encode the prompt itself")
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    # The whitespace rules and names that transformers gives a template.
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(self._chat_template)
 
 
 def byte_pair_tokenizer(
