@@ -8,7 +8,6 @@ that it may ask instead of answering.
 
 import re
 
-from tis_jax.numerics.checks import check_choice, check_number
 from tis_jax.tasks import gsm8k, gsm8k_steps
 from tis_jax.tasks.calculator import CalculatorError, calculate, written
 from tis_jax.tasks.numbers import final_number, parse_number
@@ -67,8 +66,11 @@ def load(
 
   Source: Cobbe et al. 2021, https://arxiv.org/abs/2110.14168 (MIT licence).
   """
-  check_choice("form", form, FORMS)
-  check_number("cost", cost, at_least=0, at_most=1)
+  # Judges load tasks in processes of their own: no jax for two checks.
+  if form not in FORMS:
+    raise ValueError(f"form must be one of {', '.join(FORMS)}, got {form!r}")
+  if not 0 <= cost <= 1:
+    raise ValueError(f"cost must be between 0 and 1, got {cost}")
   if form == "steps":
     source = gsm8k_steps.load(max_operands, max_length, max_digits)
     conversation = lambda example: AskedCalculator(example, cost)
