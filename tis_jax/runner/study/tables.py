@@ -166,13 +166,19 @@ def shown(found: Interval) -> str:
 
   >>> shown(Interval(0.74321, 0.0123, 5)), shown(Interval(0.74321, float("nan"), 1))
   ('0.743 ± 0.012', '0.7432')
+  >>> shown(Interval(9.49e-5, 7.5e-6, 3))
+  '(9.49 ± 0.75)e-5'
   """
   if not found.count:
     return ""
   if not found.half > 0:
     return _number(found.mean)
-  digits = max(0, 1 - int(np.floor(np.log10(found.half))))
-  return f"{found.mean:.{digits}f} ± {found.half:.{digits}f}"
+  largest = max(abs(found.mean), found.half)
+  power = int(np.floor(np.log10(largest))) if largest < 1e-3 else 0
+  mean, half = found.mean / 10.0**power, found.half / 10.0**power
+  digits = max(0, 1 - int(np.floor(np.log10(half))))
+  text = f"{mean:.{digits}f} ± {half:.{digits}f}"
+  return f"({text})e{power}" if power else text
 
 
 def _number(value: float | None) -> str:
