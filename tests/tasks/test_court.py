@@ -104,6 +104,20 @@ def test_each_answer_has_its_own_verdict_in_order(source, tmp_path):
     time.sleep(0.05)
 
 
+def test_a_question_that_was_broken_off_leaves_nothing_behind(source, monkeypatch):
+  example = tasks.Example(0, "1+1=", "2")
+  with Court(source, processes=1, seconds=20) as court:
+    court.judge([Asked("answer", "8", example)])
+
+    def interrupted(*_):
+      raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+      patch.setattr("tis_jax.tasks.court.wait", interrupted)
+      court.judge([Asked("answer", "7", example)])
+    assert court.judge([Asked("reward", "8", example)])[0].values == (0.5,)
+
+
 def test_a_task_that_cannot_be_loaded_there_is_said():
   for name, message in {
     "no_such_package:load": "no_such_package cannot be imported",
