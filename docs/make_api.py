@@ -46,6 +46,8 @@ MORE_MODULES = {
     "tis_jax.tasks.gsm8k_answers",
     "tis_jax.tasks.gsm8k_calculator",
     "tis_jax.tasks.gsm8k_steps",
+    "tis_jax.tasks.rewards",
+    "tis_jax.tasks.table",
   ],
 }
 """Modules that are asked for by their path, and that no `__init__` exports."""

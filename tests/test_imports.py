@@ -44,9 +44,10 @@ def packages(modules: set[str]) -> set[str]:
     "from tis_jax.logprobs import Agreement, Sampling, agree",
     "from tis_jax import rollouts; rollouts.validate",
     "from tis_jax.store import RolloutReader, Sampling, Store, decode, encode",
+    "from tis_jax import tasks; tasks.load('gsm8k_steps')",
   ],
 )
-def test_the_store_and_the_contract_do_without_jax(code):
+def test_the_store_the_contract_and_tasks_do_without_jax(code):
   found = packages(imported(code))
   assert "tis_jax" in found
   assert not found & {"jax", "jaxlib", "flax", "optax"}

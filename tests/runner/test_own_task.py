@@ -104,6 +104,9 @@ def test_a_task_in_a_python_file_trains_and_its_failing_rewards_are_set_aside(
   report = evaluate_run(workdir, EvaluationPlan(samples=4, passes=0.1, ks=(1, 4)))
   scores = report.scores["float32"]
   assert 0 < scores.unrewarded < 32
+  assert report.about["prompts"] == len(scores.by_prompt["reward"]) == 8
+  shown = evaluate_run(workdir, EvaluationPlan(samples=1, split="train"))
+  assert shown.about["prompts"] == 32
   assert 0 < scores.by_prompt["pass@1"].mean() < 1
   assert any("nines are not for me" in note for note in report.notes)
   assert sum(row.get("eval/unrewarded", 0) for row in logged) > 0

@@ -1,6 +1,8 @@
 """Rewards that raise, hang and crash: each costs its own answer, and nothing else."""
 
 import os
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -102,6 +104,20 @@ def test_each_answer_has_its_own_verdict_in_order(source, tmp_path):
     time.sleep(0.05)
 
 
+def test_a_question_that_was_broken_off_leaves_nothing_behind(source, monkeypatch):
+  example = tasks.Example(0, "1+1=", "2")
+  with Court(source, processes=1, seconds=20) as court:
+    court.judge([Asked("answer", "8", example)])
+
+    def interrupted(*_):
+      raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+      patch.setattr("tis_jax.tasks.court.wait", interrupted)
+      court.judge([Asked("answer", "7", example)])
+    assert court.judge([Asked("reward", "8", example)])[0].values == (0.5,)
+
+
 def test_a_task_that_cannot_be_loaded_there_is_said():
   for name, message in {
     "no_such_package:load": "no_such_package cannot be imported",
@@ -177,3 +193,28 @@ def test_a_task_that_nobody_knows_where_to_load_is_refused(source):
   task = tasks.Task("mine", examples, [], lambda c, e: 0, apart=True)
   with pytest.raises(ValueError, match=r"have it from tis_jax\.tasks\.load"):
     Environment(task, TOKENIZER, examples, 8)
+
+
+@pytest.mark.chaos
+def test_a_process_ends_by_itself_when_nobody_is_left_to_end_it(source, tmp_path):
+  # Whoever asked is gone, and the reward never comes back from its loop.
+  code = f"""
+import os, threading
+from tis_jax.tasks import Court, Example, Source
+from tis_jax.tasks.court import Asked
+
+source = Source({source.name!r}, {{"seen": {str(tmp_path)!r}}})
+court = Court(source, processes=1, seconds=0.5)
+threading.Timer(4.0, os._exit, [9]).start()
+court.judge([Asked("reward", "8", Example(0, "", ""))])
+court._seconds = 100.0
+court.judge([Asked("reward", "0", Example(0, "", ""))])
+"""
+  done = subprocess.run([sys.executable, "-c", code], timeout=60)
+  assert done.returncode == 9
+  (pid,) = [int(x.name) for x in tmp_path.iterdir()]
+  assert alive(pid), "it ended before it was left alone"
+  deadline = time.monotonic() + 30
+  while alive(pid):
+    assert time.monotonic() < deadline, "it goes on without anybody"
+    time.sleep(0.1)

@@ -24,7 +24,7 @@ from tis_jax.runner.workdir import ConfigChangedError as ConfigChangedError
 from tis_jax.runner.workdir import WorkdirInUseError as WorkdirInUseError
 from tis_jax.sampler import SamplerFailedError
 from tis_jax.store import StoreError
-from tis_jax.tasks import MissingDatasetError
+from tis_jax.tasks import MissingDatasetError, TaskError
 
 # What a person can mend: said in a sentence, without a traceback.
 ExpectedError = (
@@ -33,5 +33,6 @@ ExpectedError = (
   MissingDatasetError,
   SamplerFailedError,
   StoreError,
+  TaskError,
   WorkdirInUseError,
 )

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from tis_jax.engines.served import EngineError
 from tis_jax.sampler.process import run_sampler
 from tis_jax.store import StoreError
+from tis_jax.tasks import MissingDatasetError, TaskError
 
 
 def main(argv: Sequence[str]) -> None:
@@ -25,7 +26,7 @@ def main(argv: Sequence[str]) -> None:
   signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
   try:
     run_sampler(known.store, known.name, known.parent)
-  except (StoreError, EngineError) as error:
+  except (StoreError, EngineError, TaskError, MissingDatasetError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
 
 

@@ -80,6 +80,14 @@ class Court:
 
   def judge(self, asked: Sequence[Asked]) -> list[Any]:
     """A `Verdict` for each, in order; for an "answer" the answer itself, or None."""
+    try:
+      return self._judge(asked)
+    except BaseException:
+      # What is under way would be taken for an answer to the next question.
+      self.close()
+      raise
+
+  def _judge(self, asked: Sequence[Asked]) -> list[Any]:
     waiting = deque(enumerate(asked))
     found: list[Any] = [None] * len(asked)
     left = len(asked)

@@ -11,6 +11,9 @@ from tis_jax.tasks.task import TaskError
 
 Row = Mapping[str, Any]
 
+# What marks a folder that Hugging Face's `save_to_disk` wrote.
+_SAVED = ("dataset_info.json", "dataset_dict.json")
+
 
 def read_file(path: str) -> Iterator[tuple[str, Row]]:
   """The rows of a file, each with where it stands, for messages.
@@ -45,7 +48,7 @@ def read_dataset(
 
   Args:
     name: "tfds:NAME" of TensorFlow Datasets, or "hf:NAME" of Hugging Face's `datasets`;
-      there a folder that `save_to_disk` wrote, too.
+      there a folder of files, or one that `save_to_disk` wrote, too.
     split: of it, as its library writes them: "train", "train[:90%]".
     data_dir: where it was prepared; None is the library's own default.
 
@@ -143,7 +146,7 @@ def _hugging_face(name: str, split: str, data_dir: str | None) -> Iterator[Row]:
       f"hf:{name} needs the package datasets: pip install datasets"
     ) from error
   try:
-    if Path(name).is_dir():
+    if any((Path(name) / file).exists() for file in _SAVED):
       found = datasets.load_from_disk(name)
       return iter(found[split] if isinstance(found, dict) else found)
     return iter(datasets.load_dataset(name, split=split, cache_dir=data_dir))
