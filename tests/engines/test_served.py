@@ -9,7 +9,8 @@ import pytest
 from flax import nnx
 from sglang_server import SGLangServer
 
-from tis_jax import models
+from tis_jax import learner, models, tasks
+from tis_jax.engines import play
 from tis_jax.engines.served import (
   Completions,
   EngineAnswerError,
@@ -25,7 +26,7 @@ from tis_jax.engines.served.answer import check
 from tis_jax.engines.served.handover import Handover
 from tis_jax.logprobs import Sampling, logprobs_from_logits
 from tis_jax.logprobs.reference import materialized_logits
-from tis_jax.rollouts import ABORTED
+from tis_jax.rollouts import ABORTED, turn_ids
 from tis_jax.store import digest
 
 _PROMPTS = ("12+7=", "48/2=", "3*9=", "90-7=")
@@ -150,6 +151,46 @@ def test_a_server_samples_what_a_forward_pass_says(
   assert (sample(engine, prompts, seed=1).tokens != out.tokens).any()
   assert not said and not engine.refused
   assert server.calls["/pause_generation"] == server.calls["/continue_generation"]
+
+
+class Again:
+  """Asks for another sum, unless it was answered at length."""
+
+  def __init__(self, example):
+    self.prompt, self.turns = example.prompt, 0
+
+  def reset(self):
+    return self.prompt
+
+  def step(self, text):
+    self.turns += 1
+    return "=7*7=", float(len(text)), self.turns == 2 or len(text) > 2
+
+
+def test_a_server_holds_conversations_in_ids(connect, policy, params, server):
+  engine, said = connect(probe=False)
+  engine.update(params, 4)
+  examples = [tasks.Example(i, text, "") for i, text in enumerate(_PROMPTS)]
+  task = tasks.Task("again", examples, [], lambda *_: 0.0, conversation=Again)
+  turns = tasks.Turns(2, 16)
+  environment = tasks.Environment(task, policy[2], examples, 6, turns=turns)
+  before = server.calls["/generate"]
+  played = play(engine, environment, np.arange(4), samples=3, key=jax.random.key(0))
+  out = played.generation
+  second = turn_ids(out.mask) == 1
+  assert 0 < second.any(axis=1).sum() < 12
+  # Those that are over are not asked for again.
+  assert server.calls["/generate"] - before == 4 + second.any(axis=1).sum()
+  assert not said and not engine.refused and not played.aborted
+  batch = learner.Batch(
+    *(played.prompts, played.prompt_mask, out.tokens, out.mask, out.sampler_logp),
+    *(out.versions, played.rewards, played.rows, out.finish_reasons),
+  )
+  graph = models.decoder_graph(policy[0])
+  logp = learner.score(graph, policy[1], batch, temperature=0.7).logp
+  np.testing.assert_allclose(
+    out.sampler_logp[out.mask], np.asarray(logp)[out.mask], atol=1e-4
+  )
 
 
 def test_params_that_were_handed_over_before_are_deleted(
