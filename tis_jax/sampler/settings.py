@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tis_jax.engines.native import PRECISIONS
+from tis_jax.engines.native import PRECISIONS, NativeSettings
 from tis_jax.engines.served.settings import (
   LlamaCppSettings,
   SGLangSettings,
@@ -27,9 +27,9 @@ class SamplerSettings:
     count: sampler processes on this machine; 0 for samplers that run elsewhere.
     engine: what generates: "native" (this library's decoder), "vllm", "llama_cpp" or
       "sglang".
-    precision: "bfloat16" or "float32" for params and activations, "int8" or "int4" for
-      params in it under bfloat16 activations. vLLM and SGLang have the first two;
-      llama.cpp has int8 as Q8_0 and int4 as Q4_1.
+    precision: "bfloat16", "float32" or "float16" for params and activations, "int8",
+      "int4" or "float8" (e4m3) for params in it under bfloat16 activations. vLLM and
+      SGLang have the first two; llama.cpp those too, int8 as Q8_0 and int4 as Q4_1.
     temperature: divides the logits, of the sampler and of the policy that is trained.
     top_k: tokens that may be drawn, 0 for all.
     top_p: probability mass that may be drawn, 1 for all.
@@ -46,6 +46,7 @@ class SamplerSettings:
     prompts_per_record: prompts a rollout record.
     group_size: responses a prompt.
     max_new_tokens: the length limit of a response.
+    native: slots, head, cache and newer params, with engine "native".
     vllm: how vLLM is found or started, with engine "vllm".
     llama_cpp: how llama.cpp is, with engine "llama_cpp".
     sglang: where SGLang is, with engine "sglang".
@@ -66,6 +67,7 @@ class SamplerSettings:
   prompts_per_record: int = 64
   group_size: int = 8
   max_new_tokens: int = 8
+  native: NativeSettings = NativeSettings()
   vllm: VLLMSettings = VLLMSettings()
   llama_cpp: LlamaCppSettings = LlamaCppSettings()
   sglang: SGLangSettings = SGLangSettings()
@@ -76,6 +78,9 @@ class SamplerSettings:
     if self.engine in ("vllm", "sglang"):
       known = ("bfloat16", "float32")
       check_choice(f"precision of {self.engine}", self.precision, known)
+    if self.engine == "llama_cpp":
+      known = ("bfloat16", "float32", "int8", "int4")
+      check_choice("precision of llama_cpp", self.precision, known)
     altered = self.temperature != 1 or truncates(self.sampling)
     if self.engine == "llama_cpp" and altered:
       raise ValueError(

@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Mapping
 
 from tis_jax.store.errors import StoreError
 from tis_jax.store.store import Store
@@ -25,6 +26,7 @@ class Watch:
     seq: next record, to be kept current by the loop.
     version: of the params in use, likewise.
     state: what the loop is doing, likewise.
+    health: numbers of the last record, likewise.
 
   Args:
     store: of the run; used by this thread beside the loop.
@@ -48,6 +50,7 @@ class Watch:
     self.seq = seq
     self.version: int | None = None
     self.state = "starting"
+    self.health: Mapping[str, float] = {}
     self._store, self._name, self._incarnation = store, name, incarnation
     self._parent, self._period = parent, period
     self._left = threading.Event()
@@ -95,6 +98,7 @@ class Watch:
       seq=self.seq,
       version=self.version,
       state=self.state,
+      health=self.health,
       pid=os.getpid(),
       incarnation=self._incarnation,
     )

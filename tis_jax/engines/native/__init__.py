@@ -2,3 +2,4 @@
 
 from tis_jax.engines.native.engine import NativeEngine as NativeEngine
 from tis_jax.engines.native.precision import PRECISIONS as PRECISIONS
+from tis_jax.engines.native.settings import NativeSettings as NativeSettings

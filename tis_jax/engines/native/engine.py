@@ -13,20 +13,18 @@ from flax import nnx
 from tis_jax.engines.native.answers import Answers
 from tis_jax.engines.native.draw import GREEDY, Law, draw
 from tis_jax.engines.native.health import Health
-from tis_jax.engines.native.layout import dtype_of, layout
+from tis_jax.engines.native.layout import layout
 from tis_jax.engines.native.precision import Precision
 from tis_jax.engines.native.schedule import Requests, Schedule, Version
+from tis_jax.engines.native.settings import NativeSettings
 from tis_jax.engines.native.steps import Plan
 from tis_jax.engines.protocol import Generation
 from tis_jax.logprobs import Sampling
 from tis_jax.logprobs.contract import check_rules
 from tis_jax.models import decoder_graph, unflatten
-from tis_jax.models.params import config_of
-from tis_jax.numerics.checks import check_choice, check_number
+from tis_jax.models.params import config_of, dtype_of
+from tis_jax.numerics.checks import check_number
 from tis_jax.store import digest
-
-NEW_PARAMS = ("after", "switch", "switch_recompute")
-"""When newer params are taken: after a batch, or between its steps."""
 
 # Tokens drawn by one call, before the host looks again.
 _STEPS = 32
@@ -49,9 +47,9 @@ class NativeEngine:
   Attributes:
     sampling: the law of sampling, with the precision in its `dtype`.
     params_digest: of the arrays by name that it was given; "" of a tree.
-    newer: with `new_params` other than "after", called between decoding calls for
-      params newer than those in use: (arrays by name, version), or None. Params that
-      do not fit are refused in a sentence, and the old ones used on.
+    newer: with `settings.new_params` other than "after", called between decoding calls
+      for params newer than those in use: (arrays by name, version), or None. Params
+      that do not fit are refused in a sentence, and the old ones used on.
     health: of the last batch: see `tis_jax.engines.native.health.Health.metrics`.
 
   Args:
@@ -66,16 +64,7 @@ class NativeEngine:
     precision: "bfloat16", "float16" or "float32" for params and activations, "int8",
       "int4" or "float8" for params in it under bfloat16 activations. None computes with
       the params as they are, and the graph's activations.
-    head: "float32" for a head and logits in it; None for the activations' dtype.
-    cache: "int8" for keys and values in it, with one scale a head and token; None for
-      the activations' dtype.
-    slots: responses at once; None for 16 on a CPU and 256 elsewhere, more where the
-      model is so small that they cost nothing, and no more than there are.
-    capacity: tokens of prompt and response together that a slot holds; None for as many
-      as there can be.
-    new_params: "after" finishes a batch by the params that it began with; "switch"
-      takes newer ones between steps and goes on with the keys and values of the old,
-      "switch_recompute" computes those anew.
+    settings: slots, head, cache, and when newer params are taken.
     say: told in a sentence what was refused.
 
   Raises:
@@ -107,20 +96,12 @@ class NativeEngine:
     kept_width: int = 0,
     top_logprobs: int = 0,
     precision: str | None = None,
-    head: str | None = None,
-    cache: str | None = None,
-    slots: int | None = None,
-    capacity: int | None = None,
-    new_params: str = "after",
+    settings: NativeSettings = NativeSettings(),
     say: Callable[[str], None] = print,
   ):
-    self._precision = Precision(precision, head, cache)
+    self._precision = Precision(precision, settings.head, settings.cache)
     self._config = config_of(graph)
-    check_choice("new_params", new_params, NEW_PARAMS)
     check_number("max_new_tokens", max_new_tokens, at_least=1)
-    for name, number in (("slots", slots), ("capacity", capacity)):
-      if number is not None:
-        check_number(name, number, at_least=1)
     check_number("temperature", sampling.temperature, at_least=0)
     check_rules(sampling.top_k, sampling.top_p, sampling.min_p)
     if unknown := [i for i in eos_ids if not 0 <= i < self._config.vocab_size]:
@@ -134,9 +115,8 @@ class NativeEngine:
     self.params_digest = ""
     self.newer: Newer = lambda: None
     self.health: dict[str, float] = {}
-    self._graph, self._slots, self._capacity = graph, slots, capacity
-    self._room, self._pad_id = max_new_tokens, pad_id
-    self._new_params, self._say = new_params, say
+    self._graph, self._settings = graph, settings
+    self._room, self._pad_id, self._say = max_new_tokens, pad_id, say
     self._plan = Plan(
       config=self._config,
       dtype=dtype_of(graph),
@@ -206,8 +186,7 @@ class NativeEngine:
     ]
     lengths = np.array([len(ids) for ids in given], int)
     longest = max(int(lengths.max(initial=1)), 1) + self._room - 1
-    if longest > (capacity := self._capacity or longest):
-      longest = capacity
+    longest = min(longest, self._settings.capacity or longest)
     fits = lengths <= longest
     answers = Answers(rows, self._room, self._pad_id, self._version.number)
     for prompt in np.flatnonzero(~fits):
@@ -219,7 +198,7 @@ class NativeEngine:
     answered = np.flatnonzero(np.repeat(fits & (lengths > 0), samples))
     law = GREEDY if greedy else self._plan.law
     plan = dataclasses.replace(self._plan, law=law)
-    slots = min(self._slots or self._slots_for(rows), max(len(answered), 1))
+    slots = min(self._settings.slots or self._slots_for(rows), max(len(answered), 1))
     health = Health(slots)
     room = np.repeat(longest - lengths + 1, samples)
     if len(answered):
@@ -238,7 +217,7 @@ class NativeEngine:
         cache_dtype=jnp.dtype(self._precision.cache or plan.dtype),
         version=self._version,
         newer=functools.partial(self._newer, greedy, health),
-        recompute=self._new_params == "switch_recompute",
+        recompute=self._settings.new_params == "switch_recompute",
         health=health,
       ).run()
     self.health = health.metrics()
@@ -246,7 +225,9 @@ class NativeEngine:
 
   def _newer(self, greedy: bool, health: Health) -> Version | None:
     """Takes newer params, if there are any and now is the time."""
-    if self._new_params == "after" or greedy or (found := self.newer()) is None:
+    if (
+      self._settings.new_params == "after" or greedy or (found := self.newer()) is None
+    ):
       return None
     try:
       self.update(*found)

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tis_jax.models.config import DecoderConfig
-from tis_jax.models.params import config_of, flatten
+from tis_jax.models.params import config_of, dtype_of, flatten
 from tis_jax.models.precision import multiply
 
 
@@ -113,10 +113,6 @@ def layout(graph: nnx.GraphDef, params: nnx.State, head: nnx.State | None = None
     head_dtype = jnp.dtype(jnp.float32)
   source = flat["embedding" if config.tie_embeddings else "output"]
   return made._replace(head_DV=_head(config, head_dtype, source))
-
-
-def dtype_of(graph: nnx.GraphDef) -> jnp.dtype:
-  return jnp.dtype(dict(graph.attributes)["dtype"].value)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

@@ -5,15 +5,13 @@ import dataclasses
 import jax.numpy as jnp
 from flax import nnx
 
+from tis_jax.engines.native.settings import CACHES, HEADS
 from tis_jax.models import QUANTIZED, cast, quantize
 from tis_jax.numerics.checks import check_choice
 
 _FLOATS = ("bfloat16", "float32", "float16")
 PRECISIONS = (*_FLOATS, *QUANTIZED)
 """Of params and activations; those of `QUANTIZED` have bfloat16 activations."""
-
-HEADS = (None, "float32")
-CACHES = (None, "int8")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,8 +21,8 @@ class Precision:
   Attributes:
     params: one of `PRECISIONS`; None takes them as they are, and the graph's
       activations.
-    head: "float32" multiplies the logits in it; None in the activations' dtype.
-    cache: "int8" keeps keys and values in it; None in the activations' dtype.
+    head: "float32" multiplies the logits in it; "" in the activations' dtype.
+    cache: "int8" keeps keys and values in it; "" in the activations' dtype.
 
   Raises:
     ValueError: a precision that there is not.
@@ -35,8 +33,8 @@ class Precision:
   """
 
   params: str | None = None
-  head: str | None = None
-  cache: str | None = None
+  head: str = ""
+  cache: str = ""
 
   def __post_init__(self):
     if self.params is not None:
