@@ -3,9 +3,10 @@
   python benchmarks/sampler.py [--transformers PYTHON] [--vllm PYTHON] [--json FILE]
   python benchmarks/sampler.py --quickstart
 
-SmolLM2-135M-Instruct on the machine's cores: 16 texts (those of atlas.py), 64 new
-tokens each, none of which ends an answer, so that everyone does the same work. The
-first batch compiles and is not counted, the median of the next three is.
+SmolLM2-135M-Instruct on the machine's cores: 16 prompts of 40 tokens (out of the texts
+of atlas.py, others in every batch), 64 new tokens each, none of which ends an answer,
+so that everyone does the same work. The first batch compiles and is not counted, the
+median of the next three is.
 
 Ragged: 64 answers of 4 to 256 tokens, 16 at once, continuously batched against the same
 engine given 16 at a time, each batch waiting for its longest.
@@ -32,9 +33,19 @@ from tis_jax.engines import NativeEngine, NativeSettings
 from tis_jax.engines.served import VLLM, ServedEngine
 from tis_jax.logprobs import Sampling
 
-LENGTH, ROUNDS, SLOTS = 64, 3, 16
+PROMPT, LENGTH, ROUNDS, SLOTS = 40, 64, 3, 16
 RAGGED, SHORTEST, LONGEST = 64, 4, 256
 Numbers = dict[str, float]
+
+
+def prompts(model: Model, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """`[count, 40]` tokens and their mask: windows of all texts in a row."""
+  stream = np.concatenate(
+    [ids[held] for ids, held in zip(model.prompts, model.held, strict=True)]
+  )
+  starts = np.random.default_rng(seed).integers(0, len(stream), (count, 1))
+  tokens = stream[(starts + np.arange(PROMPT)) % len(stream)]
+  return tokens, np.ones(tokens.shape, bool)
 
 
 def rate(sample: Callable[[int], int], rounds: int = ROUNDS) -> float:
@@ -73,9 +84,8 @@ def native(model: Model) -> Iterator[tuple[str, float]]:
     engine = engine_of(model, name, LENGTH, **settings)
 
     def sample(seed, engine=engine):
-      out = engine.generate(
-        model.prompts, model.held, samples=1, key=jax.random.key(seed)
-      )
+      asked = prompts(model, SLOTS, seed)
+      out = engine.generate(*asked, samples=1, key=jax.random.key(seed))
       return int(out.mask.sum())
 
     more = "".join(f"_{what}_{dtype}" for what, dtype in settings.items())
@@ -87,31 +97,19 @@ def ragged(model: Model) -> Iterator[tuple[str, float]]:
   engine = engine_of(model, "bfloat16", LONGEST)
   rng = np.random.default_rng(0)
   limits = rng.integers(SHORTEST, LONGEST + 1, RAGGED)
-  rows = np.arange(RAGGED) % len(model.prompts)
 
-  def continuous(seed):
-    found = engine.generate(
-      model.prompts[rows],
-      model.held[rows],
-      samples=1,
-      key=jax.random.key(seed),
-      limits=limits,
-    )
+  def answer(tokens, mask, seed, limits):
+    key = jax.random.key(seed)
+    found = engine.generate(tokens, mask, samples=1, key=key, limits=limits)
     return int(found.mask.sum())
 
+  def continuous(seed):
+    return answer(*prompts(model, RAGGED, seed), seed, limits)
+
   def static(seed):
-    tokens = 0
-    for first in range(0, RAGGED, SLOTS):
-      part = slice(first, first + SLOTS)
-      found = engine.generate(
-        model.prompts[rows[part]],
-        model.held[rows[part]],
-        samples=1,
-        key=jax.random.key(seed),
-        limits=limits[part],
-      )
-      tokens += int(found.mask.sum())
-    return tokens
+    tokens, mask = prompts(model, RAGGED, seed)
+    parts = [slice(i, i + SLOTS) for i in range(0, RAGGED, SLOTS)]
+    return sum(answer(tokens[p], mask[p], seed, limits[p]) for p in parts)
 
   yield "static/ragged/tokens_per_s", rate(static, rounds=1)
   yield "engine/ragged/tokens_per_s", rate(continuous, rounds=1)
@@ -124,17 +122,17 @@ def transformers(model: Model, python: str) -> Iterator[tuple[str, float]]:
   with tempfile.TemporaryDirectory() as folder:
     models.write_hugging_face(f"{folder}/model", model.config, model.params)
     asked = {
-      "prompts": model.prompts.tolist(),
-      "mask": model.held.astype(int).tolist(),
+      "prompts": [
+        prompts(model, SLOTS, seed)[0].tolist() for seed in range(ROUNDS + 1)
+      ],
       "length": LENGTH,
-      "rounds": ROUNDS,
       "pad": model.tokenizer.pad_id,
     }
     (Path(folder) / "asked.json").write_text(json.dumps(asked))
     for dtype, suffix in (("float32", ""), ("bfloat16", "_bfloat16")):
       subprocess.run([python, str(script), folder, dtype], check=True)
       seconds = json.loads((Path(folder) / "seconds.json").read_text())
-      tokens = len(model.prompts) * LENGTH
+      tokens = SLOTS * LENGTH
       yield f"transformers{suffix}/tokens_per_s", tokens / statistics.median(seconds)
 
 
@@ -162,9 +160,8 @@ def vllm(model: Model, python: str) -> Iterator[tuple[str, float]]:
         engine.update(model.flat, 0)
 
         def sample(seed, engine=engine):
-          out = engine.generate(
-            model.prompts, model.held, samples=1, key=jax.random.key(seed)
-          )
+          asked = prompts(model, SLOTS, seed)
+          out = engine.generate(*asked, samples=1, key=jax.random.key(seed))
           return int(out.mask.sum())
 
         yield f"vllm_{dtype}/tokens_per_s", rate(sample)

@@ -19,15 +19,14 @@ def main(folder: str, dtype: str) -> None:
   model = AutoModelForCausalLM.from_pretrained(
     f"{folder}/model", dtype=getattr(torch, dtype)
   ).eval()
-  prompts, mask = torch.tensor(asked["prompts"]), torch.tensor(asked["mask"])
   seconds = []
-  for seed in range(asked["rounds"] + 1):
+  for seed, prompts in enumerate(map(torch.tensor, asked["prompts"])):
     torch.manual_seed(seed)
     began = time.perf_counter()
     with torch.inference_mode():
       out = model.generate(
         prompts,
-        attention_mask=mask,
+        attention_mask=torch.ones_like(prompts),
         do_sample=True,
         temperature=1.0,
         top_k=0,

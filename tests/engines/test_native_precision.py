@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -10,11 +11,13 @@ import pytest
 from flax import nnx
 
 from tis_jax import models
+from tis_jax.engines.native import cache
 from tis_jax.engines.native.cache import empty, rounded
 from tis_jax.engines.native.forward import forward, logits
 from tis_jax.engines.native.layout import layout
 from tis_jax.engines.native.precision import PRECISIONS, Precision
 from tis_jax.logprobs.reference import materialized_logits
+from tis_jax.models import long_attention
 
 PLAIN = models.DecoderConfig(
   vocab_size=24,
@@ -52,12 +55,13 @@ def decoder_logits(graph, params):
 def engine_logits(graph, made, chunks=(10,), cache_dtype=None):
   """In parts, each row's at a start of its own after the first."""
   config, dtype = models.params.config_of(graph), dict(graph.attributes)["dtype"].value
-  cache = empty(config, 3, 16, jnp.dtype(cache_dtype or dtype))
-  run = jax.jit(forward, static_argnums=(0, 1))
+  memories = empty(config, 3, 16, jnp.dtype(cache_dtype or dtype))
+  run = jax.jit(lambda *args: forward(*args), static_argnums=(0, 1))
   found, start = [], 0
   for size in chunks:
     at = np.int32(start) if start == 0 else np.full(3, start, np.int32)
-    hidden, cache = run(config, dtype, made, TOKENS[:, start : start + size], at, cache)
+    part = TOKENS[:, start : start + size]
+    hidden, memories = run(config, dtype, made, part, at, memories)
     found.append(np.stack([logits(made, hidden[:, i]) for i in range(size)], axis=1))
     start += size
   return np.concatenate(found, axis=1)
@@ -108,6 +112,41 @@ def test_an_int8_cache_is_near_and_says_so():
   gap = np.abs(jax.nn.log_softmax(found) - jax.nn.log_softmax(exact)).mean()
   assert 1e-4 < gap < 0.05
   assert Precision("float32", cache="int8").words == "float32, int8 cache"
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int8])
+@pytest.mark.parametrize("new", [1, 3])
+def test_all_ways_to_write_a_cache_write_the_same(monkeypatch, dtype, new):
+  rng = np.random.default_rng(0)
+  memory = empty(PLAIN, 4, 16, jnp.dtype(dtype))[0]
+  key, value = rng.standard_normal((2, 4, new, 2, 8)).astype(np.float32)
+  start = np.array([0, 5, 13, 9], np.int32)
+  chosen = jax.jit(cache._written_by_cpu)
+  stored = cache.Memory(*map(cache._stored, memory, (key, value)))
+  want = jax.jit(cache._scattered)(memory, stored, start)
+  found = [
+    chosen(memory, stored, start),
+    jax.jit(cache.write)(memory, key, value, start),
+  ]
+  monkeypatch.setattr(cache, "_FEW", 0)
+  found.append(jax.jit(lambda *x: cache._written_by_cpu(*x))(memory, stored, start))
+  for one in found:
+    jax.tree.map(np.testing.assert_array_equal, one, want)
+  assert np.abs(np.float32(want.keys.numbers_BNCK[2, :, 13])).min() > 0
+  assert not np.float32(want.keys.numbers_BNCK[2, :, :13]).any()
+
+
+@pytest.mark.parametrize("cache_dtype", [None, jnp.int8])
+def test_long_slots_are_attended_in_blocks(monkeypatch, cache_dtype):
+  graph = models.decoder_graph(EVERYTHING)
+  made = layout(graph, random_params(EVERYTHING))
+  want = engine_logits(graph, made, (4, 3, 3), cache_dtype)
+  monkeypatch.setattr(sys.modules[forward.__module__], "is_long", lambda *_: True)
+  monkeypatch.setattr(long_attention, "_QUERIES", 2)
+  monkeypatch.setattr(long_attention, "_SLOTS", 5)
+  found = engine_logits(graph, made, (4, 3, 3), cache_dtype)
+  assert (found != want).any()  # Another order of sums.
+  np.testing.assert_allclose(found, want, atol=1e-4)
 
 
 def test_rounding_is_to_127_parts_of_the_largest():

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from tis_jax.models.config import DecoderConfig
 
 _LEAST = 128
-_STEP = 16
+_STEP = 8
+# Numbers of a slot that are written anew sooner than one of them is looked up.
+_FEW = 2**14
 
 
 class Half(NamedTuple):
@@ -73,14 +75,21 @@ def empty(config: DecoderConfig, slots: int, places: int, dtype) -> tuple[Memory
   return tuple(Memory(half(), half()) for _ in range(config.num_layers))
 
 
-def write(half: Half, new_BSNK: jax.Array, start) -> Half:
-  """New keys or values, at `start` (a scalar, or one a slot) and after it."""
+def write(memory: Memory, key_BSNK, value_BSNK, start) -> Memory:
+  """The memory with new keys and values at `start`, a scalar or one a slot, and on."""
+  new = Memory(_stored(memory.keys, key_BSNK), _stored(memory.values, value_BSNK))
+  if jnp.ndim(start) == 0:
+    return jax.tree.map(lambda x, new: _put(x, new, 0, start), memory, new)
+  return jax.lax.platform_dependent(
+    memory, new, start, cpu=_written_by_cpu, default=_scattered
+  )
+
+
+def _stored(half: Half, new_BSNK) -> Half:
   new_BNSK = new_BSNK.swapaxes(1, 2)
-  scale_BNC = half.scale_BNC
-  if scale_BNC is not None:
-    new_BNSK, scale_BNS = rounded(new_BNSK)
-    scale_BNC = _put(scale_BNC, scale_BNS, start)
-  return Half(_put(half.numbers_BNCK, new_BNSK, start), scale_BNC)
+  if half.scale_BNC is None:
+    return Half(new_BNSK.astype(half.numbers_BNCK.dtype))
+  return Half(*rounded(new_BNSK))
 
 
 def rounded(x_BNSK: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -96,17 +105,38 @@ def rounded(x_BNSK: jax.Array) -> tuple[jax.Array, jax.Array]:
   return jnp.round(x_BNSK / safe_BNS1).astype(jnp.int8), scale_BNS
 
 
-def _put(memory, new, start):
-  new = new.astype(memory.dtype)
-  if jnp.ndim(start) == 0:
-    at = (0, 0, start) + (0,) * (memory.ndim - 3)
-    return jax.lax.dynamic_update_slice(memory, new, at)
+def _put(memory, new, slot, start):
+  at = (slot, 0, start) + (0,) * (memory.ndim - 3)
+  return jax.lax.dynamic_update_slice(memory, new, at)
 
+
+def _scattered(memory: Memory, new: Memory, start_B) -> Memory:
   def one(memory, new, start):
     at = (0, start) + (0,) * (memory.ndim - 2)
     return jax.lax.dynamic_update_slice(memory, new, at)
 
-  return jax.vmap(one)(memory, new, start)
+  return jax.tree.map(lambda x, new: jax.vmap(one)(x, new, start_B), memory, new)
+
+
+def _written_by_cpu(memory: Memory, new: Memory, start_B) -> Memory:
+  # XLA on a CPU scatters bf16 by way of an fp32 copy of all of it, ten times slower.
+  slots, heads, places, width = memory.keys.numbers_BNCK.shape
+  if new.keys.numbers_BNCK.shape[2] == 1 and heads * places * width <= _FEW:
+
+    def chosen(x, new):
+      here_BC = jnp.arange(places)[None, :] == start_B[:, None]
+      return jnp.where(jnp.expand_dims(here_BC, (1, *range(3, x.ndim))), new, x)
+
+    return jax.tree.map(chosen, memory, new)
+
+  def one(slot, memory):
+    def put(x, new):
+      new = jax.lax.dynamic_slice_in_dim(new, slot, 1)
+      return _put(x, new, slot, start_B[slot])
+
+    return jax.tree.map(put, memory, new)
+
+  return jax.lax.fori_loop(0, slots, one, memory)
 
 
 @functools.partial(jax.jit, static_argnums=1)

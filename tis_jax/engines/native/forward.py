@@ -68,7 +68,7 @@ def _block(config, layer: LayerLayout, x_TD, angles, positions_BS, start, memory
     query = rms_norm(query, layer.query_norm, eps)
     key = rms_norm(key, layer.key_norm, eps)
   query, key = rotate(query, angles), rotate(key, angles)
-  memory = Memory(write(memory.keys, key, start), write(memory.values, value, start))
+  memory = write(memory, key, value, start)
   mixed_BSHK = _attend(query, memory, positions_BS, kv)
   x_TD = x_TD + layer.out(mixed_BSHK.reshape(x_TD.shape[0], -1))
   inner = layer.gate_up(rms_norm(x_TD, layer.mlp_norm, eps))

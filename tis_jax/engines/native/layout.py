@@ -105,8 +105,8 @@ def layout(graph: nnx.GraphDef, params: nnx.State, head: nnx.State | None = None
   """
   config, dtype = config_of(graph), dtype_of(graph)
   # What a sharded tree lies on decides, not where this process would put new arrays.
-  devices = next(iter(flatten(params).values())).devices()
-  widened = dtype if next(iter(devices)).platform == "cpu" else None
+  leaf = jnp.asarray(flatten(params)["embedding"])
+  widened = dtype if next(iter(leaf.devices())).platform == "cpu" else None
   made = _layout(config, dtype, widened, params)
   flat, head_dtype = flatten(params if head is None else head), dtype
   if head is not None:

@@ -173,9 +173,12 @@ class Schedule:
         self._waiting.popleft()
       self._resize()
       reads = {id(one.read): one.read for one in held}
-      return [
+      blocks = [
         self._fill_from(read, free[: len(rows)], rows, held) for read in reads.values()
       ]
+      # So that its time is told as reading; what comes next needs it anyway.
+      jax.block_until_ready(blocks)
+      return blocks
 
   def _fill_from(self, read, free, rows, held: list[Held]) -> Block:
     """Fills those of the slots whose prompts were read together."""
