@@ -129,11 +129,9 @@ def transformers(model: Model, python: str) -> Iterator[tuple[str, float]]:
       "pad": model.tokenizer.pad_id,
     }
     (Path(folder) / "asked.json").write_text(json.dumps(asked))
-    for dtype, suffix in (("float32", ""), ("bfloat16", "_bfloat16")):
-      subprocess.run([python, str(script), folder, dtype], check=True)
-      seconds = json.loads((Path(folder) / "seconds.json").read_text())
-      tokens = SLOTS * LENGTH
-      yield f"transformers{suffix}/tokens_per_s", tokens / statistics.median(seconds)
+    subprocess.run([python, str(script), folder, "float32"], check=True)
+    seconds = json.loads((Path(folder) / "seconds.json").read_text())
+    yield "transformers/tokens_per_s", SLOTS * LENGTH / statistics.median(seconds)
 
 
 def vllm(model: Model, python: str) -> Iterator[tuple[str, float]]:

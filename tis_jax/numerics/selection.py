@@ -80,7 +80,12 @@ def mean_at_most_mask(
 
 
 def order_preserving_bits(x):
-  """uint32 that compare as the fp32 numbers do, -0 and 0 alike."""
+  """uint32 that compare as the fp32 numbers do, -0 and 0 alike.
+
+  >>> bits = order_preserving_bits(jnp.array([-2.0, -0.0, 0.0, 3.0]))
+  >>> (bits[:-1] <= bits[1:]).tolist(), (bits[:-1] == bits[1:]).tolist()
+  ([True, True, True], [False, True, False])
+  """
   x = jnp.where(x == 0, 0.0, x)
   bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
   sign = jnp.uint32(1 << 31)
@@ -98,6 +103,9 @@ def largest(holds, dtype, bits, shape=()):
 
   Returns:
     `shape`; 0 where it holds nowhere.
+
+  >>> largest(lambda x: x * x <= jnp.array([10, 99]), jnp.int32, bits=8, shape=(2,))
+  Array([3, 9], dtype=int32)
   """
 
   def set_bit(i, number):

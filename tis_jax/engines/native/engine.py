@@ -110,7 +110,8 @@ class NativeEngine:
       )
     if (dtype := self._precision.activations) is not None:
       graph = decoder_graph(self._config, dtype=dtype)
-      sampling = dataclasses.replace(sampling, dtype=self._precision.words)
+    if (words := self._precision.words) is not None:
+      sampling = dataclasses.replace(sampling, dtype=words)
     self.sampling = sampling
     self.params_digest = ""
     self.newer: Newer = lambda: None

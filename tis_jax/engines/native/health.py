@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 
 
@@ -20,8 +20,8 @@ class Health:
 
   def __init__(self, slots: int):
     self._slots = slots
-    self._seconds: Counter[str] = Counter()
-    self._counts: Counter[str] = Counter()
+    self._seconds: defaultdict[str, float] = defaultdict(float)
+    self._counts: defaultdict[str, float] = defaultdict(float)
 
   @contextlib.contextmanager
   def phase(self, name: str) -> Iterator[None]:
@@ -34,7 +34,8 @@ class Health:
 
   def add(self, **counts: float) -> None:
     """Counts."""
-    self._counts.update(counts)
+    for name, count in counts.items():
+      self._counts[name] += count
 
   def decoded(
     self, *, steps: int, tokens: int, places: int, capacity: int, queue: int

@@ -137,9 +137,8 @@ def _layer(config: DecoderConfig, dtype, widened, flat, index: int) -> LayerLayo
   def merged(inputs: int, *names) -> Matrix:
     parts = [_matrix(of(name), index, inputs, dtype, widened) for name in names]
     numbers = jnp.concatenate([part.numbers_IO for part in parts], axis=1)
-    if parts[0].scale_O is None:
-      return Matrix(numbers)
-    return Matrix(numbers, jnp.concatenate([part.scale_O for part in parts]))
+    scales = [part.scale_O for part in parts if part.scale_O is not None]
+    return Matrix(numbers, jnp.concatenate(scales) if scales else None)
 
   projections, attention = ("query", "key", "value"), "attention/"
   bias = query_norm = key_norm = None

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from tis_jax.engines.native.answers import Answers
@@ -199,7 +200,7 @@ class Schedule:
     return block
 
   def _slot_keys(self, row_B: np.ndarray) -> jax.Array:
-    return jax.random.wrap_key_data(self._keys[row_B], impl=self._impl)
+    return jax.random.wrap_key_data(jnp.asarray(self._keys[row_B]), impl=self._impl)
 
   def _decode(self) -> Block:
     """Draws tokens until enough slots are free, or enough tokens drawn."""

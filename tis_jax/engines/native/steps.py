@@ -94,8 +94,9 @@ def no_slots(cache: tuple[Memory, ...], keys_B: jax.Array) -> Slots:
   """Free slots around an empty cache."""
   rows = cache[0].keys.numbers_BNCK.shape[0]
   # Each in a buffer of its own: they are donated.
-  numbers = (jnp.zeros((rows,), jnp.int32) for _ in range(4))
-  return Slots(cache, *numbers, jnp.zeros((rows,), bool), keys_B)
+  token_B, place_B, count_B, limit_B = (jnp.zeros(rows, jnp.int32) for _ in range(4))
+  live_B = jnp.zeros(rows, bool)
+  return Slots(cache, token_B, place_B, count_B, limit_B, live_B, keys_B)
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames=("cache", "hidden_ND"))
@@ -152,7 +153,10 @@ def fill(plan: Plan, slots: Slots, read: Read, source_B, length_B, limit_B, key_
   drawn = draw(plan.law, read.logits_NV[from_B], _noise(key_B, jnp.zeros_like(from_B)))
   stopped_B = new_B & _stops(plan, drawn.tokens)
   live_B = jnp.where(new_B, ~stopped_B & (limit_B > 1), slots.live_B)
-  pick = functools.partial(jnp.where, new_B)
+
+  def pick(new, old) -> jax.Array:
+    return jnp.where(new_B, new, old)
+
   slots = Slots(
     cache,
     token_B=pick(drawn.tokens, slots.token_B),
