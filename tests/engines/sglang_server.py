@@ -17,7 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from tis_jax import models
-from tis_jax.engines import generate
+from tis_jax.engines import NativeEngine
+from tis_jax.logprobs import Sampling
 from tis_jax.models.hugging_face import read_hugging_face
 
 
@@ -119,33 +120,31 @@ class SGLangServer:
     ids = np.zeros((1, 16), np.int32)
     ids[0, 16 - len(body["input_ids"]) :] = body["input_ids"]
     held = np.arange(16)[None] >= 16 - len(body["input_ids"])
-    out = generate(
+    temperature = asked["temperature"]
+    engine = NativeEngine(
       self._graph,
-      models.unflatten(self._graph, self._params),
-      ids,
-      held,
-      jax.random.key(asked["sampling_seed"]),
+      Sampling(1.0 if "ignores_temperature" in self.faults else temperature),
       max_new_tokens=asked["max_new_tokens"],
-      samples_per_prompt=asked["n"],
-      temperature=1.0 if "ignores_temperature" in self.faults else asked["temperature"],
       eos_ids=tuple(asked["stop_token_ids"]),
       pad_id=0,
       top_logprobs=body["top_logprobs_num"],
     )
-    out = jax.device_get(out)
+    engine.update(models.unflatten(self._graph, self._params), 0)
+    key = jax.random.key(asked["sampling_seed"])
+    out = engine.generate(ids, held, samples=asked["n"], key=key)
     said = [self._row(out, row) for row in range(asked["n"])]
     return self._spoil(said if asked["n"] > 1 else said[0], body)
 
   def _row(self, out, row):
-    length = int(out.mask_BT[row].sum())
-    ids = out.tokens_BT[row, :length].tolist()
-    logp = [float(x) for x in out.logp_BT[row, :length]]
-    places = range(length) if out.top_tokens_BTK is not None else ()
+    length = int(out.mask[row].sum())
+    ids = out.tokens[row, :length].tolist()
+    logp = [float(x) for x in out.sampler_logp[row, :length]]
+    places = range(length) if out.top_tokens is not None else ()
     return {
       "text": None,
       "output_ids": ids,
       "meta_info": {
-        "finish_reason": {"type": ("stop", "length")[out.finish_B[row]]},
+        "finish_reason": {"type": ("stop", "length")[out.finish_reasons[row]]},
         "weight_version": self._version,
         "completion_tokens": length,
         "output_token_logprobs": [[x, i, None] for x, i in zip(logp, ids, strict=True)],
@@ -153,8 +152,8 @@ class SGLangServer:
           [
             [float(x), int(i), None]
             for x, i in zip(
-              out.top_logp_BTK[row, place],
-              out.top_tokens_BTK[row, place],
+              out.top_logp[row, place],
+              out.top_tokens[row, place],
               strict=True,
             )
           ]

@@ -121,7 +121,7 @@ def test_values_take_the_type_of_the_setting():
 @pytest.mark.parametrize(
   ("name", "value", "message"),
   [
-    ("sampler.precision", "float8", "sampler: precision must be one of"),
+    ("sampler.precision", "float7", "sampler: precision must be one of"),
     ("sampler.top_p", 1.5, r"sampler: top_p=1.5 is not in \(0, 1\]"),
     ("optimizer.schedule", "cosin", "optimizer: schedule must be one of"),
     ("algorithm.kl.kind", "k9", "algorithm.kl: kind must be one of"),

@@ -47,8 +47,9 @@ def test_a_run_trains_ends_with_figures_and_can_be_made_longer(tmp_path):
   groups = runpy.run_path(str(script))["GROUPS"]
   listed = {name for metrics in groups.values() for name in metrics}
   logged = {x for row in logs.read_metrics(tmp_path / "metrics.jsonl") for x in row}
-  # What an evaluation and this chain's stage add; and the spread of each.
-  apart = re.compile(r"step$|eval/|truncate/|rollouts/|.*/(std|stderr)$")
+  # What an evaluation, this chain's stage and the samplers' heartbeats add; and the
+  # spread of each.
+  apart = re.compile(r"step$|eval/|truncate/|rollouts/|sampler/|.*/(std|stderr)$")
   assert {name for name in logged if not apart.match(name)} == listed
 
   longer = train(small(tmp_path, 3), tmp_path)

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from tis_jax import models, tasks
-from tis_jax.engines import NativeEngine, play
+from tis_jax.engines import NativeEngine, NativeSettings, play
 from tis_jax.logprobs import Sampling
 from tis_jax.rollouts import Limits, validate
 from tis_jax.sampler import Assignment, SamplerSettings
 from tis_jax.sampler.worker import Worker, build
-from tis_jax.store import RolloutReader, Store
+from tis_jax.store import RolloutReader, Store, digest
 
 
 def wait_until(condition, seconds=60):
@@ -231,3 +231,42 @@ def test_a_store_tells_what_its_learner_wrote(assignment):
     dataclasses.replace(assignment, capacity=0)
   written = json.loads(json.dumps(assignment.to_json()))
   assert Assignment.from_json(written) == assignment
+
+
+@pytest.mark.parametrize("new_params", ["switch", "switch_recompute"])
+def test_a_record_of_two_versions_says_so(assignment, params, new_params):
+  native = NativeSettings(slots=2, new_params=new_params)
+  sampler = dataclasses.replace(assignment.sampler, native=native)
+  told = json.loads(
+    json.dumps(dataclasses.replace(assignment, sampler=sampler).to_json())
+  )
+  told = Assignment.from_json(told)
+  engine, environment = build(told)
+  newer = {name: 1.01 * x.astype(np.float32) for name, x in params.items()}
+  looks = iter([None, None, (newer, 4)])
+  engine.newer = lambda: next(looks, None)
+  engine.update(params, 3)
+  record = Worker(told, "a", 0, engine, environment).rollout(0)
+  assert set(record.versions[record.mask].tolist()) == {3, 4}
+  assert record.header.version == 4
+  assert record.header.params_digest == digest(newer) != digest(params)
+  validate(record, learner_version=4, params_digest=digest(newer))
+
+
+def test_a_sampler_takes_newer_params_inside_a_record(open_run, serving, params):
+  # One response at a time, and a record of as many as take a while.
+  store = open_run(
+    capacity=1,
+    sampler={
+      "native": NativeSettings(slots=1, new_params="switch"),
+      "prompts_per_record": 16,
+      "group_size": 8,
+    },
+  )
+  reader = RolloutReader(store)
+  with serving(store):
+    wait_until(lambda: store.heartbeats().get("a", {}).get("state") == "generating")
+    store.publish(1, params, {"cursor": reader.cursor})
+    (record,) = reader.take(1, 1, timeout=120)
+  assert record.header.version == 1
+  assert (record.versions[record.mask] == 1).any()

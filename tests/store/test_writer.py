@@ -2,6 +2,7 @@
 
 import dataclasses
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -83,3 +84,30 @@ def test_a_record_under_another_name_is_set_aside(store, make_rollout):
   store.put_rollout("a", 2, make_rollout())
   reader.take(1, 0)
   assert reader.quarantined == {"another_run": 1}
+
+
+def test_inside_a_turn_newer_params_are_given_once_and_not_again_by_the_next(
+  store, make_rollout
+):
+  published(store, 0, 0.0)
+  with RolloutWriter(store, "mine", capacity=4) as writer:
+    turns = writer.turns()
+    assert next(turns).version == 0
+    assert writer.newer() is None
+    published(store, 1, 1.0)
+    published(store, 2, 2.0)
+    time.sleep(0.05)  # It looks no more often than turns do.
+    params, version = writer.newer()
+    assert version == 2 and params["w"].tolist() == [2, 2, 2]
+    time.sleep(0.05)
+    assert writer.newer() is None
+    writer.write(make_rollout(version=2))
+    turn = next(turns)
+    assert (turn.version, turn.params) == (2, None)
+
+
+def test_numbers_of_its_health_go_with_the_heartbeats(store):
+  published(store, 0, 0.0)
+  with RolloutWriter(store, "mine", capacity=1) as writer:
+    writer.health = {"tokens_per_s": 12.5}
+  assert store.heartbeats()["mine"]["health"] == {"tokens_per_s": 12.5}

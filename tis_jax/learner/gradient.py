@@ -15,7 +15,11 @@ from tis_jax.learner.microbatch import split
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, Rows
 from tis_jax.learner.state import CriticState
 from tis_jax.logprobs import TokenLogprobs
+from tis_jax.models.params import dtype_of
 from tis_jax.numerics.metrics import maximum, mean, merge_stacked, ratio, total
+
+# fp16 begins at 6e-8, below which the gradients of single activations often lie.
+_FP16_SCALE = 2.0**10
 
 
 def optimize(learner: Learner, carry, rows: Rows, key, version):
@@ -43,10 +47,18 @@ def optimize(learner: Learner, carry, rows: Rows, key, version):
     trained = (params, critic.params)
     counted = _denominator(algorithm, rows, rows.critic.mask)
     rows = rows._replace(critic=rows.critic._replace(denominator=counted))
-  differentiate = jax.value_and_grad(_loss, has_aux=True)
+  # A power of two, so that only what would have been lost below it differs.
+  scale = _FP16_SCALE if dtype_of(learner.graph) == jnp.float16 else 1.0
+
+  def scaled_loss(*args):
+    loss, found = _loss(*args)
+    return loss * scale, found
+
+  differentiate = jax.value_and_grad(scaled_loss, has_aux=True)
 
   def micro_batch(carry, xs):
     (_, found), gradients = differentiate(trained, learner, *xs, version)
+    gradients = jax.tree.map(lambda x: x / scale, gradients)
     return jax.tree.map(jnp.add, carry, gradients), found
 
   parts = split(rows, algorithm.micro_batches, learner.mesh)

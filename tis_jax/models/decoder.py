@@ -9,6 +9,7 @@ from flax import nnx
 from tis_jax.models.cache import KVCache
 from tis_jax.models.config import DecoderConfig
 from tis_jax.models.layers import Block, attend, rms_norm, rotary_angles
+from tis_jax.models.long_attention import attend_in_blocks, is_long
 from tis_jax.models.sharding import constrain
 
 # Mesh axes that split the rows of a batch.
@@ -105,7 +106,7 @@ class Decoder(nnx.Module):
       )
     if positions_BS is None:
       positions_BS = _positions(segment_ids_BS, cache)
-    mask_BSC = _attention_mask(segment_ids_BS, cache)
+    attend = _attends(segment_ids_BS, cache)
     angles = rotary_angles(self.config, positions_BS)
     # The table is gathered over fsdp before the lookup, like all params.
     embedding_VD = constrain(self.embedding[...], "tensor")
@@ -116,7 +117,7 @@ class Decoder(nnx.Module):
     def layer(carry, layer_inputs):
       x_BSD, memory = carry
       params, index = layer_inputs
-      attention = functools.partial(_attention, mask_BSC, memory, index)
+      attention = functools.partial(_attention, attend, memory, index)
       x_BSD, memory = nnx.merge(graph, params)(x_BSD, angles, attention)
       return (constrain(x_BSD, _ROWS), memory), None
 
@@ -130,10 +131,10 @@ class Decoder(nnx.Module):
     return rms_norm(x_BSD, self.final_norm[...], self.config.rms_norm_eps), cache
 
 
-def _attention(mask_BSC, cache, layer, query, key, value):
+def _attention(attend, cache, layer, query, key, value):
   """Attends to the new keys, or to the cache with them written into `layer`."""
   if cache is None:
-    return attend(query, key, value, mask_BSC), None
+    return attend(query, key, value), None
 
   def write(memory, new):
     # The whole cache is carried and written in place; handing out layer by layer would
@@ -149,7 +150,7 @@ def _attention(mask_BSC, cache, layer, query, key, value):
     jax.lax.dynamic_index_in_dim(memory, layer, keepdims=False)
     for memory in (cache.keys_LBCNK, cache.values_LBCNK)
   )
-  return attend(query, keys, values, mask_BSC), cache
+  return attend(query, keys, values), cache
 
 
 def _positions(segment_ids_BS, cache):
@@ -168,13 +169,21 @@ def _positions(segment_ids_BS, cache):
   return positions_BS + jnp.sum(same_BSC, axis=-1, dtype=jnp.int32)
 
 
-def _attention_mask(segment_ids_BS, cache):
-  """bool [B, S, C]: same non-zero segment, and not later."""
+def _attends(segment_ids_BS, cache):
+  """`attend(query, keys, values)`: to the same non-zero segment, and not later."""
   slots_S = jnp.arange(segment_ids_BS.shape[1])
   segment_ids_BC = segment_ids_BS
   if cache is not None:
     segment_ids_BC, slots_S = cache.segment_ids_BC, slots_S + cache.length
+  if is_long(segment_ids_BS.shape[1], segment_ids_BC.shape[1]):
+    return functools.partial(
+      attend_in_blocks,
+      places_BS=jnp.broadcast_to(slots_S[None, :], segment_ids_BS.shape),
+      segments_BS=segment_ids_BS,
+      segments_BC=segment_ids_BC,
+    )
   slots_C = jnp.arange(segment_ids_BC.shape[1])
   causal_1SC = (slots_C[None, :] <= slots_S[:, None])[None]
   same_BSC = segment_ids_BS[:, :, None] == segment_ids_BC[:, None, :]
-  return causal_1SC & same_BSC & (segment_ids_BS != 0)[:, :, None]
+  mask_BSC = causal_1SC & same_BSC & (segment_ids_BS != 0)[:, :, None]
+  return functools.partial(attend, mask_BSC=mask_BSC)

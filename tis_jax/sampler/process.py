@@ -4,6 +4,7 @@ import contextlib
 
 import jax
 
+from tis_jax.engines import NativeEngine
 from tis_jax.sampler.settings import Assignment
 from tis_jax.sampler.worker import Worker, build
 from tis_jax.store import RECONFIGURED, RolloutWriter, Store
@@ -45,13 +46,18 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
     worker = Worker(assignment, name, writer.incarnation, engine, environment)
     how = f"{assignment.sampler.engine}, {assignment.sampler.precision}"
     _say(f"{name} begins at record {writer.seq}, {how}, {jax.devices()[0]}")
+    if isinstance(engine, NativeEngine):
+      # Asked between decoding steps, where the settings want it.
+      engine.newer = writer.newer
     for note in environment.notes:
       _say(f"{name}: {note}")
     for turn in writer.turns():
       if turn.params is not None:
         engine.update(turn.params, turn.version)
       before = environment.set_aside.copy()
-      writer.write(worker.rollout(turn.seq))
+      rollout = worker.rollout(turn.seq)
+      writer.health = getattr(engine, "health", {})
+      writer.write(rollout)
       if causes := environment.set_aside - before:
         counts = [
           f"{n} {cause} ({environment.said[cause]})" for cause, n in causes.items()

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from tis_jax.engines.native import PRECISIONS
+from tis_jax.engines.native import PRECISIONS, NativeSettings
 from tis_jax.engines.served.settings import (
   LlamaCppSettings,
   SGLangSettings,
@@ -29,9 +29,9 @@ class SamplerSettings:
     count: sampler processes on this machine; 0 for samplers that run elsewhere.
     engine: what generates: "native" (this library's decoder), "vllm", "llama_cpp" or
       "sglang".
-    precision: "bfloat16" or "float32" for params and activations, "int8" or "int4" for
-      params in it under bfloat16 activations. vLLM and SGLang have the first two;
-      llama.cpp has int8 as Q8_0 and int4 as Q4_1.
+    precision: "bfloat16", "float32" or "float16" for params and activations, "int8",
+      "int4" or "float8" (e4m3) for params in it under bfloat16 activations. vLLM and
+      SGLang have the first two; llama.cpp those too, int8 as Q8_0 and int4 as Q4_1.
     temperature: divides the logits, of the sampler and of the policy that is trained.
     top_k: tokens that may be drawn, 0 for all.
     top_p: probability mass that may be drawn, 1 for all.
@@ -54,6 +54,7 @@ class SamplerSettings:
       left of the response.
     turn_seconds: that an environment may take to answer a turn; a conversation that
       takes longer is set aside.
+    native: slots, head, cache and newer params, with engine "native".
     vllm: how vLLM is found or started, with engine "vllm".
     llama_cpp: how llama.cpp is, with engine "llama_cpp".
     sglang: where SGLang is, with engine "sglang".
@@ -77,6 +78,7 @@ class SamplerSettings:
   max_turns: int = 8
   max_turn_tokens: int | None = None
   turn_seconds: float = 60.0
+  native: NativeSettings = NativeSettings()
   vllm: VLLMSettings = VLLMSettings()
   llama_cpp: LlamaCppSettings = LlamaCppSettings()
   sglang: SGLangSettings = SGLangSettings()
@@ -87,6 +89,9 @@ class SamplerSettings:
     if self.engine in ("vllm", "sglang"):
       known = ("bfloat16", "float32")
       check_choice(f"precision of {self.engine}", self.precision, known)
+    if self.engine == "llama_cpp":
+      known = ("bfloat16", "float32", "int8", "int4")
+      check_choice("precision of llama_cpp", self.precision, known)
     altered = self.temperature != 1 or truncates(self.sampling)
     if self.engine == "llama_cpp" and altered:
       raise ValueError(

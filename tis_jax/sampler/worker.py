@@ -117,7 +117,11 @@ def build(assignment: Assignment, name: str = "") -> tuple[Engine, Environment]:
   }
   if settings.engine == "native":
     engine = NativeEngine(
-      graph, settings.sampling, precision=settings.precision, **asked
+      graph,
+      settings.sampling,
+      precision=settings.precision,
+      settings=settings.native,
+      **asked,
     )
   else:
     engine = served_engine(assignment, graph, environment, name, asked)

@@ -27,6 +27,7 @@ class Watch:
     version: of the params in use, likewise.
     state: what the loop is doing, likewise.
     unrewarded: {cause: responses without a reward}, likewise.
+    health: numbers of the last record, likewise.
 
   Args:
     store: of the run; used by this thread beside the loop.
@@ -51,6 +52,7 @@ class Watch:
     self.version: int | None = None
     self.state = "starting"
     self.unrewarded: Mapping[str, int] = {}
+    self.health: Mapping[str, float] = {}
     self._store, self._name, self._incarnation = store, name, incarnation
     self._parent, self._period = parent, period
     self._left = threading.Event()
@@ -99,6 +101,7 @@ class Watch:
       version=self.version,
       state=self.state,
       unrewarded=dict(self.unrewarded),
+      health=self.health,
       pid=os.getpid(),
       incarnation=self._incarnation,
     )

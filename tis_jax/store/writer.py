@@ -1,5 +1,6 @@
 """A sampler's side of the store: who it is, when it may write, which params are new."""
 
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
@@ -44,7 +45,8 @@ class RolloutWriter:
   Attributes:
     reason: why the writer must end; None while it need not.
     incarnation: how often the name has been claimed, from 1.
-
+    health: numbers by name that the learner shows and logs; set by whoever makes the
+      records (`NativeEngine.health`).
     unrewarded: to be kept current by whoever writes, where rewards may fail: {cause:
       responses without a reward}; heartbeats carry it.
 
@@ -82,6 +84,7 @@ class RolloutWriter:
     self._watch = Watch(store, name, self.incarnation, store.next_seq(name), parent)
     scheme = urlsplit(store.url).scheme
     self._poll_seconds = _POLL_SECONDS.get(scheme, _REMOTE_POLL_SECONDS)
+    self._looked = -math.inf
 
   def __enter__(self) -> "RolloutWriter":
     self._watch.__enter__()
@@ -93,6 +96,14 @@ class RolloutWriter:
   @property
   def reason(self) -> str | None:
     return self._watch.reason
+
+  @property
+  def health(self) -> Mapping[str, float]:
+    return self._watch.health
+
+  @health.setter
+  def health(self, numbers: Mapping[str, float]) -> None:
+    self._watch.health = dict(numbers)
 
   @property
   def unrewarded(self) -> Mapping[str, int]:
@@ -133,6 +144,29 @@ class RolloutWriter:
       if time.monotonic() - heard > _PATIENCE_SECONDS:
         watch.reason = f"no new params for {_PATIENCE_SECONDS:.0f} s"
       time.sleep(self._poll_seconds)
+
+  def newer(self) -> tuple[Mapping[str, np.ndarray], int] | None:
+    """Params published since this turn's, inside it, and their version.
+
+    For engines that take new params between tokens; a record's header then has the
+    newest version that made a token of it, and that version's digest. Looks at the
+    store no more often than `turns` does, so it may be called at every step.
+
+    Returns:
+      (params by name, version), each version once; None while there are none.
+    """
+    if time.monotonic() - self._looked < self._poll_seconds:
+      return None
+    self._looked = time.monotonic()
+    manifest = self._store.latest(if_newer_than=self._watch.version)
+    if manifest is None:
+      return None
+    try:
+      params = self._store.read_params(manifest)
+    except ParamsGoneError:
+      return None
+    self._watch.version = manifest.version
+    return params, manifest.version
 
   def write(self, rollout: Rollout) -> None:
     """Hands a record to the learner, as this turn's.

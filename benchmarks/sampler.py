@@ -1,0 +1,225 @@
+"""How many tokens a second the native engine samples, beside other ways to do it.
+
+  python benchmarks/sampler.py [--transformers PYTHON] [--vllm PYTHON] [--json FILE]
+  python benchmarks/sampler.py --quickstart
+
+SmolLM2-135M-Instruct on the machine's cores: 16 prompts of 40 tokens (out of the texts
+of atlas.py, others in every batch), 64 new tokens each, none of which ends an answer,
+so that everyone does the same work. The first batch compiles and is not counted, the
+median of the next three is.
+
+Ragged: 64 answers of 4 to 256 tokens, 16 at once, continuously batched against the same
+engine given 16 at a time, each batch waiting for its longest.
+
+Transformers and vLLM run in environments of their own; `make vllm` builds one that has
+both. --quickstart times the small policy's batch of 64 prompts x 8 answers instead.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import jax
+import numpy as np
+from atlas import Model
+
+from tis_jax import models
+from tis_jax.engines import NativeEngine, NativeSettings
+from tis_jax.engines.served import VLLM, ServedEngine
+from tis_jax.logprobs import Sampling
+
+PROMPT, LENGTH, ROUNDS, SLOTS = 40, 64, 3, 16
+RAGGED, SHORTEST, LONGEST = 64, 4, 256
+Numbers = dict[str, float]
+
+
+def prompts(model: Model, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """`[count, 40]` tokens and their mask: windows of all texts in a row."""
+  stream = np.concatenate(
+    [ids[held] for ids, held in zip(model.prompts, model.held, strict=True)]
+  )
+  starts = np.random.default_rng(seed).integers(0, len(stream), (count, 1))
+  tokens = stream[(starts + np.arange(PROMPT)) % len(stream)]
+  return tokens, np.ones(tokens.shape, bool)
+
+
+def rate(sample: Callable[[int], int], rounds: int = ROUNDS) -> float:
+  """Tokens a second of `sample(seed)`, which says how many it drew."""
+  sample(0)
+  found = []
+  for seed in range(1, rounds + 1):
+    began = time.perf_counter()
+    tokens = sample(seed)
+    found.append(tokens / (time.perf_counter() - began))
+  return statistics.median(found)
+
+
+def engine_of(model: Model, precision: str, length: int, **settings) -> NativeEngine:
+  engine = NativeEngine(
+    model.graph,
+    Sampling(),
+    max_new_tokens=length,
+    eos_ids=(),
+    pad_id=model.tokenizer.pad_id,
+    precision=precision,
+    settings=NativeSettings(slots=SLOTS, **settings),
+  )
+  engine.update(model.flat, 0)
+  return engine
+
+
+def native(model: Model) -> Iterator[tuple[str, float]]:
+  for name, settings in (
+    ("float32", {}),
+    ("bfloat16", {}),
+    ("bfloat16", {"head": "float32"}),
+    ("int8", {}),
+    ("bfloat16", {"cache": "int8"}),
+  ):
+    engine = engine_of(model, name, LENGTH, **settings)
+
+    def sample(seed, engine=engine):
+      asked = prompts(model, SLOTS, seed)
+      out = engine.generate(*asked, samples=1, key=jax.random.key(seed))
+      return int(out.mask.sum())
+
+    more = "".join(f"_{what}_{dtype}" for what, dtype in settings.items())
+    yield f"engine_{name}{more}/tokens_per_s", rate(sample)
+
+
+def ragged(model: Model) -> Iterator[tuple[str, float]]:
+  """Answers of given lengths, so that both ways draw the same tokens."""
+  engine = engine_of(model, "bfloat16", LONGEST)
+  rng = np.random.default_rng(0)
+  limits = rng.integers(SHORTEST, LONGEST + 1, RAGGED)
+
+  def answer(tokens, mask, seed, limits):
+    key = jax.random.key(seed)
+    found = engine.generate(tokens, mask, samples=1, key=key, limits=limits)
+    return int(found.mask.sum())
+
+  def continuous(seed):
+    return answer(*prompts(model, RAGGED, seed), seed, limits)
+
+  def static(seed):
+    tokens, mask = prompts(model, RAGGED, seed)
+    parts = [slice(i, i + SLOTS) for i in range(0, RAGGED, SLOTS)]
+    return sum(answer(tokens[p], mask[p], seed, limits[p]) for p in parts)
+
+  yield "static/ragged/tokens_per_s", rate(static, rounds=1)
+  yield "engine/ragged/tokens_per_s", rate(continuous, rounds=1)
+  yield "engine/ragged/occupancy", engine.health["occupancy"]
+
+
+def transformers(model: Model, python: str) -> Iterator[tuple[str, float]]:
+  """Timed by a script in the other environment, from safetensors."""
+  script = Path(__file__).parent / "sampler_transformers.py"
+  with tempfile.TemporaryDirectory() as folder:
+    models.write_hugging_face(f"{folder}/model", model.config, model.params)
+    asked = {
+      "prompts": [
+        prompts(model, SLOTS, seed)[0].tolist() for seed in range(ROUNDS + 1)
+      ],
+      "length": LENGTH,
+      "pad": model.tokenizer.pad_id,
+    }
+    (Path(folder) / "asked.json").write_text(json.dumps(asked))
+    subprocess.run([python, str(script), folder, "float32"], check=True)
+    seconds = json.loads((Path(folder) / "seconds.json").read_text())
+    yield "transformers/tokens_per_s", SLOTS * LENGTH / statistics.median(seconds)
+
+
+def vllm(model: Model, python: str) -> Iterator[tuple[str, float]]:
+  for dtype in ("float32", "bfloat16"):
+    eager = ("--enforce-eager",) if dtype == "float32" else ()
+    with tempfile.TemporaryDirectory() as folder:
+      server = VLLM(
+        model.graph,
+        dtype=dtype,
+        folder=Path(folder),
+        python=str(Path(python).absolute()),
+        arguments=(*eager, f"--max-num-seqs={SLOTS}"),
+        max_length=256,
+      )
+      engine = ServedEngine(
+        server,
+        Sampling(),
+        vocab_size=model.config.vocab_size,
+        max_new_tokens=LENGTH,
+        eos_ids=(),
+        pad_id=model.tokenizer.pad_id,
+      )
+      try:
+        engine.update(model.flat, 0)
+
+        def sample(seed, engine=engine):
+          asked = prompts(model, SLOTS, seed)
+          out = engine.generate(*asked, samples=1, key=jax.random.key(seed))
+          return int(out.mask.sum())
+
+        yield f"vllm_{dtype}/tokens_per_s", rate(sample)
+      finally:
+        engine.close()
+
+
+def quickstart() -> Iterator[tuple[str, float]]:
+  """The policy of the quickstart: 64 prompts x 8 answers of at most 5 tokens."""
+  config, params, tokenizer = models.load("builtin:arithmetic")
+  rng = np.random.default_rng(0)
+  mask = np.arange(8) >= rng.integers(0, 5, (64, 1))
+  prompts = np.where(mask, rng.integers(2, config.vocab_size, (64, 8)), 0)
+  engine = NativeEngine(
+    models.decoder_graph(config),
+    Sampling(),
+    max_new_tokens=5,
+    eos_ids=tokenizer.eos_ids,
+    pad_id=tokenizer.pad_id,
+    precision="bfloat16",
+  )
+  engine.update(params, 0)
+
+  def sample(seed):
+    out = engine.generate(
+      prompts.astype(np.int32), mask, samples=8, key=jax.random.key(seed)
+    )
+    return out.tokens.shape[0]
+
+  answers = rate(sample, rounds=30)
+  yield "quickstart/ms_per_batch", 1e3 * 512 / answers
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("--transformers", metavar="PYTHON", help="that has transformers")
+  parser.add_argument("--vllm", metavar="PYTHON", help="that has vLLM")
+  parser.add_argument("--quickstart", action="store_true", help="the small policy")
+  parser.add_argument("--json", type=Path, help="also write the numbers there")
+  known = parser.parse_args()
+  numbers: Numbers = {}
+
+  def tell(found: Iterator[tuple[str, float]]) -> None:
+    for name, value in found:
+      numbers[name] = value
+      print(f"{name:44} {value:8.3g}", flush=True)
+
+  if known.quickstart:
+    tell(quickstart())
+  else:
+    model = Model()
+    tell(native(model))
+    tell(ragged(model))
+    if known.transformers:
+      tell(transformers(model, known.transformers))
+    if known.vllm:
+      tell(vllm(model, known.vllm))
+  if known.json:
+    known.json.write_text(json.dumps(numbers, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,158 @@
+"""A layout computes what the decoder computes, in every precision."""
+
+import dataclasses
+import functools
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from tis_jax import models
+from tis_jax.engines.native import cache
+from tis_jax.engines.native.cache import empty, rounded
+from tis_jax.engines.native.forward import forward, logits
+from tis_jax.engines.native.layout import layout
+from tis_jax.engines.native.precision import PRECISIONS, Precision
+from tis_jax.logprobs.reference import materialized_logits
+from tis_jax.models import long_attention
+
+PLAIN = models.DecoderConfig(
+  vocab_size=24,
+  hidden_size=32,
+  intermediate_size=48,
+  num_layers=2,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+)
+EVERYTHING = dataclasses.replace(
+  PLAIN,
+  tie_embeddings=False,
+  attention_bias=True,
+  qk_norm=True,
+  rope_scaling=models.RopeScaling(4.0, 1.0, 4.0, 64),
+)
+TOKENS = np.random.default_rng(7).integers(0, 24, (3, 10)).astype(np.int32)
+
+
+def random_params(config):
+  params = jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(0))
+  noise = np.random.default_rng(0)
+  return jax.tree.map(
+    lambda x: x + 0.1 * noise.standard_normal(x.shape).astype(np.float32), params
+  )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def decoder_logits(graph, params):
+  model = nnx.merge(graph, params)
+  return materialized_logits(model(TOKENS)[0], model.head())
+
+
+def engine_logits(graph, made, chunks=(10,), cache_dtype=None):
+  """In parts, each row's at a start of its own after the first."""
+  config, dtype = models.params.config_of(graph), dict(graph.attributes)["dtype"].value
+  memories = empty(config, 3, 16, jnp.dtype(cache_dtype or dtype))
+  run = jax.jit(lambda *args: forward(*args), static_argnums=(0, 1))
+  found, start = [], 0
+  for size in chunks:
+    at = np.int32(start) if start == 0 else np.full(3, start, np.int32)
+    part = TOKENS[:, start : start + size]
+    hidden, memories = run(config, dtype, made, part, at, memories)
+    found.append(np.stack([logits(made, hidden[:, i]) for i in range(size)], axis=1))
+    start += size
+  return np.concatenate(found, axis=1)
+
+
+@pytest.mark.parametrize("config", [PLAIN, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_layout_computes_what_the_decoder_does(config, precision):
+  if precision in models.QUANTIZED:
+    pytest.importorskip("qwix")
+  chosen = Precision(precision)
+  graph = models.decoder_graph(config, dtype=chosen.activations)
+  params = random_params(config)
+  low = chosen.of(params)
+  want = np.asarray(decoder_logits(graph, low))
+  made = layout(graph, low)
+  exact = np.asarray(decoder_logits(models.decoder_graph(config), params))
+  # The same precision, and closer to each other than to fp32; independent roundings
+  # would be 1.4 times as far. The compiler leaves some out, here and there others.
+  close = 2e-5 if precision == "float32" else np.abs(want - exact).mean()
+  for chunks in ((10,), (4, 3, 1, 1, 1)):
+    found = engine_logits(graph, made, chunks)
+    assert found.dtype == np.float32
+    assert np.abs(found - want).mean() < close, chunks
+    assert np.abs(found - exact).mean() < 1.3 * np.abs(want - exact).mean() + 2e-5
+
+
+def test_a_head_may_be_fp32_under_bf16_layers():
+  graph = models.decoder_graph(EVERYTHING, dtype=jnp.bfloat16)
+  params = random_params(EVERYTHING)
+  chosen = Precision("bfloat16", head="float32")
+  assert chosen.words == "bfloat16, float32 head"
+  low = chosen.of(params)
+  made = layout(graph, low, params)
+  hidden = jax.random.normal(jax.random.key(3), (5, 32)).astype(jnp.bfloat16)
+  head = np.asarray(models.flatten(params)["output"], np.float64)
+  want = np.float64(hidden.astype(jnp.float32)) @ head
+  np.testing.assert_allclose(logits(made, hidden), want, atol=1e-5)
+  rounded_head = logits(layout(graph, low), hidden)
+  assert np.abs(rounded_head - want).mean() > 1e-3
+
+
+def test_an_int8_cache_is_near_and_says_so():
+  graph = models.decoder_graph(EVERYTHING)
+  made = layout(graph, random_params(EVERYTHING))
+  exact = engine_logits(graph, made, (4, 3, 3))
+  found = engine_logits(graph, made, (4, 3, 3), cache_dtype=jnp.int8)
+  gap = np.abs(jax.nn.log_softmax(found) - jax.nn.log_softmax(exact)).mean()
+  assert 1e-4 < gap < 0.05
+  assert Precision("float32", cache="int8").words == "float32, int8 cache"
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16, jnp.int8])
+@pytest.mark.parametrize("new", [1, 3])
+def test_all_ways_to_write_a_cache_write_the_same(monkeypatch, dtype, new):
+  rng = np.random.default_rng(0)
+  memory = empty(PLAIN, 4, 16, jnp.dtype(dtype))[0]
+  key, value = rng.standard_normal((2, 4, new, 2, 8)).astype(np.float32)
+  start = np.array([0, 5, 13, 9], np.int32)
+  chosen = jax.jit(cache._written_by_cpu)
+  stored = cache.Memory(*map(cache._stored, memory, (key, value)))
+  want = jax.jit(cache._scattered)(memory, stored, start)
+  found = [
+    chosen(memory, stored, start),
+    jax.jit(cache.write)(memory, key, value, start),
+  ]
+  monkeypatch.setattr(cache, "_FEW", 0)
+  found.append(jax.jit(lambda *x: cache._written_by_cpu(*x))(memory, stored, start))
+  for one in found:
+    jax.tree.map(np.testing.assert_array_equal, one, want)
+  assert np.abs(np.float32(want.keys.numbers_BNCK[2, :, 13])).min() > 0
+  assert not np.float32(want.keys.numbers_BNCK[2, :, :13]).any()
+
+
+@pytest.mark.parametrize("cache_dtype", [None, jnp.int8])
+def test_long_slots_are_attended_in_blocks(monkeypatch, cache_dtype):
+  graph = models.decoder_graph(EVERYTHING)
+  made = layout(graph, random_params(EVERYTHING))
+  want = engine_logits(graph, made, (4, 3, 3), cache_dtype)
+  monkeypatch.setattr(sys.modules[forward.__module__], "is_long", lambda *_: True)
+  monkeypatch.setattr(long_attention, "_QUERIES", 2)
+  monkeypatch.setattr(long_attention, "_SLOTS", 5)
+  found = engine_logits(graph, made, (4, 3, 3), cache_dtype)
+  assert (found != want).any()  # Another order of sums.
+  np.testing.assert_allclose(found, want, atol=1e-4)
+
+
+def test_rounding_is_to_127_parts_of_the_largest():
+  x = np.random.default_rng(0).standard_normal((2, 3, 4, 8)).astype(np.float32)
+  x[0, 0, 0] = 0
+  numbers, scale = rounded(x)
+  assert numbers.dtype == np.int8 and scale.shape == (2, 3, 4)
+  assert np.abs(numbers * scale[..., None] - x).max() <= np.abs(x).max() / 254 + 1e-6
+  assert not numbers[0, 0, 0].any()

@@ -1,0 +1,88 @@
+"""The responses of a batch on the host, filled in as they come."""
+
+import numpy as np
+
+from tis_jax.engines.native.draw import Drawn
+from tis_jax.engines.native.steps import Block
+from tis_jax.engines.protocol import Generation
+from tis_jax.rollouts import ABORTED, LENGTH, STOP
+
+_FILL = {"kept_mass": 1, "kept_tokens": -1, "top_tokens": -1, "top_logp": -np.inf}
+
+
+class Answers:
+  """R responses of at most T tokens.
+
+  Attributes:
+    count: int32 [R], tokens that each has so far.
+    tokens: int32 [R, T].
+
+  Args:
+    rows: R.
+    room: T.
+    pad_id: fills the tokens after the end.
+    version: said where nothing was sampled.
+  """
+
+  def __init__(self, rows: int, room: int, pad_id: int, version: int):
+    self.count = np.zeros(rows, np.int32)
+    self.tokens = np.full((rows, room), pad_id, np.int32)
+    self._mask = np.zeros((rows, room), bool)
+    self._logp = np.zeros((rows, room), np.float32)
+    self._versions = np.full((rows, room), version, np.int32)
+    self._finish = np.full(rows, LENGTH, np.int8)
+    self._further: dict[str, np.ndarray] = {}
+
+  def take(self, block: Block, request_B: np.ndarray, version: int) -> int:
+    """Takes the tokens of a block.
+
+    Args:
+      block: on the host.
+      request_B: the response that each slot is drawing, -1 for none.
+      version: of the params that drew them.
+
+    Returns:
+      How many there were.
+    """
+    slot, column = np.nonzero(block.mask_BT)
+    row = request_B[slot]
+    place = self.count[row] + column
+    self.tokens[row, place] = block.drawn.tokens[slot, column]
+    self._mask[row, place] = True
+    self._logp[row, place] = block.drawn.sampler_logp[slot, column]
+    self._versions[row, place] = version
+    for name in _FILL:
+      if (found := getattr(block.drawn, name)) is not None:
+        self._array(name, found)[row, place] = found[slot, column]
+    np.add.at(self.count, row, 1)
+    self._finish[request_B[block.stopped_B]] = STOP
+    return len(row)
+
+  def abort(self, rows) -> None:
+    """Says of rows that they were given up."""
+    self._finish[rows] = ABORTED
+
+  def generation(self, blank: Drawn) -> Generation:
+    """As the protocol has it.
+
+    Args:
+      blank: of no token, its dtypes and shapes: what a record holds even where nothing
+        was drawn.
+    """
+    for name in _FILL:
+      if (found := getattr(blank, name)) is not None:
+        self._array(name, np.zeros((1, 1, *found.shape[1:]), found.dtype))
+    return Generation(
+      tokens=self.tokens,
+      mask=self._mask,
+      sampler_logp=self._logp,
+      versions=self._versions,
+      finish_reasons=self._finish,
+      **self._further,
+    )
+
+  def _array(self, name: str, like: np.ndarray) -> np.ndarray:
+    if name not in self._further:
+      shape = (*self.tokens.shape, *like.shape[2:])
+      self._further[name] = np.full(shape, _FILL[name], like.dtype)
+    return self._further[name]

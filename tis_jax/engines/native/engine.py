@@ -1,0 +1,269 @@
+"""The native engine behind the protocol: params in, responses out."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from tis_jax.engines.native.answers import Answers
+from tis_jax.engines.native.draw import GREEDY, Law, draw
+from tis_jax.engines.native.health import Health
+from tis_jax.engines.native.layout import layout
+from tis_jax.engines.native.precision import Precision
+from tis_jax.engines.native.schedule import Requests, Schedule, Version
+from tis_jax.engines.native.settings import NativeSettings
+from tis_jax.engines.native.steps import Plan
+from tis_jax.engines.protocol import Generation
+from tis_jax.logprobs import Sampling
+from tis_jax.logprobs.contract import check_rules
+from tis_jax.models import decoder_graph, unflatten
+from tis_jax.models.params import config_of, dtype_of
+from tis_jax.numerics.checks import check_number
+from tis_jax.store import digest
+
+# Tokens drawn by one call, before the host looks again.
+_STEPS = 32
+# Multiply-adds of one step that cost little beside starting it.
+_SMALL_STEP = 1e9
+_CPU_SLOTS = 16
+_SLOTS = 256
+
+Newer = Callable[[], tuple[Mapping[str, Any], int] | None]
+
+
+class NativeEngine:
+  """Samples from this library's decoder, continuously batched.
+
+  Responses share a fixed number of slots; one that has ended makes room for the next,
+  and nothing is compiled again. A prompt is read once for all of its responses. The
+  tokens of a response depend on the key, the params, its prompt and its number alone:
+  in fp32 not on what is answered beside it, nor in which slot.
+
+  Attributes:
+    sampling: the law of sampling, with the precision in its `dtype`.
+    params_digest: of the arrays by name that it was given; "" of a tree.
+    newer: with `settings.new_params` other than "after", called between decoding calls
+      for params newer than those in use: (arrays by name, version), or None. Params
+      that do not fit are refused in a sentence, and the old ones used on.
+    health: of the last batch: see `tis_jax.engines.native.health.Health.metrics`.
+
+  Args:
+    graph: from `decoder_graph`.
+    sampling: temperature, top-k, top-p and min-p.
+    max_new_tokens: T.
+    eos_ids: a response ends with any of these.
+    pad_id: fills the tokens after the end.
+    kept_width: K, room for the ids of the tokens kept; 0 does not record them.
+    top_logprobs: how many of the most probable tokens are recorded with their
+      log-probs.
+    precision: "bfloat16", "float16" or "float32" for params and activations, "int8",
+      "int4" or "float8" for params in it under bfloat16 activations. None computes with
+      the params as they are, and the graph's activations.
+    settings: slots, head, cache, and when newer params are taken.
+    say: told in a sentence what was refused.
+
+  Raises:
+    ValueError: a precision that there is not, a number outside its range, a stop token
+      outside the vocabulary.
+
+  Example:
+    >>> from tis_jax.models import DecoderConfig, flatten, init_params
+    >>> config = DecoderConfig(vocab_size=5, hidden_size=8, intermediate_size=8,
+    ...                        num_layers=1, num_heads=2, num_kv_heads=1, head_dim=4)
+    >>> engine = NativeEngine(decoder_graph(config), Sampling(temperature=0.7),
+    ...                       max_new_tokens=4, eos_ids=(1,), pad_id=0,
+    ...                       precision="bfloat16")
+    >>> engine.update(flatten(init_params(config, jax.random.key(0))), version=3)
+    >>> out = engine.generate(np.array([[0, 3, 4]]), np.array([[False, True, True]]),
+    ...                       samples=2, key=jax.random.key(1))
+    >>> out.tokens.shape, int(out.versions.max()), engine.sampling.dtype
+    ((2, 4), 3, 'bfloat16')
+  """
+
+  def __init__(
+    self,
+    graph: nnx.GraphDef,
+    sampling: Sampling,
+    *,
+    max_new_tokens: int,
+    eos_ids: tuple[int, ...],
+    pad_id: int,
+    kept_width: int = 0,
+    top_logprobs: int = 0,
+    precision: str | None = None,
+    settings: NativeSettings = NativeSettings(),
+    say: Callable[[str], None] = print,
+  ):
+    self._precision = Precision(precision, settings.head, settings.cache)
+    self._config = config_of(graph)
+    check_number("max_new_tokens", max_new_tokens, at_least=1)
+    check_number("temperature", sampling.temperature, at_least=0)
+    check_rules(sampling.top_k, sampling.top_p, sampling.min_p)
+    if unknown := [i for i in eos_ids if not 0 <= i < self._config.vocab_size]:
+      raise ValueError(
+        f"stop tokens {unknown} are not in the vocabulary of {self._config.vocab_size}"
+      )
+    if (dtype := self._precision.activations) is not None:
+      graph = decoder_graph(self._config, dtype=dtype)
+    if (words := self._precision.words) is not None:
+      sampling = dataclasses.replace(sampling, dtype=words)
+    self.sampling = sampling
+    self.params_digest = ""
+    self.newer: Newer = lambda: None
+    self.health: dict[str, float] = {}
+    self._graph, self._settings = graph, settings
+    self._room, self._pad_id, self._say = max_new_tokens, pad_id, say
+    self._plan = Plan(
+      config=self._config,
+      dtype=dtype_of(graph),
+      law=Law.of(sampling, kept_width, top_logprobs),
+      eos_ids=tuple(eos_ids),
+      steps=min(max_new_tokens, _STEPS),
+    )
+    self._version: Version | None = None
+
+  def update(self, params: nnx.State | Mapping[str, Any], version: int) -> None:
+    """Generates with these params from now on, in the engine's precision.
+
+    Args:
+      params: the decoder's tree, or its arrays by name (`tis_jax.models.flatten`).
+      version: said of each token they sample.
+
+    Raises:
+      ValueError: a name is missing or unknown, or a shape is wrong; the params that it
+        had stay.
+      ImportError: int8, int4 or float8 without qwix.
+    """
+    told = ""
+    if not isinstance(params, nnx.State):
+      told = digest(params)
+      arrays = {name: jnp.asarray(array) for name, array in params.items()}
+      params = unflatten(self._graph, arrays)
+    head = params if self._precision.head else None
+    made = layout(self._graph, self._precision.of(params), head)
+    self._version, self.params_digest = Version(made, version), told
+
+  def generate(
+    self,
+    prompts: np.ndarray,
+    prompt_mask: np.ndarray,
+    *,
+    samples: int,
+    key: jax.Array,
+    greedy: bool = False,
+    limits: Sequence[int] | np.ndarray | None = None,
+  ) -> Generation:
+    """Samples responses, see `Engine.generate`.
+
+    A row without a prompt is padding, and gets no response. A prompt that fills a slot
+    is given up (`ABORTED`) and named; the others go on.
+
+    Args:
+      prompts: int32 [N, P], left-padded.
+      prompt_mask: bool [N, P].
+      samples: responses a prompt.
+      key: PRNG key; token t of a prompt's response s is drawn with
+        `fold_in(fold_in(fold_in(key, prompt), s), t)`.
+      greedy: take the most probable token each time; no newer params are taken then.
+      limits: int [N * samples], tokens that each response may have, at most
+        `max_new_tokens`; None for as many.
+
+    Raises:
+      RuntimeError: `update` has not been called.
+      ValueError: the limits are not one a response, or outside their range.
+    """
+    if self._version is None:
+      raise RuntimeError("there are no params to generate with: call `update` first")
+    rows = len(prompts) * samples
+    wanted = self._limits(limits, rows)
+    given = [
+      np.asarray(ids, np.int32)[np.asarray(mask)]
+      for ids, mask in zip(prompts, prompt_mask, strict=True)
+    ]
+    lengths = np.array([len(ids) for ids in given], int)
+    longest = max(int(lengths.max(initial=1)), 1) + self._room - 1
+    longest = min(longest, self._settings.capacity or longest)
+    fits = lengths <= longest
+    answers = Answers(rows, self._room, self._pad_id, self._version.number)
+    for prompt in np.flatnonzero(~fits):
+      answers.abort(slice(prompt * samples, (prompt + 1) * samples))
+      self._say(
+        f"prompt {prompt} has {lengths[prompt]} tokens, a slot holds {longest}: it is "
+        "given up (raise the engine's capacity)"
+      )
+    answered = np.flatnonzero(np.repeat(fits & (lengths > 0), samples))
+    law = GREEDY if greedy else self._plan.law
+    plan = dataclasses.replace(self._plan, law=law)
+    slots = min(self._settings.slots or self._slots_for(rows), max(len(answered), 1))
+    health = Health(slots)
+    room = np.repeat(longest - lengths + 1, samples)
+    if len(answered):
+      Schedule(
+        plan,
+        Requests(
+          prompts=given,
+          samples=samples,
+          order=answered.tolist(),
+          limits=np.minimum(wanted, room).astype(np.int32),
+          keys=_request_keys(key, len(prompts), samples),
+        ),
+        answers,
+        slots=slots,
+        longest=longest,
+        cache_dtype=jnp.dtype(self._precision.cache or plan.dtype),
+        version=self._version,
+        newer=functools.partial(self._newer, greedy, health),
+        recompute=self._settings.new_params == "switch_recompute",
+        health=health,
+      ).run()
+    self.health = health.metrics()
+    return answers.generation(_blank(law, self._config.vocab_size))
+
+  def _newer(self, greedy: bool, health: Health) -> Version | None:
+    """Takes newer params, if there are any and now is the time."""
+    if (
+      self._settings.new_params == "after" or greedy or (found := self.newer()) is None
+    ):
+      return None
+    try:
+      self.update(*found)
+    except ValueError as error:
+      health.add(refused=1)
+      self._say(f"version {found[1]} is refused, the old one used on: {error}")
+      return None
+    return self._version
+
+  def _limits(self, limits, rows: int) -> np.ndarray:
+    if limits is None:
+      return np.full(rows, self._room)
+    limits = np.asarray(limits)
+    if limits.shape != (rows,) or (limits < 1).any() or (limits > self._room).any():
+      raise ValueError(
+        f"limits must be {rows} numbers from 1 to {self._room}, got {limits.tolist()}"
+      )
+    return limits
+
+  def _slots_for(self, rows: int) -> int:
+    small = int(_SMALL_STEP / self._config.num_parameters)
+    most = _CPU_SLOTS if jax.default_backend() == "cpu" else _SLOTS
+    return min(rows, max(most, small))
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _request_keys(key, prompts: int, samples: int) -> jax.Array:
+  of_prompt = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(prompts))
+  fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+  return fold(of_prompt, jnp.arange(samples)).reshape(-1)
+
+
+@functools.cache
+def _blank(law: Law, vocab_size: int):
+  """One draw of this law, as shapes and dtypes."""
+  key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+  logits = jax.ShapeDtypeStruct((1, vocab_size), jnp.float32)
+  return jax.eval_shape(functools.partial(draw, law), logits, key)

@@ -1,0 +1,181 @@
+"""The params as decoding wants them: layer by layer, few wide matrices, made once.
+
+Letters in names: D width, V vocabulary, F MLP width, N key heads, G query heads a key
+head, K head width, I inputs and O outputs of a matrix.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from tis_jax.models.config import DecoderConfig
+from tis_jax.models.params import config_of, dtype_of, flatten
+from tis_jax.models.precision import multiply
+
+
+class Matrix(NamedTuple):
+  """A matrix of a layer.
+
+  Attributes:
+    numbers_IO: floats, or the whole numbers (float8: the rounded ones) that `quantize`
+      made.
+    scale_O: fp32 scale an output; None of a matrix that is not quantised.
+  """
+
+  numbers_IO: jax.Array
+  scale_O: jax.Array | None = None
+
+  def __call__(self, x_TI: jax.Array) -> jax.Array:
+    """x @ numbers * scale: accumulated and scaled in fp32, in the dtype of x."""
+    product = multiply("ti,io->to", x_TI, self.numbers_IO.astype(x_TI.dtype))
+    if self.scale_O is not None:
+      product = product * self.scale_O[None, :]
+    return product.astype(x_TI.dtype)
+
+
+class LayerLayout(NamedTuple):
+  """One block.
+
+  Attributes:
+    attention_norm: [D].
+    heads: queries, keys and values beside each other, O = (N * G + 2 N) * K.
+    bias: [O] of `heads`; None without.
+    query_norm: [K]; None without.
+    key_norm: [K]; None without.
+    out: of the attention, I = N * G * K.
+    mlp_norm: [D].
+    gate_up: gate and up beside each other, O = 2 F.
+    down: I = F.
+  """
+
+  attention_norm: jax.Array
+  heads: Matrix
+  bias: jax.Array | None
+  query_norm: jax.Array | None
+  key_norm: jax.Array | None
+  out: Matrix
+  mlp_norm: jax.Array
+  gate_up: Matrix
+  down: Matrix
+
+
+class Layout(NamedTuple):
+  """A version of the params, ready for decoding.
+
+  Attributes:
+    embedding_VD: in the params' dtype.
+    layers: one after the other: a product whose matrix is cut out of a stacked array
+      is up to nine times slower in bf16 on a CPU.
+    final_norm: [D].
+    head_DV: in the dtype that logits are multiplied in; a transposed head is up to ten
+      times slower in bf16 on a CPU.
+  """
+
+  embedding_VD: jax.Array
+  layers: tuple[LayerLayout, ...]
+  final_norm: jax.Array
+  head_DV: jax.Array
+
+
+def layout(graph: nnx.GraphDef, params: nnx.State, head: nnx.State | None = None):
+  """The params of a version, laid out for decoding; what they compute is the same.
+
+  Args:
+    graph: from `decoder_graph`; its dtype is that of the activations.
+    params: of any precision that the decoder takes.
+    head: params to take an fp32 head from; None takes that of `params`, in the
+      activations' dtype.
+
+  Returns:
+    Layout. On a CPU whole numbers are held in the activations' dtype, which is exact,
+    and saves a conversion at every step; elsewhere they are held as they are.
+
+  Example:
+    >>> from tis_jax.models import DecoderConfig, decoder_graph, init_params
+    >>> config = DecoderConfig(vocab_size=5, hidden_size=8, intermediate_size=6,
+    ...                        num_layers=2, num_heads=2, num_kv_heads=1, head_dim=4)
+    >>> made = layout(decoder_graph(config), init_params(config, jax.random.key(0)))
+    >>> [made.layers[0].heads.numbers_IO.shape, made.layers[1].gate_up.numbers_IO.shape]
+    [(8, 16), (8, 12)]
+    >>> made.head_DV.shape
+    (8, 5)
+  """
+  config, dtype = config_of(graph), dtype_of(graph)
+  # What a sharded tree lies on decides, not where this process would put new arrays.
+  leaf = jnp.asarray(flatten(params)["embedding"])
+  widened = dtype if next(iter(leaf.devices())).platform == "cpu" else None
+  made = _layout(config, dtype, widened, params)
+  flat, head_dtype = flatten(params if head is None else head), dtype
+  if head is not None:
+    head_dtype = jnp.dtype(jnp.float32)
+  source = flat["embedding" if config.tie_embeddings else "output"]
+  return made._replace(head_DV=_head(config, head_dtype, source))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _head(config: DecoderConfig, dtype, source: jax.Array) -> jax.Array:
+  return (source.T if config.tie_embeddings else source).astype(dtype)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _layout(config: DecoderConfig, dtype, widened, params: nnx.State) -> Layout:
+  flat = flatten(params)
+  layers = tuple(
+    _layer(config, dtype, widened, flat, i) for i in range(config.num_layers)
+  )
+  embedding_VD = flat["embedding"]
+  return Layout(embedding_VD, layers, _fp32(flat["final_norm"]), jnp.zeros((0, 0)))
+
+
+def _layer(config: DecoderConfig, dtype, widened, flat, index: int) -> LayerLayout:
+  def of(name):
+    return flat[f"layers/{name}"]
+
+  def merged(inputs: int, *names) -> Matrix:
+    parts = [_matrix(of(name), index, inputs, dtype, widened) for name in names]
+    numbers = jnp.concatenate([part.numbers_IO for part in parts], axis=1)
+    scales = [part.scale_O for part in parts if part.scale_O is not None]
+    return Matrix(numbers, jnp.concatenate(scales) if scales else None)
+
+  projections, attention = ("query", "key", "value"), "attention/"
+  bias = query_norm = key_norm = None
+  if config.attention_bias:
+    names = [f"{attention}{name}_bias" for name in projections]
+    bias = jnp.concatenate([of(name)[index].reshape(-1) for name in names])
+  if config.qk_norm:
+    query_norm = _fp32(of("attention/query_norm")[index])
+    key_norm = _fp32(of("attention/key_norm")[index])
+  return LayerLayout(
+    attention_norm=_fp32(of("attention_norm")[index]),
+    heads=merged(1, *(attention + name for name in projections)),
+    bias=bias,
+    query_norm=query_norm,
+    key_norm=key_norm,
+    out=merged(3, "attention/out"),
+    mlp_norm=_fp32(of("mlp_norm")[index]),
+    gate_up=merged(1, "mlp/gate", "mlp/up"),
+    down=merged(1, "mlp/down"),
+  )
+
+
+def _matrix(weight, index: int, inputs: int, dtype, widened) -> Matrix:
+  """Layer `index` of a stacked parameter, its first `inputs` axes merged to I."""
+  quantized = hasattr(weight, "qvalue")
+  numbers = (weight.qvalue if quantized else weight)[index]
+  size = 1
+  for length in numbers.shape[:inputs]:
+    size *= length
+  numbers_IO = numbers.reshape(size, -1)
+  if not quantized:
+    return Matrix(numbers_IO.astype(dtype))
+  if widened is not None:
+    numbers_IO = numbers_IO.astype(widened)
+  # One scale an output channel: the contracted axes of `scale` have size 1.
+  return Matrix(numbers_IO, _fp32(weight.scale[index].reshape(-1)))
+
+
+def _fp32(x):
+  return x.astype(jnp.float32)
