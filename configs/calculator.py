@@ -7,9 +7,9 @@ calculator that a text with a leading 0 asks (docs/environments.md). The algorit
 GRPO turn by turn with token-level truncated importance sampling at 2.0, all else as in
 the quickstart. One sampler process in bfloat16, one fp32 learner.
 
-Measured, one seed, on two CPU cores beside other work: held-out reward from 0.32 to 0.44
-at step 100, 0.52 at 200 and 0.86 at 300; the rollouts of steps 371 to 390 earned 0.97,
-and 92% of them asked. A step takes about a second.
+Measured, one seed, on two CPU cores beside other work: held-out reward from 0.32 to
+0.44 at step 100, 0.52 at 200 and 0.86 at 300; the rollouts of steps 381 to 390 earned
+0.97, and 92% of them asked. A step takes about a second.
 """
 
 from ml_collections import ConfigDict
