@@ -41,4 +41,4 @@ def test_the_environment_of_the_page_is_played():
   assert (turns[~won] == 3).all()
   row = np.flatnonzero(turns == 3)[0]
   said = tokenizer.decode(played.generation.tokens[row][~played.generation.mask[row]])
-  assert re.match(r"-\d=-\d=", said)
+  assert re.match(r"-?\d+=-?\d+=", said)

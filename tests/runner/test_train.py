@@ -132,7 +132,7 @@ def test_remax_has_the_samplers_answer_greedily_too(tmp_path):
     ({"optimizer.warmup_steps": 9}, "warmup_steps 9 is not in 0..2"),
     ({"algorithm.old_logp": "sampler"}, "bypass mode"),
     ({"sampler.temperature": 0.0}, "greedy rollouts have no ratio"),
-    ({"sampler.precision": "float8"}, "float8"),
+    ({"sampler.precision": "float7"}, "float7"),
   ],
 )
 def test_impossible_settings_are_said_and_leave_the_workdir_free(

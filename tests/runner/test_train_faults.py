@@ -31,7 +31,7 @@ from tis_jax.store import Store, TakenOverError, WrongRunError
 @pytest.mark.parametrize(
   ("changes", "step"),
   [
-    ({"optimizer.learning_rate": 1e30}, 1),
+    ({"optimizer.learning_rate": float("inf")}, 1),
     ({"algorithm.entropy_coefficient": float("inf")}, 0),
   ],
 )
