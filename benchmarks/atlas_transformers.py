@@ -21,29 +21,33 @@ def main(folder: str, dtype: str, temperature: str) -> None:
     f"{folder}/model", dtype=getattr(torch, dtype)
   ).eval()
   torch.manual_seed(0)
+  samples = range(asked["samples"])
+  width = max(map(len, asked["prompts"]))
+  spare = [width - len(prompt) for prompt in asked["prompts"] for _ in samples]
+  prompts = [prompt for prompt in asked["prompts"] for _ in samples]
+  out = model.generate(
+    torch.tensor([[0] * n + x for n, x in zip(spare, prompts, strict=True)]),
+    attention_mask=torch.tensor([[0] * n + [1] * (width - n) for n in spare]),
+    do_sample=True,
+    temperature=float(temperature),
+    top_k=0,
+    top_p=1.0,
+    max_new_tokens=asked["length"],
+    eos_token_id=asked["eos"],
+    pad_token_id=asked["eos"][0],
+    return_dict_in_generate=True,
+    output_logits=True,
+  )
+  answers = out.sequences[:, width:]
+  columns = [
+    torch.log_softmax(logits.float() / float(temperature), -1).gather(1, ids[:, None])
+    for logits, ids in zip(out.logits, answers.T, strict=True)
+  ]
   rows = []
-  for prompt in asked["prompts"]:
-    out = model.generate(
-      torch.tensor([prompt] * asked["samples"]),
-      do_sample=True,
-      temperature=float(temperature),
-      top_k=0,
-      top_p=1.0,
-      max_new_tokens=asked["length"],
-      eos_token_id=asked["eos"],
-      pad_token_id=asked["eos"][0],
-      return_dict_in_generate=True,
-      output_logits=True,
-    )
-    laws = torch.log_softmax(
-      torch.stack(out.logits, 1).float() / float(temperature), -1
-    )
-    answers = out.sequences[:, len(prompt) :]
-    values = laws.gather(2, answers[:, :, None])[:, :, 0]
-    for ids, logp in zip(answers.tolist(), values.tolist(), strict=True):
-      ends = [place for place, token in enumerate(ids) if token in asked["eos"]]
-      length = ends[0] + 1 if ends else len(ids)
-      rows.append((ids[:length], logp[:length]))
+  for ids, logp in zip(answers.tolist(), torch.cat(columns, 1).tolist(), strict=True):
+    ends = [place for place, token in enumerate(ids) if token in asked["eos"]]
+    length = ends[0] + 1 if ends else len(ids)
+    rows.append((ids[:length], logp[:length]))
   (Path(folder) / "sampled.json").write_text(json.dumps(rows))
 
 
