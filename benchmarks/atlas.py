@@ -231,7 +231,8 @@ def measured(model: Model, samples: Samples) -> dict[str, str]:
 def table(rows: list[dict[str, str]]) -> str:
   """The Markdown of the atlas."""
   names = list(rows[0])
-  lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+  head = [name.replace("|", "\\|") for name in names]
+  lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(names)]
   lines += ["| " + " | ".join(row[name] for name in names) + " |" for row in rows]
   return "\n".join(lines) + "\n"
 
