@@ -25,6 +25,6 @@ def test_rows_agree_with_each_other(atlas):
   """Of small differences k3 is half the mean square; no mean is above its maximum."""
   for row in atlas.read():
     mean, largest, k3 = (float(row[x]) for x in ("mean |d|", "max |d|", "k3"))
-    assert mean < largest and 0 < k3
+    assert mean < largest and k3 > 0
     if mean < 0.1:
       assert 0.5 * mean**2 < k3 < 0.75 * largest**2
