@@ -2,6 +2,7 @@
 
 import csv
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -92,8 +93,9 @@ def test_a_study_is_stopped_gone_on_with_and_outlives_an_arm_that_fails(tmp_path
   assert steps_in(folder / "none_seed-0") == list(range(1, 101))
   none, wild = csv.DictReader((folder / "part.csv").read_text().splitlines())
   assert (none["state"], wild["state"]) == ("finished", "diverged")
-  # It may have ended before the study was stopped, or after it went on.
-  assert wild["reason"].startswith("BadUpdateError: step 1")
+  # It may have ended before the study was stopped, or after it went on. At which step
+  # depends on when a group first has rewards that differ: the others have no gradient.
+  assert re.match(r"BadUpdateError: step \d+: .* norm nan", wild["reason"])
   assert none["pass_at_1@0"] == none["pass_at_1/base"]
   assert str(tmp_path) not in (folder / "part.md").read_text()
   # Compiled once: by the child that was stopped, or by the one that went on.
