@@ -124,7 +124,9 @@ def native(model: Model) -> Iterator[Samples]:
       yield model.sampled(engine, "tis_jax", precision, temperature)
 
 
-def vllm_server(model: Model, dtype: str, python: str, folder: str) -> VLLM:
+def vllm_server(
+  model: Model, dtype: str, python: str, folder: str, slots=64, max_length=128
+) -> VLLM:
   """vLLM, eager in fp32 (half a minute to start) and compiled in bf16 (minutes)."""
   eager = ("--enforce-eager",) if dtype == "float32" else ()
   return VLLM(
@@ -132,8 +134,8 @@ def vllm_server(model: Model, dtype: str, python: str, folder: str) -> VLLM:
     dtype=dtype,
     folder=Path(folder),
     python=str(Path(python).absolute()),
-    arguments=(*eager, "--max-num-seqs=64"),
-    max_length=128,
+    arguments=(*eager, f"--max-num-seqs={slots}"),
+    max_length=max_length,
   )
 
 

@@ -26,11 +26,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from atlas import Model
+from atlas import Model, vllm_server
 
 from tis_jax import models
 from tis_jax.engines import NativeEngine, NativeSettings
-from tis_jax.engines.served import VLLM, ServedEngine
+from tis_jax.engines.served import ServedEngine
 from tis_jax.logprobs import Sampling
 
 PROMPT, LENGTH, ROUNDS, SLOTS = 40, 64, 3, 16
@@ -136,16 +136,8 @@ def transformers(model: Model, python: str) -> Iterator[tuple[str, float]]:
 
 def vllm(model: Model, python: str) -> Iterator[tuple[str, float]]:
   for dtype in ("float32", "bfloat16"):
-    eager = ("--enforce-eager",) if dtype == "float32" else ()
     with tempfile.TemporaryDirectory() as folder:
-      server = VLLM(
-        model.graph,
-        dtype=dtype,
-        folder=Path(folder),
-        python=str(Path(python).absolute()),
-        arguments=(*eager, f"--max-num-seqs={SLOTS}"),
-        max_length=256,
-      )
+      server = vllm_server(model, dtype, python, folder, SLOTS, max_length=256)
       engine = ServedEngine(
         server,
         Sampling(),

@@ -14,11 +14,11 @@ asked. That run was stopped at step 456. A step takes about a second.
 
 from ml_collections import ConfigDict
 
-from tis_jax.runner import default_config
+from tis_jax.runner.recipes import load_recipe
 
 
 def get_config() -> ConfigDict:
-  config = default_config()
+  config = load_recipe("quickstart")
   config.data.task = "gsm8k_calculator"
   # Steps that the policy cannot do in its head are among them.
   config.data.options.max_operands = 3
@@ -33,19 +33,4 @@ def get_config() -> ConfigDict:
   # Few ask at first, so that a second turn has no sibling: it then goes by its reward.
   config.algorithm.advantage.name = "turn_grpo"
   config.algorithm.advantage.turn_grpo.singleton = "raw"
-
-  # The rest is the quickstart's.
-  config.algorithm.old_logp = "current"
-  config.algorithm.micro_batches = 8
-  config.model.remat = True
-  config.algorithm.correction.stages = ("truncate",)
-  config.algorithm.correction.truncate.high = 2.0
-  config.optimizer.learning_rate = 1e-4
-  config.optimizer.warmup_steps = 10
-  config.optimizer.schedule = "linear"
-  config.optimizer.b2 = 0.99
-  config.train.steps = 600
-  config.eval.every = 100
-  config.eval.prompts = 0
-  config.log.tensorboard = True
   return config

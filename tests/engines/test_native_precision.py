@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from test_decoder import PLAIN, random_params
 
 from tis_jax import models
 from tis_jax.engines.native import cache
@@ -19,15 +20,6 @@ from tis_jax.engines.native.precision import PRECISIONS, Precision
 from tis_jax.logprobs.reference import materialized_logits
 from tis_jax.models import long_attention
 
-PLAIN = models.DecoderConfig(
-  vocab_size=24,
-  hidden_size=32,
-  intermediate_size=48,
-  num_layers=2,
-  num_heads=4,
-  num_kv_heads=2,
-  head_dim=8,
-)
 EVERYTHING = dataclasses.replace(
   PLAIN,
   tie_embeddings=False,
@@ -36,14 +28,6 @@ EVERYTHING = dataclasses.replace(
   rope_scaling=models.RopeScaling(4.0, 1.0, 4.0, 64),
 )
 TOKENS = np.random.default_rng(7).integers(0, 24, (3, 10)).astype(np.int32)
-
-
-def random_params(config):
-  params = jax.jit(models.init_params, static_argnums=0)(config, jax.random.key(0))
-  noise = np.random.default_rng(0)
-  return jax.tree.map(
-    lambda x: x + 0.1 * noise.standard_normal(x.shape).astype(np.float32), params
-  )
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -8,6 +8,9 @@ import numpy as np
 
 from tis_jax.logprobs import Sampling
 
+FILL = {"kept_mass": 1, "kept_tokens": -1, "top_tokens": -1, "top_logp": -np.inf}
+"""What stands in a `Generation` where nothing was sampled."""
+
 
 class Generation(NamedTuple):
   """Responses on the host, B rows right-padded to T tokens.

@@ -6,10 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tis_jax.engines.protocol import Generation
+from tis_jax.engines.protocol import FILL, Generation
 from tis_jax.rollouts import ABORTED, LENGTH, tight_sets
 
-_FILL = {"kept_mass": 1, "kept_tokens": -1, "top_tokens": -1, "top_logp": -np.inf}
 _TIGHT = ("kept_offsets", "kept_ids")
 
 
@@ -144,7 +143,7 @@ class Transcript:
   def _column(self, name: str, values: np.ndarray) -> np.ndarray:
     if name not in self._columns:
       shape = (len(self.rows), self._length, *values.shape[2:])
-      self._columns[name] = np.full(shape, _FILL[name], values.dtype)
+      self._columns[name] = np.full(shape, FILL[name], values.dtype)
     return self._columns[name]
 
   def _take_sets(self, row, start, count, generation: Generation) -> None:

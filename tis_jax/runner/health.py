@@ -1,5 +1,6 @@
 """What the samplers of a run say of themselves, as metrics."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,3 +32,15 @@ def sampler_health(heartbeats: Mapping[str, Mapping[str, Any]]) -> dict[str, flo
     f"sampler/{name}": sum(values) / (1 if name in _SUMMED else len(values))
     for name, values in found.items()
   }
+
+
+def unrewarded(heartbeats: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
+  """Responses without a reward, by cause, as the samplers that are running count.
+
+  >>> unrewarded({"a": {"unrewarded": {"hung": 2}}, "b": {"unrewarded": {"hung": 1}}})
+  {'rollouts/reward_hung': 3.0}
+  """
+  counts: Counter[str] = Counter()
+  for beat in heartbeats.values():
+    counts.update(beat.get("unrewarded", {}))
+  return {f"rollouts/reward_{cause}": float(counts[cause]) for cause in counts}

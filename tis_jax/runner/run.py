@@ -12,7 +12,6 @@ dispatched behind it (`TrainState.healthy`), so the run stops in the state from 
 
 import dataclasses
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,7 +29,7 @@ from tis_jax.learner import (
   save_batch,
 )
 from tis_jax.runner import logs
-from tis_jax.runner.health import sampler_health
+from tis_jax.runner.health import sampler_health, unrewarded
 from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
 from tis_jax.runner.stream import BatchStream, needed_from
@@ -253,28 +252,22 @@ class Run:
     self._checkpoints.wait()
     self._delete_what_is_done()
     self._store.delete_params(keep=1)
-    rows = self._stream.rows
+    rows, failed = self._stream.rows, unrewarded(self._store.heartbeats())
     counts = {
       "rollouts/trained": rows["trained"],
       "rollouts/filtered": rows["filtered"],
       "rollouts/held": self._stream.held_rows,
       "rollouts/lost": self._stream.lost_rows,
       "rollouts/quarantined": self._stream.quarantined.total(),
-      **{name: int(count) for name, count in self._unrewarded().items()},
+      **{name: int(count) for name, count in failed.items()},
     }
     return summarize(self._workdir, self._info["base"], final, counts, self.seconds)
 
   def _of_samplers(self) -> dict[str, float]:
     """What the samplers say of themselves; a look at an object store costs money."""
-    fresh = self._store.heartbeats(_FRESH_SECONDS)
-    return self._unrewarded() | sampler_health(fresh)
-
-  def _unrewarded(self) -> dict[str, float]:
-    """Responses without a reward, by cause, as the samplers that are running count."""
-    counts = Counter()
-    for beat in self._store.heartbeats().values():
-      counts.update(beat.get("unrewarded", {}))
-    return {f"rollouts/reward_{cause}": float(counts[cause]) for cause in counts}
+    beats = self._store.heartbeats()
+    fresh = {name: x for name, x in beats.items() if x["age"] <= _FRESH_SECONDS}
+    return unrewarded(beats) | sampler_health(fresh)
 
   def _dispatch(self, batch: Batch) -> _Step:
     """Starts the update on a batch; does not wait for it."""

@@ -9,7 +9,7 @@ import numpy as np
 from tis_jax.tasks.conversation import Conversation, Messages, Turns, as_messages
 from tis_jax.tasks.court import Asked, Court
 from tis_jax.tasks.messages import opening_ids, reply_ids
-from tis_jax.tasks.prompts import encode_prompts
+from tis_jax.tasks.prompts import encode_prompts, wraps
 from tis_jax.tasks.task import Example, Task
 from tis_jax.tasks.verdict import Verdict, answer_of, judge
 
@@ -78,8 +78,7 @@ class Environment:
     self.set_aside: Counter[str] = Counter()
     self.said: dict[str, str] = {}
     self._task, self._tokenizer, self._decode = task, tokenizer, tokenizer.decode
-    templated = getattr(tokenizer, "has_chat_template", False)
-    self._chat = templated if task.chat is None else task.chat
+    self._chat = wraps(tokenizer, task.chat)
     self._court = None
     if task.apart:
       if task.source is None:

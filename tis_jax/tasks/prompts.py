@@ -83,17 +83,21 @@ def encode_prompts(
   return Prompts(tokens, mask, [example for _, example in fitting], notes)
 
 
+def wraps(tokenizer, chat: bool | None) -> bool:
+  """Whether prompts are wrapped in a chat template; None where there is one."""
+  return getattr(tokenizer, "has_chat_template", False) if chat is None else chat
+
+
 def _renderer(
   tokenizer, chat: bool | None
 ) -> tuple[Callable[[str], str], tuple[str, ...]]:
-  template = getattr(tokenizer, "has_chat_template", False)
-  if chat and not template:
+  if chat and not wraps(tokenizer, None):
     raise TaskError(
       "the task's prompts are to be wrapped in a chat template (chat=True), and the "
       "model's tokenizer has none: set chat to None or False, in data.options or where "
       "the task is made"
     )
-  if chat or (chat is None and template):
+  if wraps(tokenizer, chat):
     return tokenizer.chat, ()
   plain = "the tokenizer has no chat template: prompts are text to continue"
   return (lambda prompt: prompt), (plain,) if chat is None else ()

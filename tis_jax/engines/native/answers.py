@@ -4,10 +4,8 @@ import numpy as np
 
 from tis_jax.engines.native.draw import Drawn
 from tis_jax.engines.native.steps import Block
-from tis_jax.engines.protocol import Generation
+from tis_jax.engines.protocol import FILL, Generation
 from tis_jax.rollouts import ABORTED, LENGTH, STOP
-
-_FILL = {"kept_mass": 1, "kept_tokens": -1, "top_tokens": -1, "top_logp": -np.inf}
 
 
 class Answers:
@@ -51,7 +49,7 @@ class Answers:
     self._mask[row, place] = True
     self._logp[row, place] = block.drawn.sampler_logp[slot, column]
     self._versions[row, place] = version
-    for name in _FILL:
+    for name in FILL:
       if (found := getattr(block.drawn, name)) is not None:
         self._array(name, found)[row, place] = found[slot, column]
     np.add.at(self.count, row, 1)
@@ -69,7 +67,7 @@ class Answers:
       blank: of no token, its dtypes and shapes: what a record holds even where nothing
         was drawn.
     """
-    for name in _FILL:
+    for name in FILL:
       if (found := getattr(blank, name)) is not None:
         self._array(name, np.zeros((1, 1, *found.shape[1:]), found.dtype))
     return Generation(
@@ -84,5 +82,5 @@ class Answers:
   def _array(self, name: str, like: np.ndarray) -> np.ndarray:
     if name not in self._further:
       shape = (*self.tokens.shape, *like.shape[2:])
-      self._further[name] = np.full(shape, _FILL[name], like.dtype)
+      self._further[name] = np.full(shape, FILL[name], like.dtype)
     return self._further[name]
