@@ -52,9 +52,9 @@ MORE_MODULES = {
 }
 """Modules that are asked for by their path, and that no `__init__` exports."""
 
-INDEX = """# API
+INDEX = """<!-- Made by docs/make_api.py; do not edit. -->
 
-Made by `docs/make_api.py`; do not edit.
+# API
 
 ## Packages
 

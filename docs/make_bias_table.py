@@ -14,7 +14,7 @@ STEPS = (25, 50, 100, 200)
 AFTER = [f"after {steps}" for steps in STEPS]
 PAGE = """# What each correction costs and buys, exactly
 
-Made by `docs/make_bias_table.py`; do not edit.
+<!-- Made by docs/make_bias_table.py; do not edit. -->
 
 A policy with a logit for every token after every prefix can be enumerated: every
 expectation is a finite sum, and the numbers below have no sampling error. The sampler's

@@ -209,7 +209,7 @@ REGIMES = {
 
 PAGE = """# Metrics
 
-Made by `docs/make_metrics.py`; do not edit.
+<!-- Made by docs/make_metrics.py; do not edit. -->
 
 Every metric that a run logs, with what it is and what a number out of range says. r is
 the ratio π/μ of learner to sampler at a token, w the weight that a correction made of

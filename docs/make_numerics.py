@@ -17,7 +17,7 @@ from tis_jax.models import cast, decoder_graph, load
 
 PAGE = """# Numerics
 
-Made by `docs/make_numerics.py`; do not edit.
+<!-- Made by docs/make_numerics.py; do not edit. -->
 
 The product of this library is a difference of two log-probs, and what it has to
 resolve is small: running SmolLM2 in bf16 instead of fp32 moves a token's log-prob by

@@ -21,7 +21,7 @@ from tis_jax.runner.config import docs_of
 
 PAGE = """# Settings
 
-Made by `docs/make_settings.py`; do not edit.
+<!-- Made by docs/make_settings.py; do not edit. -->
 
 Every setting of a run, with its default. A recipe sets what it needs, and the command
 line has the last word: `--config.train.steps=100`. A name that does not exist is
