@@ -39,6 +39,7 @@ PAGES = {
 """The page of each package, in the order of the index."""
 
 MORE_MODULES = {
+  "tis_jax.diagnostics": ["tis_jax.diagnostics.plots"],
   "tis_jax.integrations": ["tis_jax.integrations.tunix"],
   "tis_jax.models": ["tis_jax.models.tokenizers", "tis_jax.models.value_head"],
   "tis_jax.tasks": [

@@ -7,6 +7,7 @@ from tis_jax.runner.algorithm import algorithm_config as algorithm_config
 from tis_jax.runner.algorithm import algorithm_of as algorithm_of
 from tis_jax.runner.config import ConfigError as ConfigError
 from tis_jax.runner.evaluate import Evaluation as Evaluation
+from tis_jax.runner.guard import GuardSettings as GuardSettings
 from tis_jax.runner.passes import majority_at_k as majority_at_k
 from tis_jax.runner.passes import pass_at_k as pass_at_k
 from tis_jax.runner.report import Report as Report
@@ -16,6 +17,7 @@ from tis_jax.runner.restore import EvaluationPlan as EvaluationPlan
 from tis_jax.runner.restore import evaluate_run as evaluate_run
 from tis_jax.runner.restore import evaluate_store as evaluate_store
 from tis_jax.runner.run import BadUpdateError as BadUpdateError
+from tis_jax.runner.run import GuardError as GuardError
 from tis_jax.runner.settings import Settings as Settings
 from tis_jax.runner.settings import default_config as default_config
 from tis_jax.runner.settings import read_config as read_config
@@ -30,6 +32,7 @@ from tis_jax.tasks import MissingDatasetError, TaskError
 ExpectedError = (
   BadUpdateError,
   ConfigError,
+  GuardError,
   MissingDatasetError,
   SamplerFailedError,
   StoreError,

@@ -29,6 +29,7 @@ from tis_jax.learner import (
   save_batch,
 )
 from tis_jax.runner import logs
+from tis_jax.runner.guard import Guard
 from tis_jax.runner.health import sampler_health, unrewarded
 from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
@@ -61,6 +62,10 @@ _FRESH_SECONDS = 60.0
 
 class BadUpdateError(FloatingPointError):
   """A loss or a gradient was not finite; the state is that from before."""
+
+
+class GuardError(RuntimeError):
+  """A metric was out of range, and the config says to stop; the state is saved."""
 
 
 @dataclasses.dataclass
@@ -130,6 +135,7 @@ class Run:
     self._tokens = 0.0
     self._histogram = _load_histogram(workdir / "weight_histogram.npz")
     self._deleted_below = None
+    self._guard = Guard(settings.guard, settings.sampler.precision)
 
   @property
   def seconds(self) -> float:
@@ -155,6 +161,7 @@ class Run:
 
     Raises:
       BadUpdateError: a loss was not finite; the batch is saved in the workdir.
+      GuardError: a metric was out of range, and that ends the run.
     """
 
     def may_go_on():
@@ -190,6 +197,7 @@ class Run:
 
     Raises:
       BadUpdateError: its loss was not finite.
+      GuardError: a metric was out of range, and that ends the run.
     """
     if self._unread is None:
       return
@@ -206,12 +214,16 @@ class Run:
     shows = step.number % self._settings.log.every == 0 or last
     if shows:
       scalars |= self._of_samplers()
+    alarms = self._guard.look(scalars)
+    scalars["guard/alarms"] = len(alarms)
     self._log.write(step.number, scalars)
     self._tokens += scalars["tokens/count"]
     if shows:
       shown = {name: scalars[name] for name in _SHOWN if name in scalars}
       logs.say(self._progress.line(step.number, shown, self._tokens))
       self._tokens = 0.0
+    if alarms:
+      self._raise_alarms(step, alarms)
 
   def publish(self) -> None:
     """Gives the samplers the params, and says which rollouts have been taken."""
@@ -272,7 +284,7 @@ class Run:
   def _dispatch(self, batch: Batch) -> _Step:
     """Starts the update on a batch; does not wait for it."""
     if self.step + 1 == self._settings.train.steps:
-      self._keep_for_notebooks(batch)
+      self._write_batch(self._workdir / "batch.npz", batch, self.version)
     self._state, metrics = self._parts.update(
       self._state, batch, np.int32(self.version), *self._parts.reference
     )
@@ -292,12 +304,32 @@ class Run:
       self._store.delete_rollouts(needed_from(committed["position"]))
       self._deleted_below = committed["position"]
 
-  def _keep_for_notebooks(self, batch: Batch) -> None:
+  def _write_batch(self, path: Path, batch: Batch, version: int) -> None:
+    """A batch with both sides' log-probs, the learner's of the params of now."""
     learner = self._parts.learner
     batch, _ = comparable_batch(learner.sampling, batch, learner.algorithm.inexact)
     old_logp = self._parts.score(self._state.params, batch).logp
-    path = self._workdir / "batch.npz"
-    save_batch(path, batch, old_logp=old_logp, learner_version=self.version)
+    save_batch(path, batch, old_logp=old_logp, learner_version=version)
+
+  def _raise_alarms(self, step: _Step, alarms: list[str]) -> None:
+    """Says the alarms of a step, and does what the config wants done."""
+    for alarm in alarms:
+      logs.say(f"alarm at step {step.number}: {alarm}")
+    guard = self._settings.guard
+    if guard.action not in ("save", "stop"):
+      return
+    path = self._workdir / f"guard_{step.number:06d}.npz"
+    if len(list(self._workdir.glob("guard_*.npz"))) < guard.max_saved:
+      updates = self.step - step.number + 1
+      self._write_batch(path, step.batch, step.version + updates)
+      logs.say(f"its batch is in {path}")
+    if guard.action == "stop":
+      self._save(self._state, self._stream.position)
+      raise GuardError(
+        f"step {step.number}: {'; '.join(alarms)}. The run has stopped, as "
+        "guard.action asks, and its state is saved; the same command goes on with "
+        "--config.guard.action=warn"
+      )
 
   def _refuse(self, step: _Step, scalars: Mapping[str, float]) -> None:
     """Stops the run in the state from before a step, with the batch that did it."""

@@ -16,6 +16,7 @@ from tis_jax.numerics.arguments import bind
 from tis_jax.numerics.checks import check_choice, check_number
 from tis_jax.runner.algorithm import algorithm_config, algorithm_of
 from tis_jax.runner.config import config_of, group_of, refusing, settings_of
+from tis_jax.runner.guard import GuardSettings
 from tis_jax.sampler import SamplerSettings
 
 
@@ -164,6 +165,7 @@ class Settings:
     eval: held-out pass@1.
     checkpoint: the learner's state on disk.
     log: what a run tells.
+    guard: alarms on what every step measures.
   """
 
   algorithm: Algorithm
@@ -178,6 +180,7 @@ class Settings:
   eval: EvalSettings = EvalSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()
   log: LogSettings = LogSettings()
+  guard: GuardSettings = GuardSettings()
 
   @property
   def record_shape(self) -> tuple[int, int, int]:

@@ -25,6 +25,7 @@ _FREE = (
   "eval.",
   "checkpoint.",
   "log.",
+  "guard.",
   "data.gsm8k_dir",
   "data.reward_",
 )
