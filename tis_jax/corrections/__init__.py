@@ -36,6 +36,7 @@ from tis_jax.corrections.staleness import interpolate_old_logp as interpolate_ol
 from tis_jax.corrections.staleness import reject_stale as reject_stale
 from tis_jax.corrections.staleness import truncate_parts as truncate_parts
 from tis_jax.corrections.state import State as State
+from tis_jax.corrections.text import from_text as from_text
 from tis_jax.corrections.types import Correction as Correction
 from tis_jax.corrections.weights import clip as clip
 from tis_jax.corrections.weights import importance as importance
