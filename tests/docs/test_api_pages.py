@@ -1,5 +1,6 @@
 """The API pages hold every public name and nothing else; the site shows them all."""
 
+import functools
 import importlib
 import re
 import runpy
@@ -13,6 +14,11 @@ ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "api"
 MADE = runpy.run_path(str(ROOT / "docs" / "make_api.py"))
 PAGES: dict[str, str] = MADE["PAGES"]
+
+
+@functools.cache
+def _made() -> dict[str, str]:
+  return MADE["pages"]()
 
 
 def _shown(file: str) -> dict[str, list[str]]:
@@ -49,9 +55,7 @@ def _modules_of(package: str) -> list[str]:
 
 @pytest.mark.parametrize("file", ["index.md", *PAGES.values()])
 def test_a_page_is_what_the_script_makes(file):
-  assert (FOLDER / file).read_text() == MADE["pages"]()[file], (
-    "run python docs/make_api.py"
-  )
+  assert (FOLDER / file).read_text() == _made()[file], "run python docs/make_api.py"
 
 
 def test_there_is_a_page_for_every_package_and_a_package_for_every_page():

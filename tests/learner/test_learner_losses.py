@@ -28,7 +28,18 @@ def quickstart():
   return graph, params, mesh, batch, score, logp
 
 
-@pytest.mark.parametrize("name", sorted(losses.POLICY_LOSSES))
+# Of tokens, of a sequence, and one that holds the ratio to the sampler itself. Each of
+# the others is a compilation of its own, and waits for `make test-learning`.
+_QUICK = ("gspo", "ppo", "topr")
+
+
+@pytest.mark.parametrize(
+  "name",
+  [
+    pytest.param(name, marks=[] if name in _QUICK else pytest.mark.learning)
+    for name in sorted(losses.POLICY_LOSSES)
+  ],
+)
 def test_every_loss_trains_the_quickstart_policy(name, quickstart):
   graph, params, mesh, batch, score, before = quickstart
   weighs = not losses.uses_sampler_ratio(losses.POLICY_LOSSES[name])
