@@ -93,6 +93,7 @@ def test_impossible_settings_are_refused(change, message):
     GuardSettings(**change)
 
 
+@pytest.mark.chaos
 def test_a_run_stops_on_an_alarm_with_its_batch_and_goes_on_when_told_to(
   tmp_path, capsys
 ):
