@@ -238,7 +238,6 @@ def smollm2(folder: Path, seeds: int) -> None:
     prompts[row, width - len(prompt) :] = prompt
     held[row, width - len(prompt) :] = True
   policy = Policy(config, tokenizer, prompts, held, FEW, samples=2, length=64)
-  flat = {name: np.asarray(x) for name, x in models.flatten(base).items()}
   step = None
   for seed in range(seeds):
     step = smollm2_batches(folder, policy, config, base, seed, step)

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import numpy as np
 
 from tis_jax.corrections import (
@@ -146,9 +147,10 @@ def effect_of(name: str, correct: Chain, dump: Dump) -> Effect:
     for x in (dump.old_logp, dump.sampler_logp)
   )
   known = np.isfinite(old)
-  # What a chain measures costs more to compile than what it does.
+  # Used once: compiling a chain, and its metrics more so, costs more than running it.
   bare = dataclasses.replace(correct, metrics="none")
-  out = bare(np.where(known, old, 0), np.where(known, sampler, np.nan), mask)
+  with jax.disable_jit():
+    out = bare(np.where(known, old, 0), np.where(known, sampler, np.nan), mask)
   weight = np.where(np.asarray(out.mask), np.asarray(out.weight, np.float64), 0.0)
   used = weight[mask]
   total = used.sum()
