@@ -33,6 +33,7 @@ PAGES = {
   "tis_jax.learner": "learner.md",
   "tis_jax.runner": "runner.md",
   "tis_jax.runner.study": "study.md",
+  "tis_jax.doctor": "doctor.md",
   "tis_jax.diagnostics": "diagnostics.md",
   "tis_jax.integrations": "integrations.md",
 }

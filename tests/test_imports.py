@@ -45,6 +45,7 @@ def packages(modules: set[str]) -> set[str]:
     "from tis_jax import rollouts; rollouts.validate",
     "from tis_jax.store import RolloutReader, Sampling, Store, decode, encode",
     "from tis_jax import tasks; tasks.load('gsm8k_steps')",
+    "from tis_jax import doctor; import tis_jax.doctor.check, tis_jax.doctor.command",
   ],
 )
 def test_the_store_the_contract_and_tasks_do_without_jax(code):

@@ -29,6 +29,12 @@ COMMANDS = {
   "study": Command(
     "tis_jax.runner.commands.study", "train", "several runs, and what they come to"
   ),
+  "doctor": Command(
+    "tis_jax.doctor.command", "train", "what is wrong with a dump, and what to do"
+  ),
+  "check": Command(
+    "tis_jax.doctor.check", "train", "hold a dump to limits; exits with 1 if it fails"
+  ),
 }
 
 _NOTE = "tis COMMAND --help says what it takes."

@@ -1,0 +1,301 @@
+"""How often the doctor is right: confusion matrix and false alarms on held-out seeds.
+
+  python benchmarks/doctor_samples.py runs/doctor --arithmetic URL --smollm2
+  python benchmarks/doctor.py runs/doctor             # docs/doctor/*.md and *.csv
+  python benchmarks/doctor.py runs/doctor --tuning    # the seeds thresholds were set on
+
+Batches of real engines (`benchmarks/doctor_samples.py`, or anybody's npz files with the
+same arrays) go to the doctor as they are, and with every fault of `tis_jax.lab.faults`
+at several strengths, cut into dumps of `ROWS` rows. Thresholds were set on the batches
+of even seeds; what is published is of the odd ones. A dump is shown twice: *full*, with
+ids, versions and the sampler's dtype, and *alone*, two arrays and a mask.
+"""
+
+import argparse
+import csv
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tis_jax import doctor
+from tis_jax.lab import faults
+from tis_jax.lab.faults import Sampled
+
+ROOT = Path(__file__).parents[1]
+PAGES = ROOT / "docs" / "doctor"
+ROWS = {"arithmetic": 256, "smollm2": 16}
+"""Rows of a dump: about 900 and 1,000 tokens."""
+
+STRENGTHS: dict[str, tuple[tuple[float, bool], ...]] = {
+  "shifted_tokens": ((0.1, False), (0.3, True), (1.0, True)),
+  "missing_end": ((0.05, False), (0.3, True), (1.0, True)),
+  "wrong_end": ((0.1, False), (0.3, True), (1.0, True)),
+  "zero_filled": ((0.005, False), (0.05, True), (0.3, True)),
+  "padding_counted": ((0.05, False), (0.3, True), (1.0, True)),
+  "padding_of_zeros": ((0.05, False), (0.3, True), (1.0, True)),
+  "prompt_in_mask": ((1, True), (4, True)),
+  "retokenised": ((0.1, False), (0.5, True), (1.0, True)),
+  "replaced_tokens": ((0.005, False), (0.02, True)),
+  "probabilities": ((1, True), (2, True)),
+}
+"""Of the faults that any batch can have: a strength, and whether it matters: whether
+the mean ratio, or the tokens that train, are off by more than a percent or so."""
+
+LONG = ("shifted_tokens", "retokenised")
+"""Faults that rows of four tokens do not show unless all have them."""
+
+
+class Case(NamedTuple):
+  """A dump whose fault is known.
+
+  Attributes:
+    source: policy, engine and dtype.
+    fault: its name, or "healthy".
+    strength: of it.
+    matters: whether it is among those that must be found.
+    expected: the verdicts that are right.
+    batch: the dump.
+    dtype: of the sampler.
+  """
+
+  source: str
+  fault: str
+  strength: float
+  matters: bool
+  expected: tuple[str, ...]
+  batch: Sampled
+  dtype: str
+
+
+def load(path: Path) -> tuple[dict[str, Any], Sampled]:
+  """A file of `doctor_samples.py`: what it says of itself, and the batch."""
+  with np.load(path) as file:
+    arrays = dict(file)
+  said = {name: x.item() for name, x in arrays.items() if x.ndim == 0}
+  temperatures = arrays["temperatures"].round(3).tolist()
+  at = dict(zip(temperatures, arrays["learner_at"].astype(np.float64), strict=True))
+  behind = int(said.get("behind", 0))
+  mask = arrays["mask"]
+  batch = Sampled(
+    old_logp=at[round(said["temperature"], 3)],
+    sampler_logp=arrays["sampler_logp"].astype(np.float64),
+    mask=mask,
+    tokens=arrays["tokens"],
+    versions=np.full(mask.shape, 100 - behind),
+    learner_version=100,
+    temperature=said["temperature"],
+    at=at,
+    kept_mass=arrays.get("kept_mass"),
+  )
+  return said, batch
+
+
+def cases(said: dict[str, Any], whole: Sampled) -> Iterator[Case]:
+  """Every dump that is made of a batch."""
+  rows = ROWS[said["policy"]]
+  for start in range(0, len(whole.mask) - rows + 1, rows):
+    seed = 1000 * said["seed"] + start
+    cut = np.random.default_rng(seed).permutation(len(whole.mask))[:rows]
+    yield from _cases(said, whole.rows(cut), seed)
+
+
+def _cases(said, batch: Sampled, seed: int) -> Iterator[Case]:
+  kind, dtype = said["kind"], said["dtype"]
+  source = f"{said['policy']} {dtype}"
+
+  def case(fault, strength, matters, expected, batch):
+    return Case(source, fault, strength, matters, expected, batch, dtype)
+
+  if kind == "fresh":
+    yield case("healthy", batch.temperature, True, ("healthy", "numerics"), batch)
+    for name, strengths in STRENGTHS.items():
+      for strength, matters in strengths:
+        short = said["policy"] == "arithmetic" and name in LONG and strength < 1
+        if short or (name == "retokenised" and said["policy"] == "arithmetic"):
+          continue
+        sick = faults.inject(name, batch, strength, seed)
+        yield case(name, strength, matters, (faults.VERDICTS[name],), sick)
+    if batch.temperature != 1:
+      # The learner leaves the temperature out (Tunix); the engine does (vLLM's raw).
+      sick = faults.inject("temperature", batch, 1.0, seed)
+      yield case("temperature", batch.temperature, True, ("temperature",), sick)
+      sick = faults.inject("unprocessed", batch, 1.0, seed)
+      yield case("unprocessed", batch.temperature, True, ("unprocessed",), sick)
+    else:
+      for strength in (t for t in batch.at if t in (0.7, 0.9, 1.2)):
+        sick = faults.inject("temperature", batch, strength, seed)
+        yield case("temperature", strength, True, ("temperature",), sick)
+  elif kind in ("nucleus", "topk"):
+    sick = faults.inject("support", batch, 1.0, seed)
+    matters = kind == "nucleus" and said["strength"] < 0.9
+    yield case(f"support {kind}", said["strength"], matters, ("support",), sick)
+  elif kind == "behind":
+    expected = ("staleness", "numerics", "healthy")
+    yield case("staleness", said["behind"], True, expected, batch)
+  elif kind in ("stale", "head", "half", "other"):
+    name = {"other": "other_model"}.get(kind, "stale_weights")
+    yield case(f"{name} {said['name']}", 1.0, kind != "other", (name,), batch)
+
+
+def dump_of(case: Case, view: str) -> doctor.Dump:
+  """What the doctor is shown."""
+  batch = case.batch
+  more: dict[str, Any] = {}
+  if view == "full":
+    more = {
+      "tokens": batch.tokens,
+      "versions": batch.versions,
+      "learner_version": batch.learner_version,
+      "sampler_dtype": case.dtype,
+      "temperature": batch.temperature,
+    }
+  return doctor.from_arrays(batch.old_logp, batch.sampler_logp, batch.mask, **more)
+
+
+def measured(folder: Path, tuning: bool) -> list[dict[str, Any]]:
+  """A row for every dump and view."""
+  found = []
+  for path in sorted(folder.glob("*.npz")):
+    said, batch = load(path)
+    said["name"] = path.stem.split("_")[1]
+    if (said["seed"] % 2 == 0) != tuning:
+      continue
+    for case in cases(said, batch):
+      for view in ("full", "alone"):
+        report = doctor.diagnose(dump_of(case, view), resamples=0)
+        found.append(
+          {
+            "source": case.source,
+            "view": view,
+            "fault": case.fault,
+            "strength": case.strength,
+            "matters": int(case.matters),
+            "expected": case.expected[0],
+            "verdict": report.verdict,
+            "right": int(report.verdict in case.expected),
+            "score": round(report.finding.score, 3),
+            "mean_abs": float(f"{report.scale.mean_abs:.3g}"),
+            "k3": float(f"{report.scale.k3:.3g}"),
+          }
+        )
+  return found
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+  lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+  return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
+
+
+def alarms(rows: list[dict[str, Any]]) -> str:
+  """False alarms on healthy batches, by source and view."""
+  groups = defaultdict(list)
+  for row in rows:
+    if row["fault"] == "healthy":
+      groups[row["source"], row["view"]].append(row)
+  lines = []
+  for (source, view), found in sorted(groups.items()):
+    wrong = Counter(row["verdict"] for row in found if not row["right"])
+    said = ", ".join(f"{name} {count}" for name, count in wrong.most_common())
+    share = sum(wrong.values()) / len(found)
+    lines.append([source, view, str(len(found)), f"{share:.1%}", said])
+  return table(["sampler", "view", "dumps", "false alarms", "as"], lines)
+
+
+def by_strength(rows: list[dict[str, Any]]) -> str:
+  """The share that is right, by fault and strength."""
+  groups = defaultdict(lambda: defaultdict(list))
+  for row in rows:
+    key = (row["fault"], row["strength"], row["matters"])
+    groups[key][row["view"]].append(row)
+  lines = []
+  for (fault, strength, matters), views in sorted(groups.items()):
+    if fault == "healthy":
+      continue
+    shown = [fault, f"{strength:g}", "yes" if matters else ""]
+    for view in ("full", "alone"):
+      found = views[view]
+      shown.append(f"{sum(r['right'] for r in found) / len(found):.1%}")
+    wrong = Counter(r["verdict"] for v in views.values() for r in v if not r["right"])
+    others = ", ".join(f"{name} {count}" for name, count in wrong.most_common(3))
+    lines.append([*shown, str(len(views["full"])), others])
+  head = ["fault", "strength", "matters", "right, full", "right, alone", "dumps"]
+  return table([*head, "wrong as"], lines)
+
+
+def confusion(rows: list[dict[str, Any]], view: str) -> str:
+  """Expected verdicts against those given, at the strengths that matter."""
+  counts: dict[str, Counter] = defaultdict(Counter)
+  for row in rows:
+    if row["matters"] and row["view"] == view:
+      counts[row["expected"]][row["verdict"]] += 1
+  names = [name for name in doctor.VERDICTS if any(c[name] for c in counts.values())]
+  lines = []
+  for name in doctor.VERDICTS:
+    if counts[name]:
+      total = sum(counts[name].values())
+      lines.append([name, *(str(counts[name][x] or "") for x in names), str(total)])
+  return table(["is \\ said", *names, "dumps"], lines)
+
+
+def summary(rows: list[dict[str, Any]]) -> str:
+  """Two numbers a view: right at the strengths that matter, and false alarms."""
+  lines = []
+  for view in ("full", "alone"):
+    sick = [
+      r for r in rows if r["view"] == view and r["matters"] and r["fault"] != "healthy"
+    ]
+    well = [r for r in rows if r["view"] == view and r["fault"] == "healthy"]
+    by_fault = defaultdict(list)
+    for row in sick:
+      by_fault[row["expected"]].append(row["right"])
+    mean = np.mean([np.mean(found) for found in by_fault.values()])
+    right = np.mean([row["right"] for row in sick])
+    alarm = 1 - np.mean([row["right"] for row in well])
+    lines.append(
+      [
+        view,
+        str(len(sick)),
+        f"{right:.1%}",
+        f"{mean:.1%}",
+        str(len(well)),
+        f"{alarm:.1%}",
+      ]
+    )
+  head = ["view", "faulty dumps", "right", "mean over verdicts", "healthy dumps"]
+  return table([*head, "false alarms"], lines)
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+  parser.add_argument("folder", type=Path, help="of doctor_samples.py")
+  parser.add_argument(
+    "--tuning", action="store_true", help="print those of even seeds; write nothing"
+  )
+  given = parser.parse_args()
+  rows = measured(given.folder, given.tuning)
+  if not rows:
+    raise SystemExit(f"{given.folder} has no batch of these seeds")
+  parts = {
+    "summary": summary(rows),
+    "false_alarms": alarms(rows),
+    "strengths": by_strength(rows),
+    "confusion_full": confusion(rows, "full"),
+    "confusion_alone": confusion(rows, "alone"),
+  }
+  for name, text in parts.items():
+    print(f"{name}\n{text}")
+    if not given.tuning:
+      PAGES.mkdir(parents=True, exist_ok=True)
+      (PAGES / f"{name}.md").write_text(text)
+  if not given.tuning:
+    with (PAGES / "dumps.csv").open("w", newline="") as file:
+      writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+      writer.writeheader()
+      writer.writerows(rows)
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,174 @@
+"""The doctor on batches whose fault is known, drawn from exact laws."""
+
+import functools
+
+import laws
+import numpy as np
+import pytest
+
+from tis_jax import doctor
+from tis_jax.lab import faults
+
+drawn = functools.cache(laws.drawn)
+
+
+def dump_of(batch, *, versions=False, tokens=False) -> doctor.Dump:
+  more = {}
+  if versions:
+    more |= {"versions": batch.versions, "learner_version": batch.learner_version}
+  if tokens:
+    more |= {"tokens": batch.tokens}
+  return doctor.from_arrays(batch.old_logp, batch.sampler_logp, batch.mask, **more)
+
+
+def verdict(batch, **how) -> str:
+  return doctor.diagnose(dump_of(batch, **how), resamples=0).verdict
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(
+  "noise, expected", [(1e-5, "healthy"), (0.03, "numerics"), (0.06, "numerics")]
+)
+def test_a_healthy_batch_gives_no_alarm(noise, expected, seed):
+  batch = laws.drawn(noise, seed=seed)
+  assert verdict(batch) == expected
+  assert verdict(batch, versions=True, tokens=True) == expected
+
+
+CASES = [
+  ("shifted_tokens", (1.0, 0.2), {}),
+  ("missing_end", (1.0, 0.2), {}),
+  ("wrong_end", (1.0, 0.3), {}),
+  ("zero_filled", (0.3, 0.02), {}),
+  ("padding_counted", (1.0, 0.5), {}),
+  ("padding_of_zeros", (1.0, 0.5), {}),
+  ("prompt_in_mask", (1, 8), {}),
+  ("retokenised", (1.0, 0.3), {}),
+  ("replaced_tokens", (0.02,), {}),
+  ("temperature", (0.7, 0.9, 1.2), {}),
+  ("unprocessed", (1.0,), {"temperature": 0.7}),
+  ("unprocessed", (1.0,), {"temperature": 0.9}),
+  ("probabilities", (1, 2), {}),
+  ("support", (1.0,), {"top_p": 0.8}),
+  ("support", (1.0,), {"top_p": 0.95}),
+  ("other_model", (1.0,), {}),
+]
+
+
+@pytest.mark.parametrize("noise", [1e-5, 0.03])
+@pytest.mark.parametrize(
+  "kind, strength, law",
+  [(kind, strength, law) for kind, all_, law in CASES for strength in all_],
+)
+def test_every_fault_is_named(kind, strength, law, noise):
+  batch = faults.inject(kind, drawn(noise, **law), strength, seed=3)
+  assert verdict(batch) == faults.VERDICTS[kind]
+
+
+def test_a_temperature_is_the_samplers_law_or_it_is_not():
+  """Tokens of the sampler's law: the learner's temperature is at fault."""
+  batch = drawn(0.03, temperature=0.7)
+  assert verdict(faults.inject("temperature", batch, 1.0)) == "temperature"
+  assert verdict(faults.inject("unprocessed", batch, 1.0)) == "unprocessed"
+
+
+def test_log_probs_divided_after_the_softmax_are_a_temperature():
+  batch = drawn(1e-5)
+  dump = doctor.from_arrays(batch.old_logp, batch.old_logp / 0.7, batch.mask)
+  report = doctor.diagnose(dump, resamples=0)
+  assert report.verdict == "temperature"
+  assert "0.7 times" in report.finding.evidence
+
+
+def test_versions_tell_a_stale_sampler_from_stale_params():
+  batch = drawn(0.35)
+  assert verdict(batch) == "staleness"
+  assert verdict(batch, versions=True) == "stale_weights"
+  behind = faults.dataclasses.replace(batch, versions=batch.versions - 4)
+  assert verdict(behind, versions=True) == "staleness"
+  again = faults.inject("stale_weights", behind, 1.0)
+  assert verdict(again, versions=True) == "stale_weights"
+
+
+def test_a_dtype_that_is_told_moves_the_bounds():
+  """vLLM's stale head: 0.054 nats, which int8 may have and fp32 may not."""
+  dump = dump_of(drawn(0.08), versions=True)
+  assert doctor.diagnose(dump, resamples=0).verdict == "numerics"
+  told = doctor.diagnose(dump, sampler_dtype="float32", resamples=0)
+  assert told.verdict == "stale_weights"
+  coarse = dump_of(drawn(0.35), versions=True)
+  assert (
+    doctor.diagnose(coarse, sampler_dtype="int4", resamples=0).verdict == "numerics"
+  )
+
+
+def test_ids_that_differ_are_named_before_anything_else():
+  batch = drawn(1e-5)
+  sampled = batch.tokens.copy()
+  sampled[5, 2] += 1
+  dump = doctor.from_arrays(
+    batch.old_logp,
+    batch.sampler_logp,
+    batch.mask,
+    tokens=batch.tokens,
+    sampler_tokens=sampled,
+  )
+  report = doctor.diagnose(dump)
+  assert report.verdict == "retokenised"
+  assert report.finding.rows[0].row == 5
+
+
+def test_a_gap_in_a_few_rows_is_a_remark_beside_the_verdict():
+  batch = drawn(1e-5)
+  old = batch.old_logp.copy()
+  old[7] = np.minimum(old[7] + np.random.default_rng(0).normal(0, 1.0, old[7].shape), 0)
+  report = doctor.diagnose(doctor.from_arrays(old, batch.sampler_logp, batch.mask))
+  found = {finding.kind: finding for finding in report.findings}
+  assert found["few_rows"].found
+  assert found["few_rows"].rows[0].row == 7
+
+
+def test_too_few_tokens_are_unclear():
+  rng = np.random.default_rng(0)
+  sampler = -rng.exponential(1.0, (2, 5))
+  report = doctor.diagnose(doctor.from_arrays(sampler, sampler))
+  assert report.verdict == "unclear"
+  assert "10 tokens" in report.finding.evidence
+
+
+def test_garbage_outside_the_mask_changes_nothing():
+  batch = drawn(0.03)
+  clean = doctor.diagnose(dump_of(batch))
+  rng = np.random.default_rng(1)
+  junk = np.where(
+    rng.random(batch.mask.shape) < 0.5, np.nan, rng.normal(0, 99, batch.mask.shape)
+  )
+  dirty = doctor.from_arrays(
+    np.where(batch.mask, batch.old_logp, junk),
+    np.where(batch.mask, batch.sampler_logp, -junk),
+    batch.mask,
+  )
+  found = doctor.diagnose(dirty)
+  assert found.scale == clean.scale
+  assert [f.kind for f in found.findings] == [f.kind for f in clean.findings]
+
+
+def test_a_report_says_all_that_it_promises():
+  batch = faults.inject("shifted_tokens", drawn(0.03), 1.0, seed=1)
+  report = doctor.diagnose(dump_of(batch, tokens=True))
+  finding = report.finding
+  assert finding.kind == report.verdict in doctor.VERDICTS
+  assert finding.score == pytest.approx(finding.statistic / finding.threshold)
+  assert report.confidence == 1.0
+  assert len(finding.rows) == 3
+  assert all(any(place.marked for place in row.places) for row in finding.rows)
+  assert finding.link.startswith("https://") and finding.cause and finding.do
+  assert set(report.to_json()["findings"][0]) >= {"score", "evidence", "rows"}
+
+
+def test_the_mean_ratio_names_the_missing_mass():
+  """Under top-p the mean ratio is the learner's mass on what was kept."""
+  batch = faults.inject("support", drawn(1e-5, top_p=0.8), 1.0)
+  report = doctor.diagnose(dump_of(batch), resamples=0)
+  mass = batch.kept_mass[batch.mask].mean()
+  assert report.scale.ratio_mean == pytest.approx(mass, abs=1e-3)
