@@ -1,6 +1,7 @@
 """The `tis` command. What it runs is imported only when it is asked for."""
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,6 +32,9 @@ COMMANDS = {
   ),
   "doctor": Command(
     "tis_jax.doctor.command", "train", "what is wrong with a dump, and what to do"
+  ),
+  "replay": Command(
+    "tis_jax.doctor.replay_command", "train", "a dump through corrections, side by side"
   ),
   "check": Command(
     "tis_jax.doctor.check", "train", "hold a dump to limits; exits with 1 if it fails"
@@ -71,4 +75,10 @@ def main(argv: Sequence[str] | None = None) -> None:
       f"tis {name} needs {error.name}, which is not installed: "
       f'pip install "tis_jax[{command.extra}]"'
     )
-  module.main(rest)
+  try:
+    module.main(rest)
+    sys.stdout.flush()
+  except BrokenPipeError:
+    # Whoever read the output has seen enough; nothing more can be said there.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(1)

@@ -15,6 +15,9 @@ from tis_jax.doctor.prescription import Effect as Effect
 from tis_jax.doctor.prescription import Prescription as Prescription
 from tis_jax.doctor.prescription import prescribe as prescribe
 from tis_jax.doctor.reading import read as read
+from tis_jax.doctor.replaying import Gradient as Gradient
+from tis_jax.doctor.replaying import Replayed as Replayed
+from tis_jax.doctor.replaying import replay as replay
 from tis_jax.doctor.report import Finding as Finding
 from tis_jax.doctor.report import Place as Place
 from tis_jax.doctor.report import Report as Report

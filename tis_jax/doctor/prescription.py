@@ -138,8 +138,15 @@ def prescribe(
   return Prescription(take, why, effects)
 
 
-def effect_of(name: str, correct: Chain, dump: Dump) -> Effect:
-  """What one correction does to the dump."""
+def weights_of(correct: Chain, dump: Dump) -> np.ndarray:
+  """float64 `[B, T]`: what a correction weighs each token by; 0 where it is left out.
+
+  The correction is given what it asks for and the dump has: groups, advantages,
+  versions.
+
+  Raises:
+    ValueError: a stage needs what the dump does not have.
+  """
   rows = dump.mask.any(axis=1)
   mask = dump.mask[rows]
   old, sampler = (
@@ -147,22 +154,41 @@ def effect_of(name: str, correct: Chain, dump: Dump) -> Effect:
     for x in (dump.old_logp, dump.sampler_logp)
   )
   known = np.isfinite(old)
+  advantages = advantages_of(dump)
+  more = {
+    "group_ids": None if dump.group_ids is None else dump.group_ids[rows],
+    "advantages": None
+    if advantages is None
+    else np.broadcast_to(advantages, dump.shape)[rows].astype(np.float32),
+    "versions": None if dump.versions is None else dump.versions[rows],
+    "learner_version": dump.learner_version,
+  }
+  asked = {name for stage in correct.stages for name in stage.needs}
+  given = {name: x for name, x in more.items() if name in asked}
   # Used once: compiling a chain, and its metrics more so, costs more than running it.
   bare = dataclasses.replace(correct, metrics="none")
   with jax.disable_jit():
-    out = bare(np.where(known, old, 0), np.where(known, sampler, np.nan), mask)
-  weight = np.where(np.asarray(out.mask), np.asarray(out.weight, np.float64), 0.0)
-  used = weight[mask]
+    out = bare(np.where(known, old, 0), np.where(known, sampler, np.nan), mask, **given)
+  weight = np.zeros(dump.shape)
+  weight[rows] = np.where(np.asarray(out.mask), np.asarray(out.weight, np.float64), 0.0)
+  return weight
+
+
+def effect_of(name: str, correct: Chain, dump: Dump) -> Effect:
+  """What one correction does to the dump."""
+  weight = weights_of(correct, dump)
+  used = weight[dump.mask]
   total = used.sum()
+  held = dump.mask.any(axis=1)
   configs = {framework: config_of(framework, correct) for framework in FRAMEWORKS}
   return Effect(
     name=name,
     chain=repr(correct),
     ess=float(total**2 / (len(used) * (used**2).sum())) if total else 0.0,
     gradient_scale=float(used.mean()),
-    gradient_norm=_norm(weight, mask, old, dump, rows),
+    gradient_norm=_norm(weight, dump),
     dropped_tokens=float((used == 0).mean()),
-    dropped_sequences=float((weight == 0).all(axis=1).mean()),
+    dropped_sequences=float((weight[held] == 0).all(axis=1).mean()),
     largest=float(used.max()),
     configs=configs,
     texts={
@@ -172,17 +198,19 @@ def effect_of(name: str, correct: Chain, dump: Dump) -> Effect:
   )
 
 
-def _norm(weight, mask, old_logp, dump: Dump, rows) -> float | None:
+def _norm(weight: np.ndarray, dump: Dump) -> float | None:
   """The norm at the logits of the tokens drawn, with the weights over without."""
-  advantages = _advantages(dump)
+  advantages = advantages_of(dump)
   if advantages is None:
     return None
-  pull = np.where(mask, advantages[rows] * -np.expm1(np.minimum(old_logp, 0)), 0.0)
+  old_logp = np.where(dump.mask, dump.old_logp, 0.0)
+  moved = -np.expm1(np.minimum(old_logp, 0)) * advantages
+  pull = np.where(dump.mask & np.isfinite(moved), moved, 0.0)
   without = (pull**2).sum()
   return float(np.sqrt(((weight * pull) ** 2).sum() / without)) if without else None
 
 
-def _advantages(dump: Dump) -> np.ndarray | None:
+def advantages_of(dump: Dump) -> np.ndarray | None:
   """`[B, T]`, or `[B, 1]` from rewards: less the mean of the group, or of the dump."""
   if dump.advantages is not None:
     return np.nan_to_num(dump.advantages)
