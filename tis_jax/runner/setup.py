@@ -20,7 +20,8 @@ from tis_jax.numerics.checks import check_choice
 from tis_jax.runner.config import refusing
 from tis_jax.runner.evaluate import Accuracy, Evaluation
 from tis_jax.runner.settings import DataSettings, Settings
-from tis_jax.sampler import Assignment, check_interruptible
+from tis_jax.sampler import Assignment
+from tis_jax.sampler.carry import check_interruptible
 from tis_jax.tasks import Environment
 
 

@@ -1,6 +1,5 @@
 """The processes that generate rollouts: a fleet of them, and their settings."""
 
-from tis_jax.sampler.carry import check_interruptible as check_interruptible
 from tis_jax.sampler.fleet import Fleet as Fleet
 from tis_jax.sampler.fleet import SamplerFailedError as SamplerFailedError
 from tis_jax.sampler.process import run_sampler as run_sampler
