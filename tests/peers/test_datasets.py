@@ -1,4 +1,4 @@
-"""Tables of Hugging Face's datasets: saved to disk, and as files in a folder."""
+"""Tables of Hugging Face's datasets: files in a folder, and what was saved to disk."""
 
 import json
 
@@ -12,9 +12,9 @@ pytestmark = pytest.mark.peers
 ROWS = [{"question": f"{i}+1=", "answer": i + 1} for i in range(20)]
 
 
-def load(name, **options):
+def load(folder, answer="answer", **options):
   return tasks.load(
-    "table", dataset=f"hf:{name}", prompt="question", answer="answer", **options
+    "table", dataset=f"hf:{folder}", prompt="question", answer=answer, **options
   )
 
 
@@ -22,35 +22,43 @@ def by_prompt(examples):
   return {example.prompt: example.answer for example in examples}
 
 
-def test_a_dataset_that_was_saved_to_disk(tmp_path):
-  datasets = pytest.importorskip("datasets")
-  splits = {
-    "train": datasets.Dataset.from_list(ROWS[:15]),
-    "test": datasets.Dataset.from_list(ROWS[15:]),
-  }
-  datasets.DatasetDict(splits).save_to_disk(str(tmp_path / "sums"))
-  task = load(tmp_path / "sums", test_split="test")
-  assert by_prompt(task.train) == {
-    row["question"]: str(row["answer"]) for row in ROWS[:15]
-  }
-  assert by_prompt(task.test) == {
-    row["question"]: str(row["answer"]) for row in ROWS[15:]
-  }
-  splits["train"].save_to_disk(str(tmp_path / "one"))
-  task = load(tmp_path / "one", test_fraction=0.4)
-  assert len(by_prompt(task.train) | by_prompt(task.test)) == 15
-  with pytest.raises(TaskError, match="has no column 'anwser'; did you mean"):
-    tasks.load(
-      "table", dataset=f"hf:{tmp_path / 'one'}", prompt="question", answer="anwser"
-    )
-  with pytest.raises(MissingDatasetError, match="has no validation here"):
-    load(tmp_path / "sums", train_split="validation")
+WANTED = {row["question"]: str(row["answer"]) for row in ROWS}
 
 
-def test_a_folder_of_files(tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("sums")
+  lines = [json.dumps(row) + "\n" for row in ROWS]
+  (folder / "train.jsonl").write_text("".join(lines[:15]))
+  (folder / "test.jsonl").write_text("".join(lines[15:]))
+  return folder
+
+
+def test_a_folder_of_files(folder, tmp_path):
   pytest.importorskip("datasets")
-  lines = "".join(json.dumps(row) + "\n" for row in ROWS)
-  (tmp_path / "sums").mkdir()
-  (tmp_path / "sums" / "train.jsonl").write_text(lines)
-  task = load(tmp_path / "sums", data_dir=str(tmp_path / "cache"), test_fraction=0.4)
-  assert len(by_prompt(task.train) | by_prompt(task.test)) == 20
+  cache = str(tmp_path)
+  task = load(folder, data_dir=cache)
+  assert by_prompt(task.train) | by_prompt(task.test) == WANTED
+  assert (len(task.train), len(task.test)) == (15, 5)
+  task = load(folder, data_dir=cache, test_split="", test_fraction=0.4)
+  assert len(task.train) + len(task.test) == 15
+  with pytest.raises(TaskError, match="has no column 'anwser'; did you mean"):
+    load(folder, data_dir=cache, answer="anwser")
+  with pytest.raises(
+    MissingDatasetError, match=r"has no validation here: .*validation"
+  ):
+    load(folder, data_dir=cache, train_split="validation")
+
+
+def test_a_dataset_that_was_saved_to_disk(folder, tmp_path):
+  datasets = pytest.importorskip("datasets")
+  found = datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
+  found.save_to_disk(str(tmp_path / "both"))
+  task = load(tmp_path / "both")
+  assert by_prompt(task.train) | by_prompt(task.test) == WANTED
+  assert (len(task.train), len(task.test)) == (15, 5)
+  found["train"].save_to_disk(str(tmp_path / "one"))
+  task = load(tmp_path / "one", test_split="", test_fraction=0.4)
+  assert len(task.train) + len(task.test) == 15
+  with pytest.raises(MissingDatasetError, match="has no validation here"):
+    load(tmp_path / "both", train_split="validation")
