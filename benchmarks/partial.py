@@ -2,11 +2,10 @@
 
   python benchmarks/partial.py [--json FILE]
 
-Records of 8 prompts x 8 answers, by a decoder of 5 million random params in fp32
-whose answers end after any token at about the same chance: 17 tokens in the mean, 128
-at most.
-As many slots as a record has rows, so that nothing but the answers' own lengths leaves
-slots free. Each record is by newer params; the first three are not counted.
+Records of 8 prompts x 8 answers, by a decoder of 5 million random params in fp32, whose
+answers end after any token at some chance, and after 128 at the latest. As many slots
+as a record has rows, so that nothing but the answers' own lengths leaves slots free.
+Each record is by newer params; the first three are not counted.
 
 Every answer finished in its record, against `interrupt_after` of 8, 16 and 32 tokens
 with two records of room for the carry.

@@ -129,7 +129,7 @@ def test_no_token_is_staler_than_the_run_allows(told, parts, params):
       taken, version = taken + 1, version + 1
     engine.update(params, version)
     records.append(worker.rollout(seq, last=taken + share - 1))
-  assert max(seen) == staleness and min(seen) == 0
+  assert max(seen) == staleness and min(seen) < staleness
   # One that is as far ahead as it may be interrupts nothing.
   worker.rollout(24, last=24)
   assert worker.left == ()
