@@ -114,6 +114,18 @@ def test_weights_are_of_rewards_that_the_task_has(tmp_path, weights, message):
     build_parts(read_config(config))
 
 
+@pytest.mark.learning
+def test_a_run_hands_long_answers_over(tmp_path):
+  changes = {"sampler.native.interrupt_after": 2, "store.max_staleness": 3}
+  summary = train(small(tmp_path, 12, **changes), tmp_path)
+  assert summary["rollouts/trained"] == 12 * 8
+  assert summary["rollouts/lost"] == summary["rollouts/quarantined"] == 0
+  rows = logs.read_metrics(tmp_path / "metrics.jsonl")
+  # How many are, is a matter of who waits for whom.
+  assert any("sampler/under_way" in row for row in rows)
+  assert max(row.get("staleness/max", 0) for row in rows) <= 3
+
+
 def test_remax_has_the_samplers_answer_greedily_too(tmp_path):
   train(small(tmp_path, 2, **{"algorithm.advantage.name": "remax"}), tmp_path)
   rows = logs.read_metrics(tmp_path / "metrics.jsonl")
@@ -133,6 +145,14 @@ def test_remax_has_the_samplers_answer_greedily_too(tmp_path):
     ({"algorithm.old_logp": "sampler"}, "bypass mode"),
     ({"sampler.temperature": 0.0}, "greedy rollouts have no ratio"),
     ({"sampler.precision": "float7"}, "float7"),
+    (
+      {"sampler.native.interrupt_after": 2, "store.max_staleness": 0},
+      "max_staleness=0 allows none",
+    ),
+    (
+      {"sampler.native.interrupt_after": 2, "data.task": "gsm8k_calculator"},
+      "the task has conversations",
+    ),
   ],
 )
 def test_impossible_settings_are_said_and_leave_the_workdir_free(

@@ -5,13 +5,18 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tis_jax.sampler import Fleet
+from tis_jax.engines import NativeSettings
+from tis_jax.sampler import Assignment, Fleet
+from tis_jax.sampler.worker import build
 from tis_jax.store import Header, Rollout, RolloutReader, Sampling, Store, encode
+from tis_jax.store.walks import read_left
+from tis_jax.tasks import prompt_order
 
 pytestmark = pytest.mark.chaos
 
@@ -115,6 +120,45 @@ def test_a_sampler_ends_on_sigterm_and_its_name_is_free_again(open_run, tmp_path
   assert "ended by SIGTERM" in sampler.communicate(timeout=60)[1]
   assert store.heartbeats()["guest"]["state"] == "ended"
   assert store.next_seq("guest") == 2
+
+
+def test_a_sampler_that_is_killed_with_answers_under_way_begins_them_again(
+  open_run, tmp_path, params
+):
+  native = NativeSettings(slots=4, interrupt_after=2)
+  store = open_run(
+    url=f"{tmp_path.as_uri()}/store/", capacity=4, sampler={"native": native}
+  )
+  fleet = Fleet(store.url, 1, tmp_path / "logs")
+  fleet.start()
+  reader, records, version = RolloutReader(store), [], 0
+  try:
+    for killed in range(3):
+      for _ in range(12):
+        records += reader.take(1, version, timeout=300, while_waiting=fleet.check)
+        version += 1
+        store.publish(version, params, {"cursor": reader.cursor})
+        store.delete_params(keep=2)
+        store.delete_rollouts(reader.cursor)
+      if killed < 2:
+        os.kill(store.heartbeats()["local0"]["pid"], signal.SIGKILL)
+  finally:
+    store.stop("enough")
+    fleet.stop()
+  records += reader.take(store.next_seq("local0") - len(records), version)
+  left = read_left(store, "local0", len(records))
+  assert [record.header.seq for record in records] == list(range(len(records)))
+  # All of the first draws of the walk, each in one record or left.
+  seed = zlib.crc32(b"0/local0")
+  ids = build(Assignment.from_json(store.config))[1].ids
+  order = ids[prompt_order(len(ids), seed, 0, 4 * len(records) + len(left))].tolist()
+  found = np.concatenate([record.prompt_ids[::2] for record in records]).tolist()
+  assert sorted(found + [order[draw] for draw in left]) == sorted(order)
+  assert store.claim("local0") == 4 and not reader.quarantined
+  spread = [
+    len(set(v[m])) for r in records for v, m in zip(r.versions, r.mask, strict=True)
+  ]
+  assert max(spread) > 1
 
 
 _WRITE_FOREVER = """

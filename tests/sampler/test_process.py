@@ -253,6 +253,25 @@ def test_a_record_of_two_versions_says_so(assignment, params, new_params):
   validate(record, learner_version=4, params_digest=digest(newer))
 
 
+def test_a_version_whose_shapes_do_not_fit_is_named_and_the_old_one_used_on(
+  open_run, serving, params, capsys
+):
+  store = open_run(capacity=1)
+  reader = RolloutReader(store)
+  with serving(store):
+    reader.take(1, 0, timeout=120)
+    bad = params | {"final_norm": params["final_norm"][:-1]}
+    store.publish(1, bad, {"cursor": reader.cursor})
+    (record,) = reader.take(1, 1, timeout=120)
+    assert record.header.version == 0
+    store.publish(2, params, {"cursor": reader.cursor})
+    (record,) = reader.take(1, 2, timeout=120)
+    assert record.header.version == 2
+  said = capsys.readouterr().out
+  assert "version 1 is refused, the old one used on: " in said
+  assert "final_norm has shape" in said
+
+
 def test_a_sampler_takes_newer_params_inside_a_record(open_run, serving, params):
   # One response at a time, and a record of as many as take a while.
   store = open_run(

@@ -1,6 +1,7 @@
 """Tables as tasks: columns, rewards by name, and rows that cannot be used."""
 
 import json
+import sys
 
 import pytest
 
@@ -194,3 +195,9 @@ def test_paths_are_absolute_for_whoever_is_elsewhere(table, tmp_path, monkeypatc
     "reward": str(tmp_path / "mine.py"),
     "rewards": f"exact,{tmp_path / 'a.py'}:b",
   }
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch):
+  monkeypatch.setitem(sys.modules, "datasets", None)
+  with pytest.raises(MissingDatasetError, match=r"hf:squad needs the package datasets"):
+    load(dataset="hf:squad")

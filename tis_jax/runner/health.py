@@ -1,46 +1,52 @@
 """What the samplers of a run say of themselves, as metrics."""
 
-from collections import Counter
+import math
 from collections.abc import Mapping
 from typing import Any
 
 # Those of a fleet together; of the others the mean is told.
-_SUMMED = ("tokens_per_s", "switches", "refused")
+_SUMMED = ("tokens_per_s", "switches", "refused", "under_way")
+# Counts since a sampler began, which stay true when it is silent.
+COUNTS = "reward_"
 
 
-def sampler_health(heartbeats: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-  """Numbers of the last record of every sampler, pooled over samplers.
+def sampler_health(
+  heartbeats: Mapping[str, Mapping[str, Any]], fresh: float = math.inf
+) -> dict[str, float]:
+  """What every sampler said last, pooled over samplers.
 
   Args:
     heartbeats: from `Store.heartbeats`.
+    fresh: seconds; of those that were not heard of for longer only counts are told.
 
   Returns:
     `sampler/NAME`: the sum of rates and counts of events, the mean of everything else
-    (occupancy, cache use, queue, seconds by phase), over those that told it.
+    (occupancy, cache use, queue, seconds by phase), over those that told it; and
+    `rollouts/reward_CAUSE`, responses without a reward so far.
 
   Example:
-    >>> beats = {"a": {"health": {"tokens_per_s": 100.0, "occupancy": 0.5}},
-    ...          "b": {"health": {"tokens_per_s": 300.0, "occupancy": 1.0}}, "c": {}}
-    >>> sampler_health(beats)
-    {'sampler/tokens_per_s': 400.0, 'sampler/occupancy': 0.75}
+    >>> beats = {
+    ...   "a": {"age": 1.0, "health": {"tokens_per_s": 100.0, "occupancy": 0.5}},
+    ...   "b": {"age": 1.0, "health": {"tokens_per_s": 300.0, "occupancy": 1.0}},
+    ...   "c": {"age": 999.0, "health": {"tokens_per_s": 7.0, "reward_hung": 2}},
+    ... }
+    >>> for name, value in sampler_health(beats, fresh=60.0).items():
+    ...   print(name, value)
+    sampler/tokens_per_s 400.0
+    sampler/occupancy 0.75
+    rollouts/reward_hung 2.0
   """
   found: dict[str, list[float]] = {}
   for beat in heartbeats.values():
     for name, value in (beat.get("health") or {}).items():
-      found.setdefault(name, []).append(float(value))
+      if name.startswith(COUNTS):
+        found.setdefault(f"rollouts/{name}", []).append(float(value))
+      elif beat["age"] <= fresh:
+        found.setdefault(f"sampler/{name}", []).append(float(value))
+  summed = {f"sampler/{name}" for name in _SUMMED}
   return {
-    f"sampler/{name}": sum(values) / (1 if name in _SUMMED else len(values))
+    name: sum(values)
+    if name in summed or name.startswith(f"rollouts/{COUNTS}")
+    else sum(values) / len(values)
     for name, values in found.items()
   }
-
-
-def unrewarded(heartbeats: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-  """Responses without a reward, by cause, as the samplers that are running count.
-
-  >>> unrewarded({"a": {"unrewarded": {"hung": 2}}, "b": {"unrewarded": {"hung": 1}}})
-  {'rollouts/reward_hung': 3.0}
-  """
-  counts: Counter[str] = Counter()
-  for beat in heartbeats.values():
-    counts.update(beat.get("unrewarded", {}))
-  return {f"rollouts/reward_{cause}": float(counts[cause]) for cause in counts}

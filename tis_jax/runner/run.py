@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tis_jax import models
+from tis_jax.engines.native.health import PHASES
 from tis_jax.learner import (
   Batch,
   Checkpoints,
@@ -30,7 +31,7 @@ from tis_jax.learner import (
 )
 from tis_jax.runner import logs
 from tis_jax.runner.guard import Guard
-from tis_jax.runner.health import sampler_health, unrewarded
+from tis_jax.runner.health import sampler_health
 from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
 from tis_jax.runner.stream import BatchStream, needed_from
@@ -55,6 +56,9 @@ _SHOWN = (
   *(f"rollouts/reward_{cause}" for cause in CAUSES),
   "sampler/tokens_per_s",
   "sampler/occupancy",
+  "sampler/cache_use",
+  "sampler/queue",
+  *(f"sampler/seconds/{phase}" for phase in PHASES),
 )
 # A sampler that has said nothing for so long is gone, and its numbers with it.
 _FRESH_SECONDS = 60.0
@@ -264,7 +268,8 @@ class Run:
     self._checkpoints.wait()
     self._delete_what_is_done()
     self._store.delete_params(keep=1)
-    rows, failed = self._stream.rows, unrewarded(self._store.heartbeats())
+    rows, said = self._stream.rows, sampler_health(self._store.heartbeats())
+    failed = {name: n for name, n in said.items() if name.startswith("rollouts/")}
     counts = {
       "rollouts/trained": rows["trained"],
       "rollouts/filtered": rows["filtered"],
@@ -277,9 +282,7 @@ class Run:
 
   def _of_samplers(self) -> dict[str, float]:
     """What the samplers say of themselves; a look at an object store costs money."""
-    beats = self._store.heartbeats()
-    fresh = {name: x for name, x in beats.items() if x["age"] <= _FRESH_SECONDS}
-    return unrewarded(beats) | sampler_health(fresh)
+    return sampler_health(self._store.heartbeats(), _FRESH_SECONDS)
 
   def _dispatch(self, batch: Batch) -> _Step:
     """Starts the update on a batch; does not wait for it."""

@@ -21,6 +21,7 @@ from tis_jax.runner.config import refusing
 from tis_jax.runner.evaluate import Accuracy, Evaluation
 from tis_jax.runner.settings import DataSettings, Settings
 from tis_jax.sampler import Assignment
+from tis_jax.sampler.carry import check_interruptible
 from tis_jax.tasks import Environment
 
 
@@ -120,6 +121,7 @@ def build(settings: Settings) -> Parts:
     environment = environment_of(
       task, task.test, tokenizer, settings.data, settings.sampler.turns
     )
+    _check_interrupted(settings, environment)
   evaluation = Evaluation(
     environment,
     prompts=settings.eval.prompts,
@@ -180,6 +182,18 @@ def _check_record(settings: Settings, vocab_size: int) -> None:
     )
 
 
+def _check_interrupted(settings: Settings, environment: Environment) -> None:
+  """Refuses answers that are handed over where none can be."""
+  if not settings.sampler.native.interrupt_after:
+    return
+  check_interruptible(environment)
+  if settings.store.max_staleness < 1:
+    raise ValueError(
+      "sampler.native.interrupt_after: an answer that is handed over is finished by "
+      "later params, and store.max_staleness=0 allows none; raise it to 1 or more"
+    )
+
+
 def load_task(data: DataSettings) -> tasks.Task:
   """The task, its options checked against the arguments of its `load`.
 
@@ -234,6 +248,7 @@ def assignment(settings: Settings) -> Assignment:
   # late.
   records = settings.train.prompts_per_step / settings.sampler.prompts_per_record
   task, options = task_source(settings.data)
+  interrupted = settings.sampler.native.interrupt_after > 0
   return Assignment(
     model=str(settings.model.source),
     task=task,
@@ -242,6 +257,7 @@ def assignment(settings: Settings) -> Assignment:
     seed=settings.seed,
     capacity=math.ceil((settings.store.max_staleness + 1) * records),
     sampler=settings.sampler,
+    groups=settings.train.steps * settings.train.prompts_per_step * interrupted,
     greedy=settings.algorithm.takes("greedy_rewards"),
     named_rewards=settings.algorithm.takes("named_rewards"),
     reward_seconds=settings.data.reward_seconds,

@@ -1,10 +1,12 @@
 """The sampler process: newest params in, rollout records out."""
 
 import contextlib
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 
-from tis_jax.engines import NativeEngine
+from tis_jax.engines import Engine, NativeEngine
 from tis_jax.sampler.settings import Assignment
 from tis_jax.sampler.worker import Worker, build
 from tis_jax.store import RECONFIGURED, RolloutWriter, Store
@@ -43,7 +45,9 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
     engine, environment = build(assignment, f"{store.run}-{name}")
     ending.callback(getattr(engine, "close", lambda: None))
     ending.enter_context(environment)
-    worker = Worker(assignment, name, writer.incarnation, engine, environment)
+    worker = Worker(
+      assignment, name, writer.incarnation, engine, environment, writer.left
+    )
     how = f"{assignment.sampler.engine}, {assignment.sampler.precision}"
     _say(f"{name} begins at record {writer.seq}, {how}, {jax.devices()[0]}")
     if isinstance(engine, NativeEngine):
@@ -51,20 +55,31 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
       engine.newer = writer.newer
     for note in environment.notes:
       _say(f"{name}: {note}")
+    taken = False
     for turn in writer.turns():
       if turn.params is not None:
-        engine.update(turn.params, turn.version)
+        taken = _take(engine, turn.params, turn.version, taken)
       before = environment.set_aside.copy()
-      rollout = worker.rollout(turn.seq)
-      writer.health = getattr(engine, "health", {})
-      writer.write(rollout)
+      rollout = worker.rollout(turn.seq, turn.last)
+      writer.health = worker.health
+      writer.write(rollout, worker.left)
       if causes := environment.set_aside - before:
         counts = [
           f"{n} {cause} ({environment.said[cause]})" for cause, n in causes.items()
         ]
         _say(f"{name} record {turn.seq}, answers without a reward: {'; '.join(counts)}")
-        writer.unrewarded = dict(environment.set_aside)
     return writer.reason
+
+
+def _take(engine: Engine, params: Mapping[str, Any], version: int, has: bool) -> bool:
+  """Gives an engine new params; one that has some goes on with those if it must."""
+  try:
+    engine.update(params, version)
+  except ValueError as error:
+    if not has:
+      raise
+    _say(f"version {version} is refused, the old one used on: {error}")
+  return True
 
 
 def _say(text: str) -> None:

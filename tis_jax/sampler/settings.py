@@ -92,6 +92,11 @@ class SamplerSettings:
     if self.engine == "llama_cpp":
       known = ("bfloat16", "float32", "int8", "int4")
       check_choice("precision of llama_cpp", self.precision, known)
+    if self.engine != "native" and self.native.interrupt_after:
+      raise ValueError(
+        f"sampler.native.interrupt_after: {self.engine} does not hand over answers "
+        "that are under way; set it to 0, or engine to 'native'"
+      )
     altered = self.temperature != 1 or truncates(self.sampling)
     if self.engine == "llama_cpp" and altered:
       raise ValueError(
@@ -167,6 +172,8 @@ class Assignment:
     seed: of the prompts' order and the sampling noise, with the writer's name.
     capacity: records that all writers together may be ahead of the learner.
     sampler: how to generate.
+    groups: that the run trains on; beyond them nothing is begun before it is needed. 0
+      where nobody can say.
     greedy: record the reward of one greedy answer a prompt, too.
     named_rewards: record the task's further rewards, too.
     reward_seconds: that the rewards of one response may take, of a task of one's own.
@@ -183,6 +190,7 @@ class Assignment:
   seed: int
   capacity: int
   sampler: SamplerSettings
+  groups: int = 0
   greedy: bool = False
   named_rewards: bool = False
   reward_seconds: float = 10.0

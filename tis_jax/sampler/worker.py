@@ -1,6 +1,7 @@
 """What one sampler makes records with: an engine, an environment, a walk, noise."""
 
 import zlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from tis_jax import models, tasks
 from tis_jax.engines import Engine, NativeEngine, play
 from tis_jax.rollouts import ABORTED, Header, Rollout
+from tis_jax.sampler.carry import Carry, check_interruptible
 from tis_jax.sampler.served import served_engine
 from tis_jax.sampler.settings import Assignment
 from tis_jax.tasks import Environment, prompt_order
@@ -21,12 +23,16 @@ class Worker:
   own walk over the task, whoever makes it: a restart repeats none. Its noise depends on
   the incarnation too, so that a record made again after a crash is not the same one.
 
+  With `sampler.native.interrupt_after` it holds the n groups that are finished instead
+  (`tis_jax.sampler.carry`), and `left` says which draws wait for a later one.
+
   Args:
     assignment: from the store.
     name: of the writer.
     incarnation: how often the name has been claimed.
     engine: what generates; whoever made it gives it its params.
     environment: what for.
+    left: draws that an earlier holder of the name had begun (`RolloutWriter.left`).
   """
 
   def __init__(
@@ -36,18 +42,60 @@ class Worker:
     incarnation: int,
     engine: Engine,
     environment: Environment,
+    left: Sequence[int] = (),
   ):
     self._settings, self._assignment = assignment.sampler, assignment
     self._engine, self._environment = engine, environment
     self._order_seed = zlib.crc32(f"{assignment.seed}/{name}".encode())
     self._key = jax.random.fold_in(jax.random.key(self._order_seed), incarnation)
+    self._carry = None
+    if interrupt_after := self._settings.native.interrupt_after:
+      check_interruptible(environment)
+      assert isinstance(engine, NativeEngine)
+      self._carry = Carry(
+        engine,
+        environment,
+        order_seed=self._order_seed,
+        key=self._key,
+        prompts=self._settings.prompts_per_record,
+        samples=self._settings.group_size,
+        interrupt_after=interrupt_after,
+        groups=-(-assignment.groups // assignment.writers),
+        left=left,
+      )
 
-  def rollout(self, seq: int) -> Rollout:
-    """The record number `seq`, by the params that the engine holds."""
+  @property
+  def left(self) -> tuple[int, ...] | None:
+    """The draws that are begun and in no record; None where records are in order."""
+    return None if self._carry is None else self._carry.left
+
+  @property
+  def health(self) -> dict[str, float]:
+    """Numbers of the last record, and counts of responses without a reward."""
+    numbers = dict(getattr(self._engine, "health", {}))
+    if self._carry is not None:
+      numbers["under_way"] = float(self._carry.under_way)
+    for cause, count in self._environment.set_aside.items():
+      numbers[f"reward_{cause}"] = float(count)
+    return numbers
+
+  def rollout(self, seq: int, last: int | None = None) -> Rollout:
+    """The record number `seq`, by the params that the engine holds.
+
+    Args:
+      seq: its place in the writer's sequence.
+      last: the last record that may hold what is begun for it (`Turn.last`); None for
+        itself.
+    """
     size, samples = self._settings.prompts_per_record, self._settings.group_size
-    prompts = prompt_order(len(self._environment), self._order_seed, seq * size, size)
     key = jax.random.fold_in(self._key, seq)
-    played = play(self._engine, self._environment, prompts, samples=samples, key=key)
+    if self._carry is None:
+      prompts = prompt_order(len(self._environment), self._order_seed, seq * size, size)
+      played = play(self._engine, self._environment, prompts, samples=samples, key=key)
+      digest = getattr(self._engine, "params_digest", "")
+    else:
+      played = self._carry.play(seq, seq if last is None else last)
+      prompts, digest = played.rows[::samples], self._carry.digest
     rows, generation = played.rows, played.generation
     if played.aborted:
       reason, _ = played.aborted.most_common(1)[0]
@@ -70,7 +118,7 @@ class Worker:
     header = Header(
       int(generation.versions[generation.mask].max()),
       self._engine.sampling,
-      params_digest=getattr(self._engine, "params_digest", ""),
+      params_digest=digest,
     )
     finish = np.where(judged, generation.finish_reasons, ABORTED).astype(np.int8)
     generation = generation._replace(finish_reasons=finish)

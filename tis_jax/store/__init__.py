@@ -1,8 +1,8 @@
 """The shared array store: rollouts one way, params the other, and who is alive.
 
-Samplers write below `rollouts/`, `claims/` and `heartbeats/`, the learner below
-`params/` and `quarantine/`; the keys are in `store.py` and `params.py`. No module here
-needs jax: a record can be written and checked beside any engine.
+Samplers write below `rollouts/`, `claims/`, `heartbeats/` and `walks/`, the learner
+below `params/` and `quarantine/`; the keys are in `store.py` and `params.py`. No module
+here needs jax: a record can be written and checked beside any engine.
 """
 
 from tis_jax.rollouts import BadRolloutError as BadRolloutError

@@ -38,12 +38,19 @@ class Allowance:
 
   def permits(self, seq: int) -> bool:
     """Whether record `seq` may be made now; a cheap poll."""
+    return seq <= self.last(seq)
+
+  def last(self, seq: int) -> int:
+    """The last record that tokens sampled now may stand in, `seq` being the next.
+
+    A later one would be used when they are staler than the run allows.
+    """
     if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
       self._refresh()
     taken = self._store.taken().get(self._name, 0)
     # What was set aside will never be trained on: it must not hold a place.
     aside = sum(taken <= bad for bad in self._aside)
-    return seq - taken - aside < self._share
+    return taken + aside + self._share - 1
 
   def _refresh(self) -> None:
     alive = [

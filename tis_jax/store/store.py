@@ -8,6 +8,7 @@ rollouts/<writer>/<seq:010d>     a record (tis_jax.rollouts); never changes
 params/...                      params.py
 heartbeats/<writer>              JSON: who is alive and what it is doing
 claims/<writer>                  JSON: which incarnation of a writer may write
+walks/<writer>/<seq:010d>        JSON: prompts that it has begun and not handed over
 quarantine/<writer>/<seq:010d>   a record that must not be trained on
 quarantine/<writer>/<seq:010d>.json   why
 ```

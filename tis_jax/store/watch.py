@@ -26,8 +26,7 @@ class Watch:
     seq: next record, to be kept current by the loop.
     version: of the params in use, likewise.
     state: what the loop is doing, likewise.
-    unrewarded: {cause: responses without a reward}, likewise.
-    health: numbers of the last record, likewise.
+    health: numbers of the writer's, likewise.
 
   Args:
     store: of the run; used by this thread beside the loop.
@@ -51,7 +50,6 @@ class Watch:
     self.seq = seq
     self.version: int | None = None
     self.state = "starting"
-    self.unrewarded: Mapping[str, int] = {}
     self.health: Mapping[str, float] = {}
     self._store, self._name, self._incarnation = store, name, incarnation
     self._parent, self._period = parent, period
@@ -100,7 +98,6 @@ class Watch:
       seq=self.seq,
       version=self.version,
       state=self.state,
-      unrewarded=dict(self.unrewarded),
       health=self.health,
       pid=os.getpid(),
       incarnation=self._incarnation,

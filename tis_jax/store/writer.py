@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -10,8 +10,9 @@ import numpy as np
 
 from tis_jax.rollouts import Rollout, validate
 from tis_jax.store.allowance import Allowance
-from tis_jax.store.errors import ParamsGoneError
+from tis_jax.store.errors import AlreadyExistsError, ParamsGoneError
 from tis_jax.store.store import Store
+from tis_jax.store.walks import delete_left, read_left, write_left
 from tis_jax.store.watch import Watch
 
 # A look at a local store takes microseconds, at an object store money.
@@ -28,11 +29,14 @@ class Turn(NamedTuple):
     seq: its place in the writer's sequence.
     version: of the params to make it by.
     params: these, by name, if they are newer than those of the last turn; else None.
+    last: the last record that tokens sampled by them may stand in, within the run's
+      bound on staleness.
   """
 
   seq: int
   version: int
   params: Mapping[str, np.ndarray] | None
+  last: int
 
 
 class RolloutWriter:
@@ -45,10 +49,11 @@ class RolloutWriter:
   Attributes:
     reason: why the writer must end; None while it need not.
     incarnation: how often the name has been claimed, from 1.
-    health: numbers by name that the learner shows and logs; set by whoever makes the
-      records (`NativeEngine.health`).
-    unrewarded: to be kept current by whoever writes, where rewards may fail: {cause:
-      responses without a reward}; heartbeats carry it.
+    left: draws of its walk over the prompts that it had begun when its last holder
+      ended, and not handed over.
+    health: numbers by name that the learner shows and logs, set by whoever makes the
+      records: what the engine says of the last one (`NativeEngine.health`), and, as
+      `reward_CAUSE`, how many responses have no reward so far. Heartbeats carry it.
 
   Args:
     store: from `Store.open(url)`.
@@ -65,7 +70,7 @@ class RolloutWriter:
     ...   for turn in writer.turns():
     ...     print(turn)  # here: if turn.params is not None, load them; then write
     ...     break
-    Turn(seq=0, version=0, params={'w': array([1., 1.], dtype=float32)})
+    Turn(seq=0, version=0, params={'w': array([1., 1.], dtype=float32)}, last=3)
   """
 
   def __init__(
@@ -82,6 +87,7 @@ class RolloutWriter:
     capacity = store.config["capacity"] if capacity is None else capacity
     self._allowance = Allowance(store, name, capacity, writers)
     self._watch = Watch(store, name, self.incarnation, store.next_seq(name), parent)
+    self.left = read_left(store, name, self._watch.seq)
     scheme = urlsplit(store.url).scheme
     self._poll_seconds = _POLL_SECONDS.get(scheme, _REMOTE_POLL_SECONDS)
     self._looked = -math.inf
@@ -106,14 +112,6 @@ class RolloutWriter:
     self._watch.health = dict(numbers)
 
   @property
-  def unrewarded(self) -> Mapping[str, int]:
-    return self._watch.unrewarded
-
-  @unrewarded.setter
-  def unrewarded(self, counts: Mapping[str, int]) -> None:
-    self._watch.unrewarded = counts
-
-  @property
   def seq(self) -> int:
     """The next record's place in the sequence."""
     return self._watch.seq
@@ -124,7 +122,8 @@ class RolloutWriter:
     while self._goes_on():
       # Asked before the params are looked for, so that a record which the learner's
       # progress permits is made by params that are at least as new as that progress.
-      permitted = self._allowance.permits(watch.seq)
+      last = self._allowance.last(watch.seq)
+      permitted = watch.seq <= last
       manifest = self._store.latest(if_newer_than=watch.version)
       if manifest is not None:
         heard = time.monotonic()
@@ -138,7 +137,7 @@ class RolloutWriter:
           watch.version = manifest.version
         watch.state = "generating"
         assert watch.version is not None
-        yield Turn(watch.seq, watch.version, params)
+        yield Turn(watch.seq, watch.version, params, last)
         continue
       watch.state = "waiting for the learner"
       if time.monotonic() - heard > _PATIENCE_SECONDS:
@@ -168,16 +167,27 @@ class RolloutWriter:
     self._watch.version = manifest.version
     return params, manifest.version
 
-  def write(self, rollout: Rollout) -> None:
+  def write(self, rollout: Rollout, left: Sequence[int] | None = None) -> None:
     """Hands a record to the learner, as this turn's.
+
+    Args:
+      rollout: whose prompts are the writer's next ones.
+      left: draws that it has begun and leaves for later records; of a writer that
+        hands over what is finished, and not the next ones (`tis_jax.store.walks`).
 
     Raises:
       BadRolloutError: the learner would set it aside; says why.
-      AlreadyExistsError: another writer has the name.
+      AlreadyExistsError: another writer has the name, or has had it.
     """
     validate(rollout)
+    if left is not None:
+      if not self._store.holds(self._name, self.incarnation):
+        raise AlreadyExistsError(f"another writer has taken the name {self._name!r}")
+      write_left(self._store, self._name, self._watch.seq + 1, left)
     self._store.put_rollout(self._name, self._watch.seq, rollout)
     self._watch.seq += 1
+    if left is not None:
+      delete_left(self._store, self._name, self._watch.seq)
 
   def _goes_on(self) -> bool:
     self._watch.reason = self._watch.reason or self._store.stopped()

@@ -1,13 +1,13 @@
 """Tasks: prompts with answers that a program can check."""
 
 from tis_jax.tasks.conversation import Conversation, ConversationsFailedError, Turns
-from tis_jax.tasks.court import Court
 from tis_jax.tasks.environment import Environment
 from tis_jax.tasks.gsm8k import MissingDatasetError
 from tis_jax.tasks.imported import is_imported
 from tis_jax.tasks.loading import TASKS, load, loader, settled
 from tis_jax.tasks.numbers import final_number, leading_number, parse_number
 from tis_jax.tasks.order import prompt_order
+from tis_jax.tasks.pool import RewardPool
 from tis_jax.tasks.prompts import Prompts, encode_prompts
 from tis_jax.tasks.rewards import REWARDS
 from tis_jax.tasks.task import Example, Source, Task, TaskError
@@ -19,11 +19,11 @@ __all__ = [
   "TASKS",
   "Conversation",
   "ConversationsFailedError",
-  "Court",
   "Environment",
   "Example",
   "MissingDatasetError",
   "Prompts",
+  "RewardPool",
   "Source",
   "Task",
   "TaskError",

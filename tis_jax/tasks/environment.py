@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from tis_jax.tasks.conversation import Conversation, Messages, Turns, as_messages
-from tis_jax.tasks.court import Asked, Court
 from tis_jax.tasks.messages import opening_ids, reply_ids
+from tis_jax.tasks.pool import Asked, RewardPool
 from tis_jax.tasks.prompts import encode_prompts, wraps
 from tis_jax.tasks.task import Example, Task
 from tis_jax.tasks.verdict import Verdict, answer_of, judge
@@ -79,14 +79,14 @@ class Environment:
     self.said: dict[str, str] = {}
     self._task, self._tokenizer, self._decode = task, tokenizer, tokenizer.decode
     self._chat = wraps(tokenizer, task.chat)
-    self._court = None
+    self._pool = None
     if task.apart:
       if task.source is None:
         raise ValueError(
           f"task {task.name!r} is to be judged in other processes, which load it by its"
           " name: have it from tis_jax.tasks.load"
         )
-      self._court = Court(
+      self._pool = RewardPool(
         task.source, processes=reward_processes, seconds=reward_seconds
       )
 
@@ -101,8 +101,8 @@ class Environment:
 
   def close(self) -> None:
     """Ends the processes that judge."""
-    if self._court is not None:
-      self._court.close()
+    if self._pool is not None:
+      self._pool.close()
 
   def rewards(
     self, index: np.ndarray, tokens: np.ndarray, mask: np.ndarray
@@ -156,9 +156,9 @@ class Environment:
       mask: see `rewards`.
     """
     texts = self._texts(tokens, mask)
-    if self._court is None or self._task.answer_of is None:
+    if self._pool is None or self._task.answer_of is None:
       return [answer_of(self._task, text) for text in texts]
-    found = self._court.judge(
+    found = self._pool.judge(
       [
         Asked("answer", text, self.prompts.examples[i])
         for i, text in zip(index, texts, strict=True)
@@ -203,10 +203,10 @@ class Environment:
       for i, text, there in zip(index, self._texts(tokens, mask), where, strict=True)
       if there
     ]
-    if self._court is None:
+    if self._pool is None:
       verdicts = [judge(rewards, one.completion, one.example) for one in asked]
     else:
-      verdicts = self._court.judge(asked)
+      verdicts = self._pool.judge(asked)
     found = np.full((len(index), len(rewards)), np.nan, np.float32)
     for row, verdict in zip(np.flatnonzero(where), verdicts, strict=True):
       if verdict.cause:

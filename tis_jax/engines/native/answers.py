@@ -7,6 +7,9 @@ from tis_jax.engines.native.steps import Block
 from tis_jax.engines.protocol import FILL, Generation
 from tis_jax.rollouts import ABORTED, LENGTH, STOP
 
+INTERRUPTED = -1
+"""A finish reason outside of records: the response goes on (`NativeEngine.go_on`)."""
+
 
 class Answers:
   """R responses of at most T tokens.
@@ -29,7 +32,27 @@ class Answers:
     self._logp = np.zeros((rows, room), np.float32)
     self._versions = np.full((rows, room), version, np.int32)
     self._finish = np.full(rows, LENGTH, np.int8)
+    self._room_R = np.full(rows, room, np.int32)
     self._further: dict[str, np.ndarray] = {}
+
+  @classmethod
+  def of(cls, begun: Generation, room: np.ndarray) -> "Answers":
+    """Those that have been begun, to go on with.
+
+    Args:
+      begun: whose arrays are copied.
+      room: int [R], tokens that each may have.
+    """
+    rows, length = begun.tokens.shape
+    answers = cls(rows, length, pad_id=0, version=0)
+    answers.count = begun.mask.sum(axis=1, dtype=np.int32)
+    answers.tokens, answers._mask = begun.tokens.copy(), begun.mask.copy()
+    answers._logp, answers._versions = begun.sampler_logp.copy(), begun.versions.copy()
+    answers._finish, answers._room_R = begun.finish_reasons.copy(), room
+    found = {name: getattr(begun, name) for name in FILL}
+    answers._further = {n: x.copy() for n, x in found.items() if x is not None}
+    answers._end_what_is_full()
+    return answers
 
   def take(self, block: Block, request_B: np.ndarray, version: int) -> int:
     """Takes the tokens of a block.
@@ -54,11 +77,16 @@ class Answers:
         self._array(name, found)[row, place] = found[slot, column]
     np.add.at(self.count, row, 1)
     self._finish[request_B[block.stopped_B]] = STOP
+    self._end_what_is_full()
     return len(row)
 
   def abort(self, rows) -> None:
     """Says of rows that they were given up."""
     self._finish[rows] = ABORTED
+
+  def interrupt(self) -> None:
+    """Says of all that they go on."""
+    self._finish[:] = INTERRUPTED
 
   def generation(self, blank: Drawn) -> Generation:
     """As the protocol has it.
@@ -78,6 +106,10 @@ class Answers:
       finish_reasons=self._finish,
       **self._further,
     )
+
+  def _end_what_is_full(self) -> None:
+    ongoing = self._finish == INTERRUPTED
+    self._finish[ongoing & (self.count >= self._room_R)] = LENGTH
 
   def _array(self, name: str, like: np.ndarray) -> np.ndarray:
     if name not in self._further:

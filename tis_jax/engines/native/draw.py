@@ -3,6 +3,7 @@
 Letters in names: B slots, V vocabulary, W tokens of a block, K room for tokens.
 """
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -104,6 +105,14 @@ def draw(law: Law, logits_BV: jax.Array, keys_B: jax.Array) -> Drawn:
     top_logp_BK = top_BK - log_total_B[:, None]
     top_ids_BK = top_ids_BK.astype(jnp.int32)
   return Drawn(token_B, logp_B, mass_B, ids_BK, top_ids_BK, top_logp_BK)
+
+
+@functools.cache
+def blank(law: Law, vocab_size: int) -> Drawn:
+  """One draw of this law, as shapes and dtypes."""
+  key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
+  logits = jax.ShapeDtypeStruct((1, vocab_size), jnp.float32)
+  return jax.eval_shape(functools.partial(draw, law), logits, key)
 
 
 def inverse_cdf(exp_BV: jax.Array, keys_B: jax.Array) -> jax.Array:

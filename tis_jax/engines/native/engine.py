@@ -10,12 +10,19 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from tis_jax.engines.native.answers import Answers
-from tis_jax.engines.native.draw import GREEDY, Law, draw
+from tis_jax.engines.native.answers import INTERRUPTED, Answers
+from tis_jax.engines.native.draw import GREEDY, Law, blank
 from tis_jax.engines.native.health import Health
 from tis_jax.engines.native.layout import layout
 from tis_jax.engines.native.precision import Precision
-from tis_jax.engines.native.schedule import Requests, Schedule, Version
+from tis_jax.engines.native.requests import (
+  Requests,
+  beginning,
+  checked_limits,
+  going_on,
+  ids_of,
+)
+from tis_jax.engines.native.schedule import Schedule, Version
 from tis_jax.engines.native.settings import NativeSettings
 from tis_jax.engines.native.steps import Plan
 from tis_jax.engines.protocol import Generation
@@ -177,41 +184,108 @@ class NativeEngine:
       RuntimeError: `update` has not been called.
       ValueError: the limits are not one a response, or outside their range.
     """
-    if self._version is None:
-      raise RuntimeError("there are no params to generate with: call `update` first")
     rows = len(prompts) * samples
-    wanted = self._limits(limits, rows)
-    given = [
-      np.asarray(ids, np.int32)[np.asarray(mask)]
-      for ids, mask in zip(prompts, prompt_mask, strict=True)
-    ]
+    wanted = checked_limits(limits, rows, self._room)
+    given = ids_of(prompts, prompt_mask)
     lengths = np.array([len(ids) for ids in given], int)
-    longest = max(int(lengths.max(initial=1)), 1) + self._room - 1
-    longest = min(longest, self._settings.capacity or longest)
-    fits = lengths <= longest
-    answers = Answers(rows, self._room, self._pad_id, self._version.number)
-    for prompt in np.flatnonzero(~fits):
+    longest = self._longest(int(lengths.max(initial=1)))
+    answers = self._no_answers(rows)
+    for prompt in np.flatnonzero(lengths > longest):
       answers.abort(slice(prompt * samples, (prompt + 1) * samples))
       self._say(
         f"prompt {prompt} has {lengths[prompt]} tokens, a slot holds {longest}: it is "
         "given up (raise the engine's capacity)"
       )
-    answered = np.flatnonzero(np.repeat(fits & (lengths > 0), samples))
-    law = GREEDY if greedy else self._plan.law
-    plan = dataclasses.replace(self._plan, law=law)
+    answered = np.flatnonzero(np.repeat((lengths <= longest) & (lengths > 0), samples))
     slots = min(self._settings.slots or self._slots_for(rows), max(len(answered), 1))
-    health = Health(slots)
     room = np.repeat(longest - lengths + 1, samples)
-    if len(answered):
+    requests = beginning(
+      given,
+      samples,
+      answered=answered,
+      limits=np.minimum(wanted, room),
+      slots=slots,
+      key=key,
+    )
+    return self._answer(requests, answers, slots, longest, greedy)
+
+  def begin(self, rows: int) -> Generation:
+    """Responses of no token yet, for `go_on`.
+
+    Raises:
+      RuntimeError: `update` has not been called.
+    """
+    answers = self._no_answers(rows)
+    answers.interrupt()
+    return answers.generation(blank(self._plan.law, self._config.vocab_size))
+
+  def go_on(
+    self,
+    prompts: np.ndarray,
+    prompt_mask: np.ndarray,
+    begun: Generation,
+    *,
+    more: np.ndarray,
+    keys: jax.Array,
+  ) -> Generation:
+    """Goes on with responses that were begun, and interrupts them again.
+
+    What a response has said is read again with its prompt, by the params of now, so
+    that its next tokens are of their law alone. Those that have ended stay as they are.
+
+    Args:
+      prompts: int32 [R, P], left-padded, of each response.
+      prompt_mask: bool [R, P].
+      begun: R responses, of `begin` or of an earlier call.
+      more: int [R], at least 1: the most tokens that each may draw now.
+      keys: PRNG keys [R], of each response the same in every call: its token t is drawn
+        with `fold_in(key, t)`, however often it is interrupted.
+
+    Returns:
+      Them, with what they have said now; `INTERRUPTED` is the finish reason of those
+      that go on.
+
+    Raises:
+      RuntimeError: `update` has not been called.
+    """
+    self._no_answers(0)
+    rows, width = prompts.shape
+    given = ids_of(prompts, prompt_mask)
+    lengths = np.array([len(ids) for ids in given], int)
+    longest = self._longest(width)
+    room = np.where(lengths > 0, np.minimum(self._room, longest - lengths + 1), 0)
+    ongoing = begun.finish_reasons == INTERRUPTED
+    answers = Answers.of(begun, room)
+    if len(too_long := np.flatnonzero(ongoing & (lengths > longest))):
+      answers.abort(too_long)
+      self._say(
+        f"{len(too_long)} responses are given up: their prompts have up to "
+        f"{lengths.max()} tokens, a slot holds {longest} (raise the engine's capacity)"
+      )
+    # A power of two, so that few numbers of slots are compiled.
+    slots = self._settings.slots or self._slots_for(1 << (rows - 1).bit_length())
+    requests = going_on(
+      given,
+      [ids[:count] for ids, count in zip(begun.tokens, answers.count, strict=True)],
+      answered=np.flatnonzero(ongoing & (answers.count < room)),
+      more=more,
+      room=room,
+      slots=slots,
+      longest=longest,
+      keys=keys,
+    )
+    return self._answer(requests, answers, slots, longest, greedy=False)
+
+  def _answer(
+    self, requests: Requests, answers: Answers, slots: int, longest: int, greedy: bool
+  ) -> Generation:
+    law = GREEDY if greedy else self._plan.law
+    plan, health = dataclasses.replace(self._plan, law=law), Health(slots)
+    if requests.order:
+      assert self._version is not None
       Schedule(
         plan,
-        Requests(
-          prompts=given,
-          samples=samples,
-          order=answered.tolist(),
-          limits=np.minimum(wanted, room).astype(np.int32),
-          keys=_request_keys(key, len(prompts), samples),
-        ),
+        requests,
         answers,
         slots=slots,
         longest=longest,
@@ -222,7 +296,17 @@ class NativeEngine:
         health=health,
       ).run()
     self.health = health.metrics()
-    return answers.generation(_blank(law, self._config.vocab_size))
+    return answers.generation(blank(law, self._config.vocab_size))
+
+  def _no_answers(self, rows: int) -> Answers:
+    if self._version is None:
+      raise RuntimeError("there are no params to generate with: call `update` first")
+    return Answers(rows, self._room, self._pad_id, self._version.number)
+
+  def _longest(self, prompt: int) -> int:
+    """Places that a slot may need, behind a prompt of so many tokens."""
+    longest = max(prompt, 1) + self._room - 1
+    return min(longest, self._settings.capacity or longest)
 
   def _newer(self, greedy: bool, health: Health) -> Version | None:
     """Takes newer params, if there are any and now is the time."""
@@ -238,32 +322,7 @@ class NativeEngine:
       return None
     return self._version
 
-  def _limits(self, limits, rows: int) -> np.ndarray:
-    if limits is None:
-      return np.full(rows, self._room)
-    limits = np.asarray(limits)
-    if limits.shape != (rows,) or (limits < 1).any() or (limits > self._room).any():
-      raise ValueError(
-        f"limits must be {rows} numbers from 1 to {self._room}, got {limits.tolist()}"
-      )
-    return limits
-
   def _slots_for(self, rows: int) -> int:
     small = int(_SMALL_STEP / self._config.num_parameters)
     most = _CPU_SLOTS if jax.default_backend() == "cpu" else _SLOTS
     return min(rows, max(most, small))
-
-
-@functools.partial(jax.jit, static_argnums=(1, 2))
-def _request_keys(key, prompts: int, samples: int) -> jax.Array:
-  of_prompt = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(prompts))
-  fold = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
-  return fold(of_prompt, jnp.arange(samples)).reshape(-1)
-
-
-@functools.cache
-def _blank(law: Law, vocab_size: int):
-  """One draw of this law, as shapes and dtypes."""
-  key = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), 1))
-  logits = jax.ShapeDtypeStruct((1, vocab_size), jnp.float32)
-  return jax.eval_shape(functools.partial(draw, law), logits, key)

@@ -5,6 +5,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 
+PHASES = ("read", "decode", "params", "host")
+"""Reading prompts, drawing tokens, taking newer params, keeping books."""
+
 
 class Health:
   """Counts of one call of `generate`, and of the calls before it.

@@ -1,7 +1,7 @@
-"""Prompts that have been read, kept until all of their responses have begun."""
+"""What stands before a response, read and kept until all that go on from it do."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -80,10 +80,13 @@ class Reader:
 class Prefixes:
   """The prompts of a batch, read when they are needed and forgotten when they are not.
 
+  A response that was interrupted goes on from its prompt and what it has said: to this
+  class that is a prompt, too.
+
   Args:
     reader: that reads them.
     prompts: int32 [length] each.
-    uses: how many responses each prompt has.
+    uses: {prompt: how many responses go on from it}.
     count: told how many tokens are read.
   """
 
@@ -91,12 +94,12 @@ class Prefixes:
     self,
     reader: Reader,
     prompts: Sequence[np.ndarray],
-    uses: int,
+    uses: Mapping[int, int],
     count: Callable[[int], None],
   ):
     self._reader, self._prompts, self._count = reader, prompts, count
     self._held: dict[int, Held] = {}
-    self._left: Counter[int] = Counter(dict.fromkeys(range(len(prompts)), uses))
+    self._left: Counter[int] = Counter(uses)
     self._job: Iterator[None] | None = None
 
   def advance(self, layout: Layout, wanted: Sequence[int], *, all_of_it: bool) -> bool:

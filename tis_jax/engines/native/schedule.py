@@ -1,7 +1,7 @@
 """Which response has which slot, and when: the host's side of a batch."""
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -13,6 +13,7 @@ from tis_jax.engines.native.cache import capacities, covering, empty, places_of,
 from tis_jax.engines.native.health import Health
 from tis_jax.engines.native.layout import Layout
 from tis_jax.engines.native.prefixes import Held, Prefixes, Reader
+from tis_jax.engines.native.requests import Requests
 from tis_jax.engines.native.steps import Block, Plan, decode, fill, no_slots, reread
 
 # A step's worth of tokens while a long prompt is being read beside them.
@@ -31,24 +32,6 @@ class Version(NamedTuple):
 
   layout: Layout
   number: int
-
-
-class Requests(NamedTuple):
-  """What is to be answered.
-
-  Attributes:
-    prompts: int32 [length] each.
-    samples: responses a prompt: response r answers prompt r // samples.
-    order: responses in the order in which they begin; others are left out.
-    limits: int32 [R], tokens each may have.
-    keys: PRNG keys [R].
-  """
-
-  prompts: Sequence[np.ndarray]
-  samples: int
-  order: Sequence[int]
-  limits: np.ndarray
-  keys: jax.Array
 
 
 class Schedule:
@@ -89,17 +72,17 @@ class Schedule:
     self._version, self._newer, self._recompute = version, newer, recompute
     self._health = health
     self._sizes = capacities(longest)
-    self._lengths = np.array([len(ids) for ids in requests.prompts], np.int32)
+    lengths = np.array([len(ids) for ids in requests.prompts], np.int32)
+    self._said_R, self._length_R = answers.count.copy(), lengths[requests.prompt_R]
     self._waiting = deque(requests.order)
     self._request_B = np.full(slots, -1)
-    most = min(len(requests.prompts), -(-slots // requests.samples))
-    self._reader = Reader(plan, most, int(self._lengths.max(initial=1)), cache_dtype)
+    self._reader = Reader(plan, requests.together, requests.longest, cache_dtype)
     # A running response may be as long as a slot.
     self._rereader = Reader(plan, min(slots, 8), longest, cache_dtype)
     self._prefixes = Prefixes(
       self._reader,
       requests.prompts,
-      requests.samples,
+      Counter(requests.prompt_R[requests.order].tolist()),
       lambda tokens: health.add(prompt_tokens=tokens),
     )
     impl = jax.random.key_impl(requests.keys)
@@ -139,9 +122,10 @@ class Schedule:
     seen = []
     for slot in running:
       row = self._request_B[slot]
-      prompt = self._requests.prompts[row // self._requests.samples]
+      prompt = self._requests.prompts[self._requests.prompt_R[row]]
       # The token drawn last has not been fed in.
-      said = self._answers.tokens[row, : self._answers.count[row] - 1]
+      new = slice(self._said_R[row], self._answers.count[row] - 1)
+      said = self._answers.tokens[row, new]
       seen.append(np.concatenate([prompt, said]))
     self._health.add(prompt_tokens=sum(map(len, seen)))
     done = 0
@@ -160,7 +144,7 @@ class Schedule:
     rows = [self._waiting[i] for i in range(min(len(free), len(self._waiting)))]
     if not rows:
       return []
-    prompts = [row // self._requests.samples for row in rows]
+    prompts = self._requests.prompt_R[rows].tolist()
     with self._health.phase("read"):
       # While others go on, a long prompt is read chunk by chunk.
       ready = self._prefixes.advance(
@@ -193,7 +177,8 @@ class Schedule:
       self._slots,
       read,
       source_B,
-      self._lengths[row_B // self._requests.samples],
+      self._length_R[row_B],
+      self._said_R[row_B],
       self._requests.limits[row_B],
       self._slot_keys(row_B),
     )
@@ -221,14 +206,17 @@ class Schedule:
       )
     return block
 
+  def _ends(self, row_R: np.ndarray) -> np.ndarray:
+    """Tokens of the prompts and of what has been said in answer to them."""
+    return self._length_R[row_R] + self._answers.count[row_R] - self._said_R[row_R]
+
   def _resize(self) -> None:
     """Makes the cache as wide as one call of the decoding loop may need it."""
     row_R = self._request_B[self._running]
-    length_R = self._lengths[row_R // self._requests.samples]
+    before_R, end_R = self._length_R[row_R] - self._said_R[row_R], self._ends(row_R)
     # A token is fed in by the step after the one that draws it, the last one never.
-    end_R = length_R + np.maximum(self._answers.count[row_R] - 1, 0)
-    end_R += self._plan.steps
-    last_R = length_R + self._requests.limits[row_R] - 1
+    end_R = np.maximum(end_R - 1, self._length_R[row_R]) + self._plan.steps
+    last_R = before_R + self._requests.limits[row_R] - 1
     places = covering(self._sizes, int(np.minimum(end_R, last_R).max(initial=1)))
     if places != places_of(self._slots.cache):
       cache = resize(self._slots.cache, places)
@@ -243,13 +231,12 @@ class Schedule:
         self._answers.take(block, self._request_B, self._version.number)
         for block in blocks
       ]
-      row_R = self._request_B[self._running]
-      length_R = self._lengths[row_R // self._requests.samples]
+      ends = self._ends(self._request_B[self._running])
       self._health.add(tokens=sum(tokens[:-1]))
       self._health.decoded(
         steps=int(blocks[-1].steps),
         tokens=tokens[-1],
-        places=int((length_R + self._answers.count[row_R]).sum()),
+        places=int(ends.sum()),
         capacity=len(live_B) * places_of(self._slots.cache),
         queue=len(self._waiting),
       )

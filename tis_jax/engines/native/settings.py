@@ -28,6 +28,10 @@ class NativeSettings:
       began with; "switch" takes newer ones between steps, drops no response, and goes
       on with the keys and values of the old; "switch_recompute" computes those anew.
       The record has the version of every token.
+    interrupt_after: tokens that a response draws before it makes room for others; the
+      rest of it is drawn for a later record, by the params of then, with what it has
+      said read again. A record holds the groups that are finished, whichever they are,
+      so that short answers do not wait for the longest. 0 never interrupts.
 
   Raises:
     ValueError: a setting outside its range.
@@ -38,10 +42,12 @@ class NativeSettings:
   head: str = ""
   cache: str = ""
   new_params: str = "after"
+  interrupt_after: int = 0
 
   def __post_init__(self):
     check_number("slots", self.slots, at_least=0)
     check_number("capacity", self.capacity, at_least=0)
+    check_number("interrupt_after", self.interrupt_after, at_least=0)
     check_choice("head", self.head, HEADS)
     check_choice("cache", self.cache, CACHES)
     check_choice("new_params", self.new_params, NEW_PARAMS)

@@ -131,15 +131,18 @@ def last_logits(layout: Layout, hidden_ND) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames="slots")
-def fill(plan: Plan, slots: Slots, read: Read, source_B, length_B, limit_B, key_B):
-  """Gives prompts to free slots, and draws the first token of each response.
+def fill(
+  plan: Plan, slots: Slots, read: Read, source_B, length_B, said_B, limit_B, key_B
+):
+  """Gives prompts to free slots, and draws the next token of each response.
 
   Args:
     plan: what is compiled.
     slots: donated.
-    read: the prompts.
+    read: the prompts, with what has been said in answer to them.
     source_B: which of them a slot answers; -1 leaves the slot as it is.
     length_B: tokens of it.
+    said_B: of these, tokens of the response.
     limit_B: tokens that the response may have.
     key_B: PRNG key of the response.
 
@@ -150,9 +153,10 @@ def fill(plan: Plan, slots: Slots, read: Read, source_B, length_B, limit_B, key_
   from_B = jnp.maximum(source_B, 0)
   cache = refill(slots.cache, read.cache, source_B)
   key_B = jnp.where(new_B, key_B, slots.key_B)
-  drawn = draw(plan.law, read.logits_NV[from_B], _noise(key_B, jnp.zeros_like(from_B)))
+  drawn = draw(plan.law, read.logits_NV[from_B], _noise(key_B, said_B))
   stopped_B = new_B & _stops(plan, drawn.tokens)
-  live_B = jnp.where(new_B, ~stopped_B & (limit_B > 1), slots.live_B)
+  count_B = said_B + 1
+  live_B = jnp.where(new_B, ~stopped_B & (limit_B > count_B), slots.live_B)
 
   def pick(new, old) -> jax.Array:
     return jnp.where(new_B, new, old)
@@ -161,7 +165,7 @@ def fill(plan: Plan, slots: Slots, read: Read, source_B, length_B, limit_B, key_
     cache,
     token_B=pick(drawn.tokens, slots.token_B),
     place_B=pick(length_B, slots.place_B),
-    count_B=pick(1, slots.count_B),
+    count_B=pick(count_B, slots.count_B),
     limit_B=pick(limit_B, slots.limit_B),
     live_B=live_B,
     key_B=key_B,

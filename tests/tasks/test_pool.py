@@ -10,8 +10,8 @@ import pytest
 
 from tis_jax import tasks
 from tis_jax.models import CharacterTokenizer
-from tis_jax.tasks import Court, Environment, Source, TaskError
-from tis_jax.tasks.court import Asked
+from tis_jax.tasks import Environment, RewardPool, Source, TaskError
+from tis_jax.tasks.pool import Asked
 
 TOKENIZER = CharacterTokenizer("0123456789+=")
 
@@ -78,9 +78,9 @@ def test_each_answer_has_its_own_verdict_in_order(source, tmp_path):
   example = tasks.Example(0, "1+1=", "2", {"a": 1})
   texts = ["8", "0", "1", "2", "3", "5", "9", "4", "16"]
   own = Source(source.name, {"seen": str(tmp_path)})
-  with Court(own, processes=2, seconds=0.5) as court:
+  with RewardPool(own, processes=2, seconds=0.5) as pool:
     began = time.monotonic()
-    found = court.judge([Asked("reward", text, example) for text in texts])
+    found = pool.judge([Asked("reward", text, example) for text in texts])
     causes = ["", "hung", "raised", "died", "no_number", "no_number", "", "hung", ""]
     assert [verdict.cause for verdict in found] == causes
     assert found[0].values == (8 / 16 + 0.001,) and found[8].values == (1.001,)
@@ -92,30 +92,30 @@ def test_each_answer_has_its_own_verdict_in_order(source, tmp_path):
     assert found[5].said == "the reward reward gave '0.5'"
     assert time.monotonic() - began < 60
     named = [Asked("rewards", text, example) for text in ("8", "9")]
-    assert [x.values for x in court.judge(named)] == [(0.5, 0.5), ()]
+    assert [x.values for x in pool.judge(named)] == [(0.5, 0.5), ()]
     asked = [Asked("answer", text, example) for text in ("7", "8", "x")]
-    assert court.judge(asked) == [1, 0, None]
+    assert pool.judge(asked) == [1, 0, None]
   started = [int(x.name.rpartition("-")[2]) for x in tmp_path.iterdir()]
   # Four processes at least, and what one of them had started itself.
   assert len(started) >= 4 and len(list(tmp_path.glob("child-*"))) == 1
   deadline = time.monotonic() + 10
   while any(map(alive, started)):
-    assert time.monotonic() < deadline, "a process outlives the court"
+    assert time.monotonic() < deadline, "a process outlives the pool"
     time.sleep(0.05)
 
 
 def test_a_question_that_was_broken_off_leaves_nothing_behind(source, monkeypatch):
   example = tasks.Example(0, "1+1=", "2")
-  with Court(source, processes=1, seconds=20) as court:
-    court.judge([Asked("answer", "8", example)])
+  with RewardPool(source, processes=1, seconds=20) as pool:
+    pool.judge([Asked("answer", "8", example)])
 
     def interrupted(*_):
       raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-      patch.setattr("tis_jax.tasks.court.wait", interrupted)
-      court.judge([Asked("answer", "7", example)])
-    assert court.judge([Asked("reward", "8", example)])[0].values == (0.5,)
+      patch.setattr("tis_jax.tasks.pool.wait", interrupted)
+      pool.judge([Asked("answer", "7", example)])
+    assert pool.judge([Asked("reward", "8", example)])[0].values == (0.5,)
 
 
 def test_a_task_that_cannot_be_loaded_there_is_said():
@@ -126,10 +126,29 @@ def test_a_task_that_cannot_be_loaded_there_is_said():
   }.items():
     options = {"status": 3} if name == "os:_exit" else {}
     with (
-      Court(Source(name, options), processes=1) as court,
+      RewardPool(Source(name, options), processes=1) as pool,
       pytest.raises(TaskError, match=message),
     ):
-      court.judge([Asked("reward", "", tasks.Example(0, "", ""))])
+      pool.judge([Asked("reward", "", tasks.Example(0, "", ""))])
+
+
+def test_rewards_that_all_hang_are_named_early(source, monkeypatch):
+  # Of eight, as it is, each would cost a process.
+  monkeypatch.setattr("tis_jax.tasks.pool._ALL_HANG", 3)
+  asked = [Asked("reward", "0", tasks.Example(0, "1+1=", "2"))] * 100
+  began = time.monotonic()
+  with (
+    RewardPool(source, processes=2, seconds=0.05) as pool,
+    pytest.raises(
+      TaskError, match=r"none of the first 3 completions was judged within"
+    ),
+  ):
+    pool.judge(asked)
+  assert time.monotonic() - began < 60
+  # One that was judged is enough for the others to be set aside, each for itself.
+  some = [asked[0]._replace(completion="8"), *asked[:4]]
+  with RewardPool(source, processes=1, seconds=0.05) as pool:
+    assert [x.cause for x in pool.judge(some)] == ["", *["hung"] * 4]
 
 
 def environment(source, **limits):
@@ -200,15 +219,15 @@ def test_a_process_ends_by_itself_when_nobody_is_left_to_end_it(source, tmp_path
   # Whoever asked is gone, and the reward never comes back from its loop.
   code = f"""
 import os, threading
-from tis_jax.tasks import Court, Example, Source
-from tis_jax.tasks.court import Asked
+from tis_jax.tasks import RewardPool, Example, Source
+from tis_jax.tasks.pool import Asked
 
 source = Source({source.name!r}, {{"seen": {str(tmp_path)!r}}})
-court = Court(source, processes=1, seconds=0.5)
+pool = RewardPool(source, processes=1, seconds=0.5)
 threading.Timer(4.0, os._exit, [9]).start()
-court.judge([Asked("reward", "8", Example(0, "", ""))])
-court._seconds = 100.0
-court.judge([Asked("reward", "0", Example(0, "", ""))])
+pool.judge([Asked("reward", "8", Example(0, "", ""))])
+pool._seconds = 100.0
+pool.judge([Asked("reward", "0", Example(0, "", ""))])
 """
   done = subprocess.run([sys.executable, "-c", code], timeout=60)
   assert done.returncode == 9

@@ -23,6 +23,8 @@ from tis_jax.tasks.verdict import Verdict
 _START_SECONDS = 300.0
 # Deaths in a row without a verdict between them, before a process was ready.
 _FALSE_STARTS = 3
+# So many completions that hang, before any was judged: all of them will.
+_ALL_HANG = 8
 
 
 class Asked(NamedTuple):
@@ -39,7 +41,7 @@ class Asked(NamedTuple):
   example: Example
 
 
-class Court:
+class RewardPool:
   """Judges completions in processes of its own, with a time limit for each.
 
   A context manager. Processes are started when there is work for them, and end with
@@ -52,21 +54,23 @@ class Court:
     seconds: that the rewards of one completion may take together.
 
   Raises:
-    TaskError: the task cannot be loaded in them.
+    TaskError: the task cannot be loaded in them, or its rewards hang whatever they are
+      given.
 
   Example:
     >>> source = Source("tis_jax.tasks.gsm8k_steps:load", {})
-    >>> with Court(source, processes=1, seconds=10) as court:
-    ...   court.judge([Asked("reward", text, Example(0, "1+2=", "3")) for text in "23"])
+    >>> with RewardPool(source, processes=1, seconds=10) as pool:
+    ...   pool.judge([Asked("reward", text, Example(0, "1+2=", "3")) for text in "23"])
     [Verdict(values=(0.0,), cause='', said=''), Verdict(values=(1.0,), ...)]
   """
 
   def __init__(self, source: Source, *, processes: int = 2, seconds: float = 10.0):
     self._source, self._most, self._seconds = source, processes, seconds
     self._processes: list[_Process] = []
-    self._false_starts = 0
+    self._false_starts = self._hung = 0
+    self._judged = False
 
-  def __enter__(self) -> "Court":
+  def __enter__(self) -> "RewardPool":
     return self
 
   def __exit__(self, *_) -> None:
@@ -128,6 +132,7 @@ class Court:
       self._drop(process)
       raise told
     number, process.job, process.deadline = process.job, None, float("inf")
+    self._judged = self._judged or number is not None
     process.ready = True
     self._false_starts = 0
     return number, told
@@ -153,6 +158,13 @@ class Court:
         "process that is to judge its completions"
       )
     said = f"it took more than {self._seconds:g} s (data.reward_seconds)"
+    self._hung += 1
+    if self._hung == _ALL_HANG and not self._judged:
+      raise TaskError(
+        f"task {self._source.name}: none of the first {_ALL_HANG} completions was "
+        f"judged within {self._seconds:g} s, so its rewards hang, or need a longer "
+        "data.reward_seconds"
+      )
     return process.job, Verdict((), "hung", said)
 
   def _drop(self, process: "_Process") -> None:
@@ -176,7 +188,7 @@ class _Process:
     # The path as it is here: a notebook's, say, that has been added to.
     code = (
       f"import sys; sys.path[:] = {sys.path!r}\n"
-      f"from tis_jax.tasks.court_process import main; main({theirs.fileno()})"
+      f"from tis_jax.tasks.pool_process import main; main({theirs.fileno()})"
     )
     with theirs:
       self._process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""One of the processes of a `Court`: loads the task, judges what it is sent."""
+"""One of the processes of a `RewardPool`: loads the task, judges what it is sent."""
 
 import faulthandler
 from collections.abc import Hashable
@@ -6,9 +6,9 @@ from multiprocessing.connection import Connection
 from numbers import Number
 from typing import Any
 
-from tis_jax.tasks.court import Asked
 from tis_jax.tasks.imported import in_words
 from tis_jax.tasks.loading import loader
+from tis_jax.tasks.pool import Asked
 from tis_jax.tasks.task import Source, Task, TaskError
 from tis_jax.tasks.verdict import answer_of, judge
 
