@@ -9,7 +9,7 @@ from flax import nnx
 from tis_jax import models
 from tis_jax.models import decoder, long_attention
 from tis_jax.models.layers import attend
-from tis_jax.models.long_attention import attend_in_blocks
+from tis_jax.models.long_attention import attend_in_blocks, sees
 
 B, S, N, G, K = 2, 37, 2, 3, 8
 
@@ -58,6 +58,23 @@ def test_value_and_gradient_are_those_of_the_whole(inputs, small_blocks):
   for a, b in zip(found[1], want[1], strict=True):
     assert np.abs(b).max() > 0.1
     np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_a_prefix_is_attended_to_by_all_that_go_on_from_it(inputs, small_blocks):
+  arrays, _ = inputs
+  # A prompt, two responses to it and one to none; the other row holds one segment.
+  segments = np.repeat([1, 2, 3, 4], [9, 12, 10, 6])[None] * np.array([[1], [0]])
+  prefixes = np.isin(segments, [2, 3]).astype(np.int32)
+  segments[1] = 1
+  places = np.broadcast_to(np.arange(S), (B, S))
+  found = attend_in_blocks(*arrays, places, segments, segments, prefixes)
+  seen = np.asarray(sees(segments, prefixes, segments)) & np.tri(S, dtype=bool)
+  assert seen[0, 30, :9].all() and seen[0, 30, 21:31].all() and seen[0, 30].sum() == 19
+  np.testing.assert_allclose(found, attend(*arrays, seen), atol=2e-5)
+  alone = attend_in_blocks(
+    *(x[:, 31:] for x in arrays), places[:, :6], *[segments[:, 31:]] * 2
+  )
+  np.testing.assert_allclose(found[0, 31:], alone[0], atol=2e-5)
 
 
 def test_bf16_stays_close(inputs, small_blocks):

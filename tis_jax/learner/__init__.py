@@ -20,6 +20,9 @@ from tis_jax.learner.mesh import make_mesh as make_mesh
 from tis_jax.learner.optimizer import AdamW as AdamW
 from tis_jax.learner.optimizer import learning_rate as learning_rate
 from tis_jax.learner.optimizer import make_optimizer as make_optimizer
+from tis_jax.learner.packing import PackedBatch as PackedBatch
+from tis_jax.learner.packing import Packing as Packing
+from tis_jax.learner.packing import pack as pack
 from tis_jax.learner.state import CriticState as CriticState
 from tis_jax.learner.state import TrainState as TrainState
 from tis_jax.learner.state import abstract_state as abstract_state

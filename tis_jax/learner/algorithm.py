@@ -136,8 +136,12 @@ class Algorithm:
     temperature: of the policy that is trained; the sampler must have used it.
     epochs: passes over the batch.
     mini_batches: optimizer updates a pass.
-    micro_batches: forward and backward passes an update; a matter of memory alone.
+    micro_batches: forward and backward passes an update, at most where rows are packed;
+      a matter of memory alone.
     shuffle: deal the rows anew to the mini-batches of each epoch.
+    packing: compute packed rows instead of padded ones, see `pack`: the same numbers to
+      rounding, in fewer passes. None does where passes can be saved, which takes
+      micro_batches above 1, and no shuffle.
 
   Raises:
     ValueError: choices that contradict each other, with what to do.
@@ -160,6 +164,7 @@ class Algorithm:
   mini_batches: int = 1
   micro_batches: int = 1
   shuffle: bool = False
+  packing: bool | None = None
 
   def __post_init__(self):
     check_choice("old_logp", self.old_logp, ("recompute", "current", "sampler"))
@@ -171,6 +176,11 @@ class Algorithm:
       raise ValueError(
         f"temperature must be positive, got {self.temperature}: a greedy policy has no "
         "log-probs to learn from"
+      )
+    if self.packing and self.shuffle:
+      raise ValueError(
+        "packing=True lays the rows out for the mini-batches that they stand in, and "
+        "shuffle=True deals them anew; take one of the two"
       )
     if self.updates > 1 and self.old_logp == "current":
       raise ValueError(
@@ -194,6 +204,13 @@ class Algorithm:
   def updates(self) -> int:
     """Optimizer updates a batch."""
     return self.epochs * self.mini_batches
+
+  @property
+  def packs(self) -> bool:
+    """Whether batches are to be packed before an update."""
+    if self.packing is None:
+      return self.micro_batches > 1 and not self.shuffle
+    return self.packing
 
   @property
   def late_correction(self) -> bool:

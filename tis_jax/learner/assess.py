@@ -12,6 +12,8 @@ from tis_jax.learner.measures import (
   critic_metrics,
 )
 from tis_jax.learner.microbatch import map_parts
+from tis_jax.learner.packed_rows import map_packed
+from tis_jax.learner.packing import Packing
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, Rows, Targets
 from tis_jax.learner.support import comparable_batch, support_chain, support_metrics
 from tis_jax.numerics.metrics import Metrics
@@ -20,7 +22,13 @@ from tis_jax.rollouts import LENGTH
 
 
 def assess(
-  learner: Learner, params, critic, reference, batch: Batch, version
+  learner: Learner,
+  params,
+  critic,
+  reference,
+  batch: Batch,
+  packing: Packing | None,
+  version,
 ) -> tuple[Rows, Metrics]:
   """What is taken over the whole batch, before the first optimizer update.
 
@@ -30,6 +38,7 @@ def assess(
     critic: params of the critic, if the algorithm has one.
     reference: params of the reference policy, if it has one.
     batch: all rows of the step.
+    packing: their packed rows, if the model takes those.
     version: int32 scalar.
   """
   algorithm = learner.algorithm
@@ -42,21 +51,24 @@ def assess(
   support = support_metrics(recorded, exact, rows.batch.mask)
   if algorithm.inexact == "reject":
     rows = rows._replace(exact=exact)
-  parts = algorithm.mini_batches * algorithm.micro_batches
+  mini, micro = algorithm.mini_batches, algorithm.micro_batches
+
+  def in_parts(function):
+    # Rows that an overlong filter leaves out of the loss count in a baseline.
+    if packing is None:
+      return map_parts(function, batch, mini * micro, learner.mesh)
+    return map_packed(function, batch, packing, mini, micro, learner.mesh)
 
   def read(params, sum_squared_probs=False):
-    # Rows that an overlong filter leaves out of the loss count in a baseline.
-    def one(part):
-      out = learner.score(params, part, sum_squared_probs=sum_squared_probs)
+    def one(*part):
+      out = learner.score(params, *part, sum_squared_probs=sum_squared_probs)
       return out.logp, out.sum_squared_probs
 
-    return map_parts(one, batch, parts, learner.mesh)
+    return in_parts(one)
 
   values = squared = None
   if algorithm.needs_critic:
-    values = map_parts(
-      lambda part: learner.values(critic, part), batch, parts, learner.mesh
-    )
+    values = in_parts(lambda *part: learner.values(critic, *part))
   if algorithm.needs_reference:
     rows = rows._replace(ref_logp=read(reference)[0])
   if algorithm.old_logp == "recompute":

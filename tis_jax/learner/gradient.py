@@ -11,18 +11,29 @@ from tis_jax.corrections import token_law
 from tis_jax.learner.algorithm import Algorithm
 from tis_jax.learner.assess import correct
 from tis_jax.learner.learner import Learner
-from tis_jax.learner.microbatch import split
+from tis_jax.learner.microbatch import scan_first, split
+from tis_jax.learner.packed_rows import rows_in, used_passes
+from tis_jax.learner.packing import Packing
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, Rows
 from tis_jax.learner.state import CriticState
 from tis_jax.logprobs import TokenLogprobs
 from tis_jax.models.params import dtype_of
-from tis_jax.numerics.metrics import maximum, mean, merge_stacked, ratio, total
+from tis_jax.numerics.metrics import (
+  maximum,
+  mean,
+  merge_stacked,
+  nothing,
+  ratio,
+  total,
+)
 
 # fp16 begins at 6e-8, below which the gradients of single activations often lie.
 _FP16_SCALE = 2.0**10
 
 
-def optimize(learner: Learner, carry, rows: Rows, key, version):
+def optimize(
+  learner: Learner, carry, rows: Rows, packing: Packing | None, key, version
+):
   """One optimizer update on one mini-batch.
 
   Args:
@@ -30,6 +41,7 @@ def optimize(learner: Learner, carry, rows: Rows, key, version):
     carry: `(params, opt_state, critic, healthy)`, critic a `CriticState` or None; once
       something was not finite, healthy is False and the rest stays as it is.
     rows: of one mini-batch.
+    packing: their packed rows, if the model takes those.
     key: for losses that sample.
     version: int32 scalar.
 
@@ -61,11 +73,21 @@ def optimize(learner: Learner, carry, rows: Rows, key, version):
     gradients = jax.tree.map(lambda x: x / scale, gradients)
     return jax.tree.map(jnp.add, carry, gradients), found
 
-  parts = split(rows, algorithm.micro_batches, learner.mesh)
+  def packed_pass(carry, xs):
+    packing, key = xs
+    return micro_batch(carry, (rows_in(rows, packing), packing, key))
+
+  zeros = jax.tree.map(jnp.zeros_like, trained)
   keys = jax.random.split(key, algorithm.micro_batches)
-  gradients, (terms, metrics) = jax.lax.scan(
-    micro_batch, jax.tree.map(jnp.zeros_like, trained), (parts, keys)
-  )
+  if packing is None:
+    parts = split(rows, algorithm.micro_batches, learner.mesh)
+    gradients, found = jax.lax.scan(micro_batch, zeros, (parts, None, keys))
+  else:
+    passes = split(packing, algorithm.micro_batches, learner.mesh)
+    gradients, found = scan_first(
+      used_passes(passes), packed_pass, zeros, (passes, keys), _unread
+    )
+  terms, metrics = found
   # Micro-batches divide by the mini-batch's denominators, so their losses add up.
   terms = {f"loss/{name}": x.sum() for name, x in terms.items()}
   norm, critic_norm = (optax.global_norm(x) for x in gradients)
@@ -89,6 +111,14 @@ def optimize(learner: Learner, carry, rows: Rows, key, version):
   return (*kept, healthy), metrics
 
 
+def _unread(found):
+  """`(terms, metrics)` of a pass that is not made."""
+  terms, metrics = found
+  return {name: jnp.zeros(x.shape, x.dtype) for name, x in terms.items()}, nothing(
+    metrics
+  )
+
+
 def _moved(optimizer, gradients, params, opt_state):
   """`(params, opt_state)` after an optimizer update."""
   updates, opt_state = optimizer.update(gradients, opt_state, params)
@@ -105,14 +135,14 @@ def _denominator(algorithm: Algorithm, rows: Rows, counted):
   )
 
 
-def _loss(trained, learner: Learner, rows: Rows, key, version):
+def _loss(trained, learner: Learner, rows: Rows, packing: Packing | None, key, version):
   """The share of the mini-batch's loss that these rows have: `(loss, found)`.
 
   The sum of the policy's and the critic's: they share no parameter.
   """
   params, critic = trained
   algorithm, batch, metrics = learner.algorithm, rows.batch, {}
-  out = learner.score(params, batch, candidates=algorithm.score_centering)
+  out = learner.score(params, batch, packing, candidates=algorithm.score_centering)
   current = jax.lax.stop_gradient(out.logp)
   weight, trains, denominator = rows.weight, rows.trains, rows.denominator
   if algorithm.late_correction:
@@ -158,7 +188,7 @@ def _loss(trained, learner: Learner, rows: Rows, key, version):
       terms["total"] += terms["kl"]
   loss = terms["total"]
   if critic is not None:
-    terms["value"], found_value = _value_loss(learner, critic, rows)
+    terms["value"], found_value = _value_loss(learner, critic, rows, packing)
     loss += terms["value"]
     metrics |= found_value
   return loss, (terms, metrics | found | entropy)
@@ -186,11 +216,11 @@ def _centering(
   return losses.aggregate(token_loss, places, denominator=denominator), metrics
 
 
-def _value_loss(learner: Learner, critic, rows: Rows):
+def _value_loss(learner: Learner, critic, rows: Rows, packing: Packing | None):
   """`(loss, metrics)` of the critic."""
   targets = rows.critic
   token_loss, metrics = losses.value(
-    learner.values(critic, rows.batch._replace(mask=targets.mask)),
+    learner.values(critic, rows.batch._replace(mask=targets.mask), packing),
     targets.values,
     targets.returns,
     targets.mask,

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from tis_jax.learner.algorithm import Algorithm
 from tis_jax.learner.batch import Batch
 from tis_jax.learner.forward import score, values
+from tis_jax.learner.packing import Packing
 from tis_jax.learner.state import TrainState, abstract_state, init_state
 from tis_jax.logprobs import Sampling, TokenLogprobs
 from tis_jax.models import critic_graph
@@ -38,23 +39,27 @@ class Learner(NamedTuple):
     self,
     params: nnx.State,
     batch: Batch,
+    packing: Packing | None = None,
     *,
     sum_squared_probs: bool = False,
     candidates: bool = False,
   ) -> TokenLogprobs:
-    """The learner's own log-probs of a batch."""
+    """The learner's own log-probs of a batch, or of what a pass of it holds."""
     return score(
       self.graph,
       params,
       batch,
+      packing,
       temperature=self.algorithm.temperature,
       sum_squared_probs=sum_squared_probs,
       candidates=candidates,
     )
 
-  def values(self, params: nnx.State, batch: Batch) -> jax.Array:
-    """The critic's values of a batch."""
-    return values(critic_graph(self.graph), params, batch)
+  def values(
+    self, params: nnx.State, batch: Batch, packing: Packing | None = None
+  ) -> jax.Array:
+    """The critic's values of a batch, or of what a pass of it holds."""
+    return values(critic_graph(self.graph), params, batch, packing)
 
   def fresh_state(self, params: nnx.State, seed: int) -> TrainState:
     """The state at step 0."""

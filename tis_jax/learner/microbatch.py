@@ -1,9 +1,26 @@
 """Cutting a batch into parts that keep every row on its device, and back."""
 
+from collections.abc import Callable
+
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tis_jax.learner.mesh import ROWS
+from tis_jax.learner.mesh import ROWS, row_shards
+
+
+def check_rows(rows: int, mini: int, micro: int, mesh: Mesh) -> None:
+  """Refuses a number of rows that does not divide by devices, mini- and micro-batches.
+
+  Raises:
+    ValueError: with the numbers.
+  """
+  shards = row_shards(mesh)
+  if rows == 0 or rows % (shards * mini * micro):
+    raise ValueError(
+      f"a batch of {rows} rows does not divide by {shards * mini * micro}: {shards} "
+      f"devices of rows x {mini} mini-batches x {micro} micro-batches"
+    )
 
 
 def split(tree, parts: int, mesh: Mesh):
@@ -43,3 +60,37 @@ def map_parts(function, tree, parts: int, mesh: Mesh):
   if parts == 1:
     return function(tree)
   return join(jax.lax.map(function, split(tree, parts, mesh)), mesh)
+
+
+def scan_first(
+  count, step: Callable, carry, xs, unread: Callable = lambda shapes: shapes
+):
+  """`lax.scan` over the first `count` parts of `xs`, which may be traced.
+
+  Args:
+    count: int32 scalar.
+    step: `step(carry, x) -> (carry, y)`.
+    carry: to begin with.
+    xs: the parts along the leading axis.
+    unread: makes of a tree of shapes what stands for y in the parts that are not run.
+
+  >>> def step(total, x):
+  ...   return total + x, total
+  >>> fill = lambda shape: jnp.full(shape.shape, -1, shape.dtype)
+  >>> found = scan_first(2, step, 0, jnp.array([3, 4, 5]), fill)
+  >>> int(found[0]), found[1].tolist()
+  (7, [0, 3, -1])
+  """
+  at = lambda i: jax.tree.map(lambda x: x[i], xs)
+  parts = jax.tree.leaves(xs)[0].shape[0]
+  shapes = jax.eval_shape(lambda carry: step(carry, at(0))[1], carry)
+  stacked = jax.tree.map(
+    lambda x: jnp.broadcast_to(x, (parts, *x.shape)), unread(shapes)
+  )
+
+  def body(i, state):
+    carry, stacked = state
+    carry, found = step(carry, at(i))
+    return carry, jax.tree.map(lambda to, x: to.at[i].set(x), stacked, found)
+
+  return jax.lax.fori_loop(0, count, body, (carry, stacked))

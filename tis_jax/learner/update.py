@@ -14,8 +14,9 @@ from tis_jax.learner.batch import Batch
 from tis_jax.learner.gradient import optimize
 from tis_jax.learner.learner import Learner
 from tis_jax.learner.measures import plain
-from tis_jax.learner.mesh import replicated, row_sharding, row_shards
-from tis_jax.learner.microbatch import split
+from tis_jax.learner.mesh import replicated, row_sharding
+from tis_jax.learner.microbatch import check_rows, split
+from tis_jax.learner.packing import PackedBatch, packed_shape
 from tis_jax.learner.rows import Rows
 from tis_jax.learner.state import TrainState
 from tis_jax.logprobs import Sampling, agree, truncates
@@ -59,8 +60,8 @@ def make_update(
   Returns:
     A jitted function of
       state: TrainState, donated.
-      batch: Batch, in numpy or on the mesh. Its rows must divide by data x fsdp x
-        mini_batches x micro_batches.
+      batch: Batch, or PackedBatch from `pack`, in numpy or on the mesh. Its rows must
+        divide by data x fsdp x mini_batches x micro_batches.
       version: int32 scalar, this policy's version; staleness is counted from it.
       reference: parameters of the reference policy, if `algorithm.needs_reference`.
     that returns the new state and a dict of fp32 scalars, with one exception:
@@ -116,28 +117,41 @@ def make_update(
   )
 
 
-def _update(learner: Learner, state: TrainState, batch: Batch, version, reference):
+def _update(
+  learner: Learner, state: TrainState, given: Batch | PackedBatch, version, reference
+):
   """The whole learner step: `(state, metrics)`."""
   algorithm = learner.algorithm
-  _check_rows(learner, batch)
+  batch, packing = given if isinstance(given, PackedBatch) else (given, None)
+  check_rows(
+    batch.rewards.shape[0],
+    algorithm.mini_batches,
+    algorithm.micro_batches,
+    learner.mesh,
+  )
+  if isinstance(given, PackedBatch):
+    _check_packing(learner, given)
+    packing = jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), packing)
   if algorithm.score_centering and batch.top_tokens is None:
     raise ValueError(
       "score_centering needs the sampler's most probable tokens, which the rollouts do "
       "not record; have them recorded with sampler.top_logprobs"
     )
   critic = None if state.critic is None else state.critic.params
-  rows, metrics = assess(learner, state.params, critic, reference, batch, version)
+  rows, metrics = assess(
+    learner, state.params, critic, reference, batch, packing, version
+  )
   key, next_key = jax.random.split(state.key)
 
   def epoch(carry, key):
     deal, key = jax.random.split(key)
     dealt = _deal(rows, deal) if algorithm.shuffle else rows
-    parts = split(dealt, algorithm.mini_batches, learner.mesh)
+    parts = split((dealt, packing), algorithm.mini_batches, learner.mesh)
     keys = jax.random.split(key, algorithm.mini_batches)
 
     def step(carry, xs):
-      rows, key = xs
-      return optimize(learner, carry, rows, key, version)
+      (rows, packing), key = xs
+      return optimize(learner, carry, rows, packing, key, version)
 
     return jax.lax.scan(step, carry, (parts, keys))
 
@@ -151,13 +165,19 @@ def _update(learner: Learner, state: TrainState, batch: Batch, version, referenc
   return state, plain(metrics | merge_stacked(found))
 
 
-def _check_rows(learner: Learner, batch: Batch) -> None:
-  rows, shards = batch.rewards.shape[0], row_shards(learner.mesh)
-  mini, micro = learner.algorithm.mini_batches, learner.algorithm.micro_batches
-  if rows % (shards * mini * micro):
+def _check_packing(learner: Learner, given: PackedBatch) -> None:
+  algorithm = learner.algorithm
+  if algorithm.shuffle:
     raise ValueError(
-      f"a batch of {rows} rows does not divide by {shards * mini * micro}: {shards} "
-      f"devices of rows x {mini} mini-batches x {micro} micro-batches"
+      "rows are packed for the mini-batches that they stand in, and shuffle=True deals "
+      "them anew; give the plain batch, or take shuffle=False"
+    )
+  shape = packed_shape(given.batch, algorithm, learner.mesh)
+  wanted = (shape.rows, shape.passes, algorithm.mini_batches, shape.length)
+  if (found := given.packing.tokens.shape) != wanted:
+    raise ValueError(
+      f"packed rows {found} are not the {wanted} of this update: pack the batch with "
+      "its own algorithm and mesh"
     )
 
 

@@ -54,10 +54,20 @@ class Critic(nnx.Module):
     self.head = ValueHead(config.hidden_size, param_dtype=param_dtype)
 
   def __call__(
-    self, tokens_BS: jax.Array, *, segment_ids_BS: jax.Array | None = None
+    self,
+    tokens_BS: jax.Array,
+    *,
+    segment_ids_BS: jax.Array | None = None,
+    positions_BS: jax.Array | None = None,
+    prefixes_BS: jax.Array | None = None,
   ) -> jax.Array:
     """Values `[B, S]`, fp32; arguments as of `Decoder`."""
-    hidden_BSD, _ = self.decoder(tokens_BS, segment_ids_BS=segment_ids_BS)
+    hidden_BSD, _ = self.decoder(
+      tokens_BS,
+      segment_ids_BS=segment_ids_BS,
+      positions_BS=positions_BS,
+      prefixes_BS=prefixes_BS,
+    )
     return self.head(hidden_BSD)
 
 

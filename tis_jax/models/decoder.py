@@ -9,7 +9,7 @@ from flax import nnx
 from tis_jax.models.cache import KVCache
 from tis_jax.models.config import DecoderConfig
 from tis_jax.models.layers import Block, attend, rms_norm, rotary_angles
-from tis_jax.models.long_attention import attend_in_blocks, is_long
+from tis_jax.models.long_attention import attend_in_blocks, is_long, sees
 from tis_jax.models.sharding import constrain
 
 # Mesh axes that split the rows of a batch.
@@ -78,6 +78,7 @@ class Decoder(nnx.Module):
     *,
     segment_ids_BS: jax.Array | None = None,
     positions_BS: jax.Array | None = None,
+    prefixes_BS: jax.Array | None = None,
     cache: KVCache | None = None,
   ) -> tuple[jax.Array, KVCache | None]:
     """Hidden states of `tokens_BS` after the final norm, and the cache with them in it.
@@ -91,6 +92,8 @@ class Decoder(nnx.Module):
         segment is contiguous. None: all of a row is segment 1.
       positions_BS: int32; None counts from 0 inside each segment (left padding and
         packing need nothing more), going on from the cache.
+      prefixes_BS: int32; a further segment of its row that a token attends to, 0 for
+        none: the prompt that several responses go on from. Needs their positions.
       cache: from `init_cache`, with S free slots left (unchecked under jit).
 
     Returns:
@@ -106,7 +109,7 @@ class Decoder(nnx.Module):
       )
     if positions_BS is None:
       positions_BS = _positions(segment_ids_BS, cache)
-    attend = _attends(segment_ids_BS, cache)
+    attend = _attends(segment_ids_BS, prefixes_BS, cache)
     angles = rotary_angles(self.config, positions_BS)
     # The table is gathered over fsdp before the lookup, like all params.
     embedding_VD = constrain(self.embedding[...], "tensor")
@@ -169,8 +172,8 @@ def _positions(segment_ids_BS, cache):
   return positions_BS + jnp.sum(same_BSC, axis=-1, dtype=jnp.int32)
 
 
-def _attends(segment_ids_BS, cache):
-  """`attend(query, keys, values)`: to the same non-zero segment, and not later."""
+def _attends(segment_ids_BS, prefixes_BS, cache):
+  """`attend(query, keys, values)`: to one's segment and its prefix, and not later."""
   slots_S = jnp.arange(segment_ids_BS.shape[1])
   segment_ids_BC = segment_ids_BS
   if cache is not None:
@@ -181,9 +184,10 @@ def _attends(segment_ids_BS, cache):
       places_BS=jnp.broadcast_to(slots_S[None, :], segment_ids_BS.shape),
       segments_BS=segment_ids_BS,
       segments_BC=segment_ids_BC,
+      prefixes_BS=prefixes_BS,
     )
   slots_C = jnp.arange(segment_ids_BC.shape[1])
   causal_1SC = (slots_C[None, :] <= slots_S[:, None])[None]
-  same_BSC = segment_ids_BS[:, :, None] == segment_ids_BC[:, None, :]
+  same_BSC = sees(segment_ids_BS, prefixes_BS, segment_ids_BC)
   mask_BSC = causal_1SC & same_BSC & (segment_ids_BS != 0)[:, :, None]
   return functools.partial(attend, mask_BSC=mask_BSC)

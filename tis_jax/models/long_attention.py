@@ -24,8 +24,27 @@ def is_long(tokens: int, slots: int) -> bool:
   return tokens * slots > _MOST
 
 
+def sees(segments_BS, prefixes_BS, segments_BC):
+  """`[B, S, C]` bool: whether a slot is of a token's segment, or of its prefix.
+
+  >>> sees(jnp.array([[2]]), jnp.array([[1]]), jnp.array([[0, 1, 2, 3]])).tolist()
+  [[[False, True, True, False]]]
+  """
+  seen_BSC = segments_BS[:, :, None] == segments_BC[:, None, :]
+  if prefixes_BS is None:
+    return seen_BSC
+  prefixes_BS1 = jnp.where(prefixes_BS == 0, segments_BS, prefixes_BS)[:, :, None]
+  return seen_BSC | (prefixes_BS1 == segments_BC[:, None, :])
+
+
 def attend_in_blocks(
-  query_BSNGK, keys_BCNK, values_BCNK, places_BS, segments_BS, segments_BC
+  query_BSNGK,
+  keys_BCNK,
+  values_BCNK,
+  places_BS,
+  segments_BS,
+  segments_BC,
+  prefixes_BS=None,
 ):
   """What `attend` computes, in blocks of 512 queries by 1,024 slots.
 
@@ -41,6 +60,7 @@ def attend_in_blocks(
     places_BS: int32, the last slot that each token may look at.
     segments_BS: int32, the segment of each token, 0 for padding.
     segments_BC: int32, the segment of each slot; a token looks at its own.
+    prefixes_BS: int32, a further one that it looks at, 0 for none.
 
   Returns:
     [B, S, N, G, K] in the dtype of the queries; 0 of a token that sees nothing.
@@ -56,7 +76,7 @@ def attend_in_blocks(
     [[1.0, 0.0], [0.33, 0.67]]
   """
   rows, tokens = query_BSNGK.shape[:2]
-  queries = (query_BSNGK, places_BS, segments_BS)
+  queries = (query_BSNGK, places_BS, segments_BS, prefixes_BS)
   blocks = jax.tree.map(lambda x: _split(x, _QUERIES), queries)
   slots = jax.tree.map(
     lambda x: _split(x, _SLOTS), (keys_BCNK, values_BCNK, segments_BC)
@@ -82,7 +102,7 @@ def _split(x, size: int):
 
 
 def _over_slots(queries, slots):
-  query_BQNGK, places_BQ, segments_BQ = queries
+  query_BQNGK, places_BQ, segments_BQ, prefixes_BQ = queries
   dtype = query_BQNGK.dtype
   scale = query_BQNGK.shape[-1] ** -0.5
   query_BNGQK = query_BQNGK.transpose(0, 2, 3, 1, 4)
@@ -95,7 +115,7 @@ def _over_slots(queries, slots):
       peak_BNGQ, total_BNGQ, mixed_BNGQK = carry
       slots_J = first + jnp.arange(segments_BJ.shape[1])
       mask_BQJ = slots_J[None, None, :] <= places_BQ[:, :, None]
-      mask_BQJ &= segments_BQ[:, :, None] == segments_BJ[:, None, :]
+      mask_BQJ &= sees(segments_BQ, prefixes_BQ, segments_BJ)
       mask_BQJ &= (segments_BQ != 0)[:, :, None]
       mask = mask_BQJ[:, None, None]
       logits = multiply("bngqk,bjnk->bngqj", query_BNGQK, keys_BJNK.astype(dtype))

@@ -380,6 +380,29 @@ def merge_stacked(metrics: Mapping[str, Metric], axis: int = 0) -> Metrics:
   }
 
 
+def nothing(metrics: Mapping[str, Metric]) -> Metrics:
+  """Metrics like these of nothing at all: merging them changes nothing.
+
+  Args:
+    metrics: their arrays, or `jax.ShapeDtypeStruct`s.
+
+  >>> seen = {"n": total(jnp.ones(3)), "most": maximum(jnp.ones(3), jnp.ones(3))}
+  >>> merge(seen, nothing(seen)) == seen
+  True
+  """
+  least: dict[Any, tuple] = {
+    Max: (-jnp.inf,),
+    Min: (jnp.inf,),
+    Histogram: (0, -jnp.inf),
+  }
+  found: Metrics = {}
+  for name, metric in metrics.items():
+    values = least.get(type(metric), (0,) * len(metric))
+    pairs = zip(metric, values, strict=True)
+    found[name] = type(metric)(*(jnp.full(x.shape, v, x.dtype) for x, v in pairs))
+  return found
+
+
 def pool(metrics: Mapping[str, Metric], axis_name: str | tuple[str, ...]) -> Metrics:
   """Pools metrics over the shards of a `shard_map`, a `pmap` or a `vmap`.
 

@@ -289,7 +289,10 @@ class Run:
     if self.step + 1 == self._settings.train.steps:
       self._write_batch(self._workdir / "batch.npz", batch, self.version)
     self._state, metrics = self._parts.update(
-      self._state, batch, np.int32(self.version), *self._parts.reference
+      self._state,
+      self._parts.pack(batch),
+      np.int32(self.version),
+      *self._parts.reference,
     )
     self.step += 1
     position = self._stream.position

@@ -11,7 +11,7 @@ from flax import nnx
 
 from tis_jax import learner, models, tasks
 from tis_jax.engines import NativeEngine
-from tis_jax.learner import Algorithm, Learner
+from tis_jax.learner import Algorithm, Batch, Learner, PackedBatch
 from tis_jax.logprobs import Sampling, truncates
 from tis_jax.models import DecoderConfig
 from tis_jax.models.tokenizers import Tokenizer
@@ -58,6 +58,13 @@ class Parts:
       mesh,
       sampling=sampling,
       critic_optimizer=critic_optimizer,
+    )
+
+  def pack(self, batch: Batch) -> Batch | PackedBatch:
+    """The batch as `update` is to have it."""
+    algorithm = self.learner.algorithm
+    return (
+      learner.pack(batch, algorithm, self.learner.mesh) if algorithm.packs else batch
     )
 
   @functools.cached_property
