@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from tis_jax.store import (
+  NoRolloutsError,
   RolloutReader,
+  RolloutWriter,
   Store,
   StoreError,
   StoreUnreachableError,
@@ -185,3 +187,32 @@ def test_writes_refused_though_nobody_else_won_are_not_retried_for_ever():
   finally:
     server.shutdown()
     server.server_close()
+
+
+def test_waiting_costs_few_requests(server, make_rollout):
+  """Of a learner and of a sampler, each on its own, after it has waited a little."""
+  server.make_bucket("waiting")
+  url = server.url("waiting")
+  store = Store.open(url, run="r", create=True, config={"capacity": 1})
+  store.publish(0, _PARAMS, {"cursor": {}})
+  store.put_rollout("w", 0, make_rollout())
+  reader = RolloutReader(store)
+  reader.take(1, 0)
+
+  def rate(wait, seconds):
+    before = server.requests()
+    wait(seconds)
+    return (server.requests() - before) / seconds
+
+  def learn(seconds):
+    with pytest.raises(NoRolloutsError):
+      reader.take(1, 0, timeout=seconds)
+
+  def sample(seconds):
+    with RolloutWriter(Store.open(url), "w", capacity=0) as writer:
+      threading.Timer(seconds, store.stop, ["enough"]).start()
+      assert list(writer.turns()) == []
+
+  # Of it the first second has the most.
+  assert rate(learn, 6.0) < 3.0
+  assert rate(sample, 6.0) < 6.0

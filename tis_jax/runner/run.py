@@ -36,7 +36,7 @@ from tis_jax.runner.setup import Parts
 from tis_jax.runner.stream import BatchStream, needed_from
 from tis_jax.runner.summary import summarize
 from tis_jax.sampler import Fleet
-from tis_jax.store import Store
+from tis_jax.store import Store, StoreError
 from tis_jax.tasks import CAUSES
 
 FRESH: Mapping[str, Any] = {
@@ -210,6 +210,7 @@ class Run:
     self._histogram = _add_histograms(self._histogram, histogram)
     quarantined = float(self._stream.quarantined.total())
     scalars |= step.seconds | {"rollouts/quarantined": quarantined}
+    scalars["rollouts/lost"] = float(self._stream.lost_rows)
     last = step.number == self._settings.train.steps
     shows = step.number % self._settings.log.every == 0 or last
     if shows:
@@ -277,7 +278,10 @@ class Run:
 
   def _of_samplers(self) -> dict[str, float]:
     """What the samplers say of themselves; a look at an object store costs money."""
-    beats = self._store.heartbeats()
+    try:
+      beats = self._store.heartbeats()
+    except StoreError:
+      return {}  # The step's own numbers are not lost; what needs the store says why.
     fresh = {name: x for name, x in beats.items() if x["age"] <= _FRESH_SECONDS}
     return unrewarded(beats) | sampler_health(fresh)
 

@@ -156,6 +156,10 @@ class Settings:
     algorithm: what an update does: correction, loss, advantage, aggregation.
     mesh: devices along each axis.
     seed: of the prompts' order, the noise and the update's randomness.
+    deterministic: two runs of one seed have the same params at every step, bit for bit,
+      also when samplers or the learner are killed on the way: a record's noise follows
+      from its place, and records are taken strictly in turn. Synchronous, so
+      store.max_staleness is 0.
     model: the policy.
     data: what is trained on.
     sampler: how rollouts are generated, in processes of their own.
@@ -171,6 +175,7 @@ class Settings:
   algorithm: Algorithm
   mesh: Mapping[str, int]
   seed: int = 0
+  deterministic: bool = False
   model: ModelSettings = ModelSettings()
   data: DataSettings = DataSettings()
   sampler: SamplerSettings = SamplerSettings()

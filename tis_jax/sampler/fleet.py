@@ -45,7 +45,7 @@ class Fleet:
     folder.mkdir(parents=True, exist_ok=True)
     self._url, self._folder, self._on_event = url, folder, on_event
     self._deaths, self._window = deaths, window
-    self._died = {f"local{i}": deque(maxlen=deaths) for i in range(count)}
+    self._died = {name: deque(maxlen=deaths) for name in local_names(count)}
     self._processes: dict[str, subprocess.Popen] = {}
 
   def start(self) -> None:
@@ -127,6 +127,15 @@ class Fleet:
         # Ctrl-C in the terminal is the learner's, who ends them in order.
         start_new_session=True,
       )
+
+
+def local_names(count: int) -> list[str]:
+  """Names of the samplers on this machine.
+
+  >>> local_names(2)
+  ['local0', 'local1']
+  """
+  return [f"local{i}" for i in range(count)]
 
 
 def _cause(code: int) -> str:

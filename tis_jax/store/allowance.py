@@ -3,6 +3,7 @@
 import math
 import time
 
+from tis_jax.store.params import Manifest
 from tis_jax.store.store import Store
 
 # Writers that have not been heard of for so long do not count.
@@ -36,11 +37,16 @@ class Allowance:
     self._share = 0
     self._aside: list[int] = []
 
-  def permits(self, seq: int) -> bool:
-    """Whether record `seq` may be made now; a cheap poll."""
+  def permits(self, seq: int, manifest: Manifest | None = None) -> bool:
+    """Whether record `seq` may be made now; a cheap poll.
+
+    Args:
+      seq: of the record.
+      manifest: of the params to make it by; None for the latest.
+    """
     if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
       self._refresh()
-    taken = self._store.taken().get(self._name, 0)
+    taken = self._store.taken(manifest).get(self._name, 0)
     # What was set aside will never be trained on: it must not hold a place.
     aside = sum(taken <= bad for bad in self._aside)
     return seq - taken - aside < self._share

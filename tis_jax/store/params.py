@@ -13,6 +13,7 @@ the learner restarts from an older step.
 import dataclasses
 import hashlib
 import json
+import re
 import time
 import zlib
 from collections.abc import Mapping
@@ -23,9 +24,11 @@ import numpy as np
 
 from tis_jax.store.errors import AlreadyExistsError, ParamsGoneError, StoreError
 from tis_jax.store.keyvalue import KeyValue, Read
+from tis_jax.store.notes import note
 
 LATEST = "params/LATEST"
 _CHUNK_BYTES = 32 << 20
+_VERSION = re.compile(r"params/v(\d{10})/(.+)", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,18 +104,18 @@ def move_latest(kv: KeyValue, version: int) -> None:
   """
 
   def moved(found: Read) -> bytes:
-    if found.value is not None and latest_version(found.value) >= version:
+    if found.value is not None and latest_version(kv, found.value) >= version:
       raise AlreadyExistsError(
         f"store {kv.url}: cannot publish version {version}, the latest is "
-        f"{latest_version(found.value)}; is another learner writing to this store?"
+        f"{latest_version(kv, found.value)}; is another learner writing to this store?"
       )
     return json.dumps({"version": version}).encode()
 
   kv.update(LATEST, moved)
 
 
-def latest_version(value: bytes) -> int:
-  return json.loads(value)["version"]
+def latest_version(kv: KeyValue, value: bytes) -> int:
+  return note(kv.url, LATEST, value, "version", int)
 
 
 def read_manifest(kv: KeyValue, version: int) -> Manifest | None:
@@ -175,9 +178,10 @@ def versions(kv: KeyValue) -> dict[int, bool]:
   """Versions with any key in the store, oldest first, and whether each is complete."""
   found: dict[int, bool] = {}
   for key in kv.keys("params/"):
-    if key != LATEST:
-      version, _, name = key.removeprefix("params/v").partition("/")
-      found[int(version)] = found.get(int(version), False) or name == "manifest"
+    # What else lies there is not the library's.
+    if named := _VERSION.fullmatch(key):
+      version = int(named[1])
+      found[version] = found.get(version, False) or named[2] == "manifest"
   return dict(sorted(found.items()))
 
 
