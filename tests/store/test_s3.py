@@ -190,7 +190,7 @@ def test_writes_refused_though_nobody_else_won_are_not_retried_for_ever():
 
 
 def test_waiting_costs_few_requests(server, make_rollout):
-  """Of a learner and of a sampler, each on its own, after it has waited a little."""
+  """Of a learner and of a sampler, each on its own, once it has waited a little."""
   server.make_bucket("waiting")
   url = server.url("waiting")
   store = Store.open(url, run="r", create=True, config={"capacity": 1})
@@ -199,10 +199,15 @@ def test_waiting_costs_few_requests(server, make_rollout):
   reader = RolloutReader(store)
   reader.take(1, 0)
 
-  def rate(wait, seconds):
+  def rate(wait):
+    waiting = threading.Thread(target=wait, args=(9.0,))
+    waiting.start()
+    time.sleep(3.0)
     before = server.requests()
-    wait(seconds)
-    return (server.requests() - before) / seconds
+    time.sleep(5.0)
+    count = server.requests() - before
+    waiting.join()
+    return count / 5.0
 
   def learn(seconds):
     with pytest.raises(NoRolloutsError):
@@ -213,6 +218,6 @@ def test_waiting_costs_few_requests(server, make_rollout):
       threading.Timer(seconds, store.stop, ["enough"]).start()
       assert list(writer.turns()) == []
 
-  # Of it the first second has the most.
-  assert rate(learn, 6.0) < 3.0
-  assert rate(sample, 6.0) < 6.0
+  # Before: 24 and 10.
+  assert rate(learn) <= 1.2
+  assert rate(sample) <= 3.0

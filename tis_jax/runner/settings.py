@@ -127,10 +127,17 @@ class CheckpointSettings:
   Attributes:
     every: steps between checkpoints.
     keep: the newest so many stay.
+    seconds_to_leave: after Ctrl-C or SIGTERM, to end the step, save the state and end
+      the samplers. A run that is not through then ends where it is, and goes on from
+      the checkpoint before.
   """
 
   every: int = 50
   keep: int = 2
+  seconds_to_leave: float = 25.0
+
+  def __post_init__(self):
+    check_number("seconds_to_leave", self.seconds_to_leave, above=0)
 
 
 @dataclasses.dataclass(frozen=True)

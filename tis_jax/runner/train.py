@@ -26,6 +26,10 @@ from tis_jax.runner.workdir import (
 )
 from tis_jax.sampler import Fleet, SamplerFailedError
 from tis_jax.store import RolloutReader, Store, StoreError, TakenOverError
+from tis_jax.store.clear import clear
+
+# A record is written whole or not at all: one that is under way need not be.
+_SECONDS_FOR_SAMPLERS = 3.0
 
 
 def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str, Any]:
@@ -63,7 +67,8 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
     identity = identify(settings.store.url, workdir)
     logs.say(logs.header(config_name, workdir, identity))
     logs.say(parts.header(settings) + peers.summary(config))
-    interrupts = stack.enter_context(Interrupts())
+    seconds = settings.checkpoint.seconds_to_leave
+    interrupts = stack.enter_context(Interrupts(seconds))
     checkpoints = stack.enter_context(
       Checkpoints(
         workdir / "checkpoints", {"run": identity.run}, keep=settings.checkpoint.keep
@@ -122,6 +127,7 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
         on_event=logs.say,
       )
     )
+    interrupts.too_late = lambda: _leave_now(fleet, seconds)
     # Left before the fleet is: samplers that are told to end need not be made to.
     stack.push(_stopping(store))
     run = Run(
@@ -145,15 +151,31 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       raise
     except Interrupted:
       run.save()
+      store.stop("the learner was interrupted")
+      fleet.stop(_SECONDS_FOR_SAMPLERS)
+      checkpoints.wait()
       logs.say(f"stopped at step {run.step}; the same command goes on from here")
       return {}
     summary = run.finish()
+    held = stream.position["held"]
+
+  if identity.where:
+    # It was put where memory is, so nobody else looks after it.
+    logs.say(*clear(store, {(writer, seq) for writer, seq, _ in held}))
 
   write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
   logs.say("", logs.table(summary), "", sep="\n")
   for path in figures.draw(workdir):
     logs.say(f"figure   {path}")
   return summary
+
+
+def _leave_now(fleet: Fleet, seconds: float) -> None:
+  fleet.kill()
+  logs.say(
+    f"not through {seconds:g} s after the signal (checkpoint.seconds_to_leave), so the "
+    "run ends where it is; the same command goes on from its newest checkpoint"
+  )
 
 
 def _stopping(store: Store) -> Callable[..., None]:

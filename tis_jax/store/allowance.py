@@ -4,11 +4,12 @@ import math
 import time
 
 from tis_jax.store.params import Manifest
+from tis_jax.store.polling import is_local
 from tis_jax.store.store import Store
 
 # Writers that have not been heard of for so long do not count.
 _FRESH_SECONDS = 30.0
-_REFRESH_SECONDS = 1.0
+_REFRESH_SECONDS, _REMOTE_REFRESH_SECONDS = 1.0, 10.0
 
 
 class Allowance:
@@ -44,7 +45,9 @@ class Allowance:
       seq: of the record.
       manifest: of the params to make it by; None for the latest.
     """
-    if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+    local = is_local(self._store.url)
+    seconds = _REFRESH_SECONDS if local else _REMOTE_REFRESH_SECONDS
+    if time.monotonic() - self._refreshed > seconds:
       self._refresh()
     taken = self._store.taken(manifest).get(self._name, 0)
     # What was set aside will never be trained on: it must not hold a place.

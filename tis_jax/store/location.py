@@ -34,14 +34,19 @@ def default_url(name: str, needed_bytes: int = 1 << 30) -> tuple[str, str]:
   """
   free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else 0
   gib = 1 << 30
+  shared, temporary = (folder / name for folder in default_folders())
   if free >= needed_bytes and os.access(_SHARED_MEMORY, os.W_OK):
-    path = _SHARED_MEMORY / "tis_jax" / name
-    return f"{path.as_uri()}/", f"shared memory, {free / gib:.1f} GiB free"
-  path = Path(tempfile.gettempdir()).resolve() / "tis_jax" / name
-  return f"{path.as_uri()}/", (
+    return f"{shared.as_uri()}/", f"shared memory, {free / gib:.1f} GiB free"
+  return f"{temporary.as_uri()}/", (
     f"a temporary directory, because {_SHARED_MEMORY} has {free / gib:.1f} GiB free "
     f"and {needed_bytes / gib:.1f} GiB are wanted"
   )
+
+
+def default_folders() -> tuple[Path, Path]:
+  """Where `default_url` puts stores: in shared memory, or in a temporary folder."""
+  temporary = Path(tempfile.gettempdir()).resolve()
+  return _SHARED_MEMORY / "tis_jax", temporary / "tis_jax"
 
 
 def normalized(url: str) -> str:
