@@ -37,7 +37,7 @@ test: $(VENV)/.test lint  ## lint, then the quick tests and doctests
 	$(QUICK) $(FUNCTIONS:%=--ignore=%)
 
 test-chaos: $(VENV)/.test  ## kill samplers, corrupt records, restart learners, stop studies
-	$(PY) -m pytest -m chaos
+	$(PY) -m pytest -n 2 -m chaos
 
 fuzz: $(VENV)/.test  ## a hundred thousand tampered records, all refused in words
 	$(PY) -m pytest -n 2 -m fuzz tests/fuzz

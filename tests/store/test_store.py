@@ -469,3 +469,36 @@ except StoreError as error:
   print(type(error).__name__)
 "
 """
+
+
+def test_no_folder_of_a_deleted_version_is_left(tmp_path):
+  store = Store.open(f"{tmp_path.as_uri()}/run/", run="r", create=True)
+  for version in range(4):
+    store.publish(version, _PARAMS, {})
+    store.delete_params(keep=2)
+  folders = sorted(path.name for path in (tmp_path / "run" / "params").iterdir())
+  assert folders == ["LATEST", "v0000000002", "v0000000003"]
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"shape": [10**9, 10**9]},
+    {"shape": [-1]},
+    {"shape": ["3"]},
+    {"dtype": "object"},
+    {"dtype": "V8,O"},
+    {"checksums": "x"},
+    {"unknown": 1},
+  ],
+  ids=str,
+)
+def test_a_manifest_that_lies_is_refused(store, change):
+  manifest = store.publish(0, _PARAMS, {})
+  arrays = manifest.arrays | {"embedding": manifest.arrays["embedding"] | change}
+  lying = dataclasses.replace(manifest, arrays=arrays)
+  text = json.dumps(dataclasses.asdict(lying)).encode()
+  store.kv.put("params/v0000000000/manifest", text)
+  reader = Store.open(store.url)
+  with pytest.raises(StoreError, match="manifest"):
+    reader.read_params(reader.latest())

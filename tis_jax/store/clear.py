@@ -1,12 +1,9 @@
 """What a finished run leaves in memory: nothing that nobody needs."""
 
-import os
 import shutil
 from collections.abc import Collection
-from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
-from tis_jax.store.location import default_folders
+from tis_jax.store.location import default_folders, remove_empty_folders
 from tis_jax.store.store import Store, rollout_key
 
 # Samplers elsewhere on this machine, that have not yet seen that the run has ended.
@@ -52,9 +49,9 @@ def clear(store: Store, needed: Collection[tuple[str, int]] = ()) -> list[str]:
   if not keep and not aside:
     for key in ("cursor", "stop", "run"):
       store.kv.delete(key)
-    _remove_folders(store.url)
+  remove_empty_folders(store.url)
+  if not keep and not aside:
     return []
-  _remove_folders(store.url)
   records = "1 record" if len(keep) == 1 else f"{len(keep)} records"
   kept = [f"{records} for a longer run"] if keep else []
   if aside:
@@ -62,16 +59,3 @@ def clear(store: Store, needed: Collection[tuple[str, int]] = ()) -> list[str]:
       f"{sum(not key.endswith('.json') for key in aside)} that were set aside"
     )
   return [f"store    {store.url} keeps {' and '.join(kept)}"]
-
-
-def _remove_folders(url: str) -> None:
-  """Removes the empty folders of a store on a file system, its own among them."""
-  parts = urlsplit(url)
-  if parts.scheme != "file":
-    return
-  root = Path(unquote(parts.path))
-  for folder, _, _ in os.walk(root, topdown=False):
-    try:
-      os.rmdir(folder)
-    except OSError:
-      continue  # It holds something.

@@ -13,7 +13,7 @@ from tis_jax.store.errors import (
   StoreReadOnlyError,
   StoreUnreachableError,
 )
-from tis_jax.store.location import normalized, open_keyvalue
+from tis_jax.store.location import normalized, open_keyvalue, remove_empty_folders
 
 _READ_ONLY = ("PERMISSION_DENIED", "Read-only", "not support writing", "AccessDenied")
 _FULL = ("No space left", "Disk quota exceeded", "EntityTooLarge")
@@ -157,10 +157,15 @@ class KeyValue:
     self._wait("delete", key, self._start("write", key, None))
 
   def delete_span(self, prefix: str, end: str | None = None) -> None:
-    """Deletes the keys below `prefix`, all or those before `prefix + end`."""
+    """Deletes the keys below `prefix`, all or those before `prefix + end`.
+
+    On a file system the folders of a prefix that is deleted whole go too.
+    """
     stop = _after(prefix) if end is None else prefix + end
     span = ts.KvStore.KeyRange(prefix, stop)
     self._wait("delete", prefix, self._start("delete_range", prefix, span))
+    if end is None:
+      remove_empty_folders(self.url, prefix)
 
   def _start(self, method: str, key: str, *args, **kwargs):
     first = () if method in ("list", "delete_range") else (key,)

@@ -1,5 +1,6 @@
 """From a URL to an open key-value store."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -119,3 +120,16 @@ def on_memory_file_system(path: str) -> bool:
   while path not in mounts and path != os.path.dirname(path):
     path = os.path.dirname(path)
   return mounts.get(path) in _IN_MEMORY_FILE_SYSTEMS
+
+
+def remove_empty_folders(url: str, prefix: str = "") -> None:
+  """Removes the folders below a prefix that hold nothing; stores without any have none.
+
+  A file system keeps the folder of every key that ever was.
+  """
+  parts = urlsplit(url)
+  if parts.scheme != "file":
+    return
+  for folder, _, _ in os.walk(unquote(parts.path) + prefix, topdown=False):
+    with contextlib.suppress(OSError):  # It holds something.
+      os.rmdir(folder)

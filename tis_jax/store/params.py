@@ -119,8 +119,16 @@ def latest_version(kv: KeyValue, value: bytes) -> int:
 
 
 def read_manifest(kv: KeyValue, version: int) -> Manifest | None:
-  value = kv.get(f"{folder(version)}manifest").value
-  return None if value is None else Manifest(**json.loads(value))
+  key = f"{folder(version)}manifest"
+  value = kv.get(key).value
+  if value is None:
+    return None
+  arrays = note(kv.url, key, value, "arrays", dict)
+  info = note(kv.url, key, value, "info", dict)
+  created = note(kv.url, key, value, "created", float)
+  if not all(map(_is_described, arrays.values())):
+    raise StoreError(f"store {kv.url}: {key!r} does not describe its arrays")
+  return Manifest(version, info, arrays, created)
 
 
 def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
@@ -128,7 +136,8 @@ def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
 
   Raises:
     ParamsGoneError: deleted meanwhile; take the latest again.
-    StoreError: the bytes are not those that were written.
+    StoreError: the bytes are not those that were written, or not those that the
+      manifest describes.
   """
   names = [
     (name, index)
@@ -146,7 +155,12 @@ def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
     if zlib.crc32(found.value) != manifest.arrays[name]["checksums"][index]:
       raise StoreError(f"store {kv.url}: {prefix}{name}.{index:04d} is damaged")
     chunks[name].append(found.value)
-  return {name: _array(manifest.arrays[name], chunks[name]) for name in chunks}
+  try:
+    return {name: _array(manifest.arrays[name], chunks[name]) for name in chunks}
+  except (TypeError, ValueError) as error:
+    raise StoreError(
+      f"store {kv.url}: {prefix}manifest does not fit its arrays: {error}"
+    ) from error
 
 
 def _described(array: np.ndarray) -> tuple[dict[str, Any], list[memoryview]]:
@@ -159,6 +173,16 @@ def _described(array: np.ndarray) -> tuple[dict[str, Any], list[memoryview]]:
     "checksums": [zlib.crc32(piece) for piece in pieces],
   }
   return said, pieces
+
+
+def _is_described(said: Any) -> bool:
+  """Whether a manifest's entry is one of an array, and of one that fits its bytes."""
+  if not isinstance(said, dict) or said.keys() != {"dtype", "shape", "checksums"}:
+    return False
+  counts = (said["shape"], said["checksums"])
+  if not all(isinstance(x, list) and all(type(n) is int for n in x) for x in counts):
+    return False
+  return isinstance(said["dtype"], str) and all(n >= 0 for n in said["shape"])
 
 
 def _digest(described: Mapping[str, Mapping[str, Any]]) -> str:

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,8 @@ def _show_record(store: Store, known: argparse.Namespace) -> None:
   rollout = _record(store, known.record)
   if known.npz:
     header = json.dumps(dataclasses.asdict(rollout.header))
-    np.savez(known.npz, header=np.array(header), **rollout.arrays())
+    arrays: dict[str, Any] = {**rollout.arrays(), "header": np.array(header)}
+    np.savez(known.npz, **arrays)
     logs.say(f"{known.npz}: {', '.join(rollout.arrays())}, header")
     return
   beyond = [row for row in known.rows if not 0 <= row < len(rollout.tokens)]
