@@ -297,7 +297,10 @@ class Run:
     return _Step(self.step, batch, self.version, position, metrics, {})
 
   def _save(self, state: TrainState, position: Mapping[str, Any]) -> None:
-    np.savez(self._workdir / "weight_histogram.npz", **self._histogram)
+    path = self._workdir / "weight_histogram.npz"
+    partial = path.with_name(f".{path.name}")
+    np.savez(partial, **self._histogram)
+    partial.replace(path)  # Whole, or as it was before.
     where = {"version": self.version, "position": position, "seconds": self.seconds}
     self._checkpoints.save(state, {**self._info, **where})
 

@@ -198,7 +198,7 @@ def _save_for_next_time(run: Run, error: Exception) -> None:
     return  # Another learner goes on with the run, from its own checkpoint.
   try:
     run.save()
-  except (CheckpointError, FloatingPointError) as late:
+  except (CheckpointError, FloatingPointError, OSError) as late:
     error.add_note(f"Nor could the state be saved: {late}")
   else:
     error.add_note(f"The state of step {run.step} is saved: the same command goes on.")
