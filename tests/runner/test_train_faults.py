@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -229,12 +230,30 @@ def test_a_store_that_vanishes_costs_no_step_and_the_run_begins_another(tmp_path
   assert steps_of(tmp_path) == list(range(1, step + 3))
 
 
+# Room for two versions of the params, and not for the four that there would be.
+_FULL = 'mount -t tmpfs -o size=12m none small && exec "$@"'
+_READ_ONLY = """
+mount -t tmpfs none small || exit 1
+(
+  until grep -q '"step": 4,' run/metrics.jsonl 2>/dev/null; do sleep 0.1; done
+  until mount -o remount,ro small 2>/dev/null; do sleep 0.01; done
+) &
+exec "$@"
+"""
+
+
 @pytest.mark.chaos
-def test_a_store_that_fills_up_is_said_and_costs_no_step(tmp_path):
-  config = small(tmp_path, 2000, **{"checkpoint.every": 5000, "mesh.data": 1})
+@pytest.mark.parametrize(
+  ("script", "says"),
+  [
+    (_FULL, "StoreFullError: .* there is no room left: make some"),
+    (_READ_ONLY, "StoreReadOnlyError: .* refused, it is read-only"),
+  ],
+  ids=["full", "read_only"],
+)
+def test_a_store_that_takes_no_more_is_said_and_costs_no_step(script, says, tmp_path):
+  config = small(tmp_path, 5000, **{"checkpoint.every": 9000, "mesh.data": 1})
   config.store.url = f"{(tmp_path / 'small' / 'store').as_uri()}/"
-  # Room for two versions of the params, and not for the four that there would be.
-  script = 'mount -t tmpfs -o size=12m none small && exec "$@"'
   (tmp_path / "small").mkdir()
   command = [sys.executable, "-c", _TRAIN, config.to_json(), str(tmp_path / "run")]
   done = subprocess.run(
@@ -247,9 +266,41 @@ def test_a_store_that_fills_up_is_said_and_costs_no_step(tmp_path):
   if done.stderr.startswith(("unshare", "mount")):
     pytest.skip(f"no file system of one's own here: {done.stderr[:80]}")
   assert done.returncode == 1
-  assert "StoreFullError" in done.stderr and "no room left" in done.stderr
+  assert re.search(says, done.stderr), done.stderr
   assert "is saved: the same command goes on." in done.stderr
   assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+_SKEWED = """
+import sys, time
+real, hours = time.time, float(sys.argv[1])
+time.time = lambda: real() + 3600 * hours
+from tis_jax.sampler.__main__ import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("hours", [-6, 6])
+def test_clocks_may_differ_by_hours(hours, tmp_path):
+  def sample():
+    while not (tmp_path / "store" / "params" / "LATEST").exists():
+      time.sleep(0.05)
+    command = [sys.executable, "-c", _SKEWED, str(hours)]
+    command += [f"--store={config.store.url}", "--name=elsewhere"]
+    with (tmp_path / "elsewhere.log").open("wb") as log:
+      samplers.append(subprocess.Popen(command, stdout=log, stderr=log))
+
+  config, samplers = small(tmp_path, 6, **{"sampler.count": 0}), []
+  threading.Thread(target=sample, daemon=True).start()
+  try:
+    summary = train(config, tmp_path)
+    assert samplers[0].wait(60) == 0, (tmp_path / "elsewhere.log").read_text()
+  finally:
+    for sampler in samplers:
+      sampler.kill()
+  assert summary["rollouts/trained"] == 6 * 8
+  assert summary["rollouts/lost"] == summary["rollouts/quarantined"] == 0
 
 
 @pytest.mark.chaos

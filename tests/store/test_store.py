@@ -4,6 +4,7 @@ import dataclasses
 import http.server
 import itertools
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -157,6 +158,15 @@ def test_an_unreachable_url_is_named_in_time():
   url = "http://127.0.0.1:9/run/"
   with pytest.raises(StoreUnreachableError, match=url):
     Store.open(url, timeout=0.5)
+
+
+def test_a_store_that_does_not_answer_is_named_in_time():
+  with socket.create_server(("127.0.0.1", 0)) as silent:
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}/run/"
+    began = time.monotonic()
+    with pytest.raises(StoreUnreachableError, match=r"got no answer in 0.3 s"):
+      Store.open(url, timeout=0.3)
+    assert time.monotonic() - began < 5
 
 
 def test_a_read_only_url_is_named(tmp_path):
