@@ -80,8 +80,7 @@ class BatchStream:
 
   @property
   def lost_rows(self) -> int:
-    """Rows that vanished from the store, and those that were read and are neither
-    trained on, nor filtered, nor held."""
+    """Rows that vanished from the store, or were read and came to nothing."""
     rows = self.rows
     left = rows["taken"] - rows["trained"] - rows["filtered"] - self.held_rows
     return left + rows["gone"]

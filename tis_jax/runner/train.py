@@ -25,6 +25,7 @@ from tis_jax.runner.workdir import (
   write_whole,
 )
 from tis_jax.sampler import Fleet, SamplerFailedError
+from tis_jax.sampler.fleet import local_names
 from tis_jax.store import RolloutReader, Store, StoreError, TakenOverError
 from tis_jax.store.clear import clear
 
@@ -161,7 +162,9 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
 
   if identity.where:
     # It was put where memory is, so nobody else looks after it.
-    logs.say(*clear(store, {(writer, seq) for writer, seq, _ in held}))
+    needed = {(writer, seq) for writer, seq, _ in held}
+    for line in clear(store, needed, gone=local_names(settings.sampler.count)):
+      logs.say(line)
 
   write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
   logs.say("", logs.table(summary), "", sep="\n")

@@ -10,7 +10,11 @@ from tis_jax.store.store import Store, rollout_key
 _FRESH_SECONDS = 10.0
 
 
-def clear(store: Store, needed: Collection[tuple[str, int]] = ()) -> list[str]:
+def clear(
+  store: Store,
+  needed: Collection[tuple[str, int]] = (),
+  gone: Collection[str] = (),
+) -> list[str]:
   """Empties the store of a finished run, and what its engines left beside it.
 
   Records that were set aside stay, and so do those that a longer run would begin with.
@@ -18,6 +22,7 @@ def clear(store: Store, needed: Collection[tuple[str, int]] = ()) -> list[str]:
   Args:
     store: of the run, in the place that `default_url` gave it.
     needed: (writer, sequence number) of records to keep.
+    gone: writers that are known to have ended, whatever they said last.
 
   Returns:
     Sentences on what stays; none where nothing does.
@@ -33,7 +38,7 @@ def clear(store: Store, needed: Collection[tuple[str, int]] = ()) -> list[str]:
   living = [
     name
     for name, beat in store.heartbeats(_FRESH_SECONDS).items()
-    if beat.get("state") != "ended"
+    if beat.get("state") != "ended" and name not in gone
   ]
   if living:
     return [f"store    {store.url} stays: {', '.join(living)} may still write to it"]

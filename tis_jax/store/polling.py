@@ -39,13 +39,18 @@ class Pauses:
     self._seconds = self.first
 
   def next(self) -> float:
+    """Seconds that the next pause takes."""
     seconds = self._seconds
     self._seconds = min(2 * seconds, self._longest)
     return seconds
 
   def wait(self, meanwhile: Callable[[], object] | None = None) -> None:
-    """Makes the next pause; `meanwhile` is called several times a second, and may raise
-    or return something true to end it."""
+    """Makes the next pause.
+
+    Args:
+      meanwhile: called several times a second; ends the pause by raising, or by
+        returning something true.
+    """
     end = time.monotonic() + self.next()
     while (left := end - time.monotonic()) > 0:
       if meanwhile is not None and meanwhile():
