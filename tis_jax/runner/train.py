@@ -158,15 +158,15 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       logs.say(f"stopped at step {run.step}; the same command goes on from here")
       return {}
     summary = run.finish()
-    held = stream.position["held"]
+    write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+    if identity.where:
+      # Memory that the run chose by itself, so nobody else looks after it.
+      store.stop("the run has finished")
+      fleet.stop()
+      needed = {(writer, seq) for writer, seq, _ in stream.position["held"]}
+      for line in clear(store, needed, gone=local_names(settings.sampler.count)):
+        logs.say(line)
 
-  if identity.where:
-    # It was put where memory is, so nobody else looks after it.
-    needed = {(writer, seq) for writer, seq, _ in held}
-    for line in clear(store, needed, gone=local_names(settings.sampler.count)):
-      logs.say(line)
-
-  write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
   logs.say("", logs.table(summary), "", sep="\n")
   for path in figures.draw(workdir):
     logs.say(f"figure   {path}")
