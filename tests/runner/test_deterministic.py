@@ -50,6 +50,7 @@ def test_what_timing_would_decide_is_refused_with_what_to_set(changes, wants, tm
 def test_a_stage_that_looks_at_versions_is_refused(tmp_path):
   config = small(tmp_path, 1, **_FITS)
   config.algorithm.correction.stages = ("reject_stale",)
+  config.algorithm.correction.reject_stale.high = 4
   with pytest.raises(ValueError, match="no stage that asks for the version"):
     check_deterministic(read_config(config))
 
