@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -219,19 +218,22 @@ def test_a_store_that_vanishes_costs_no_step_and_the_run_begins_another(tmp_path
   vanishing = threading.Thread(target=vanish, daemon=True)
   vanishing.start()
   never = {"checkpoint.every": 1000}
-  with pytest.raises(StoreError, match=r"no longer|is gone") as raised:
+  # Said by the learner, or at last by a sampler that is started there again.
+  with pytest.raises(
+    (StoreError, SamplerFailedError), match=r"no longer|holds no run"
+  ) as raised:
     train(small(tmp_path, 2000, **never), tmp_path)
   vanishing.join()
   step = steps_of(tmp_path)[-1]
   assert f"The state of step {step} is saved" in "".join(raised.value.__notes__)
   summary = train(small(tmp_path, step + 2, **never), tmp_path)
-  assert summary["steps"] == step + 2
-  assert summary["rollouts/lost"] == 0
+  assert summary["rollouts/trained"] == (step + 2) * 8
   assert steps_of(tmp_path) == list(range(1, step + 3))
 
 
-# Room for two versions of the params, and not for the four that there would be.
-_FULL = 'mount -t tmpfs -o size=12m none small && exec "$@"'
+# Room for three versions of the params, 1.3 MB each, and not for a fourth, which is
+# written before the oldest is deleted.
+_FULL = 'mount -t tmpfs -o size=4500k none small && exec "$@"'
 _READ_ONLY = """
 mount -t tmpfs none small || exit 1
 (
@@ -246,8 +248,8 @@ exec "$@"
 @pytest.mark.parametrize(
   ("script", "says"),
   [
-    (_FULL, "StoreFullError: .* there is no room left: make some"),
-    (_READ_ONLY, "StoreReadOnlyError: .* refused, it is read-only"),
+    (_FULL, "there is no room left: make some"),
+    (_READ_ONLY, "refused, it is read-only"),
   ],
   ids=["full", "read_only"],
 )
@@ -266,7 +268,7 @@ def test_a_store_that_takes_no_more_is_said_and_costs_no_step(script, says, tmp_
   if done.stderr.startswith(("unshare", "mount")):
     pytest.skip(f"no file system of one's own here: {done.stderr[:80]}")
   assert done.returncode == 1
-  assert re.search(says, done.stderr), done.stderr
+  assert says in done.stderr
   assert "is saved: the same command goes on." in done.stderr
   assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
 
