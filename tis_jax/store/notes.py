@@ -1,6 +1,7 @@
 """The small JSON notes of a store, read with care: anyone may have written them."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -99,13 +100,13 @@ def heartbeat(value: bytes) -> dict[str, Any] | None:
   (None, None)
   """
   beat = _object(value)
-  if not _is_number(beat.get("time")):
+  if not _is_number(beat.get("time")) or not math.isfinite(beat["time"]):
     return None
   for name, kinds in _BEAT.items():
     if name in beat and type(beat[name]) not in kinds:
       return None
   for name in _COUNTS:
-    counts = beat.get(name, {})
+    counts = beat.get(name) or {}
     if not isinstance(counts, dict) or not all(map(_is_number, counts.values())):
       return None
   return beat
@@ -120,4 +121,5 @@ def _object(value: bytes | None) -> dict[str, Any]:
 
 
 def _is_number(x: Any) -> bool:
-  return isinstance(x, (int, float)) and not isinstance(x, bool) and abs(x) < 2**62
+  """Whether it becomes a float; no bool is a number here."""
+  return isinstance(x, float) or (type(x) is int and abs(x) < 2**62)
