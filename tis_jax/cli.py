@@ -27,6 +27,9 @@ COMMANDS = {
   "evaluate": Command(
     "tis_jax.runner.commands.evaluate", "train", "held-out accuracy of a run"
   ),
+  "inspect": Command(
+    "tis_jax.runner.commands.inspect", "train", "look at a run through its store"
+  ),
   "study": Command(
     "tis_jax.runner.commands.study", "train", "several runs, and what they come to"
   ),

@@ -57,3 +57,22 @@ def test_progress_gives_rate_and_time_left(monkeypatch):
   progress = logs.Progress(first_step=0, last_step=100)
   line = progress.line(20, {"reward": 0.25}, tokens=4000.0)
   assert line == "step  20/100  reward 0.25  2.00 step/s  400 tok/s  left 40s"
+
+
+def test_an_evaluation_that_is_made_again_stands_once(tmp_path):
+  def rows():
+    return [
+      (row["step"], "eval/pass_at_1" in row)
+      for row in logs.read_metrics(tmp_path / "metrics.jsonl")
+    ]
+
+  with logs.MetricsLog(tmp_path) as log:
+    log.write(0, {"eval/pass_at_1": 0.5})
+    log.write(1, {"loss/total": 1.0})
+    log.write(1, {"eval/pass_at_1": 0.5})
+  logs.MetricsLog(tmp_path, after_step=1, evaluates=3).close()
+  assert rows() == [(0, True), (1, False), (1, True)]
+  logs.MetricsLog(tmp_path, after_step=1, evaluates=1).close()
+  assert rows() == [(0, True), (1, False)]
+  logs.MetricsLog(tmp_path).close()  # Nothing is restored: it all begins anew.
+  assert rows() == []

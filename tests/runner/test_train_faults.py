@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from tis_jax.runner.setup import assignment
 from tis_jax.runner.workdir import identify
 from tis_jax.sampler import Fleet, SamplerFailedError
 from tis_jax.sampler.worker import Worker, build
-from tis_jax.store import Store, TakenOverError, WrongRunError
+from tis_jax.store import Store, StoreError, TakenOverError, WrongRunError
 
 
 @pytest.mark.parametrize(
@@ -195,6 +196,133 @@ def test_a_killed_sampler_is_started_again_and_nothing_is_lost(tmp_path, monkeyp
   assert summary["rollouts/lost"] == 0
   assert any("died by signal 9" in line for line in said)
   assert any("started again" in line for line in said)
+
+
+def test_another_runs_store_is_refused_and_a_free_one_is_taken(tmp_path):
+  taken, workdir = (tmp_path / "taken").as_uri(), tmp_path / "run"
+  Store.open(taken, "another", create=True)
+  with pytest.raises(WrongRunError, match="belongs to run 'another'"):
+    train(small(workdir, 1, **{"store.url": taken}), workdir)
+  assert not (workdir / "config.json").exists()
+  said = json.loads((workdir / "run.json").read_text())
+  assert identify(f"{taken}2", workdir).store == f"{taken}2" != said["store"]
+
+
+@pytest.mark.chaos
+def test_a_store_that_vanishes_costs_no_step_and_the_run_begins_another(tmp_path):
+  def vanish():
+    while not (steps_of_or_none(tmp_path) or [0])[-1] > 4:
+      time.sleep(0.01)
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+
+  vanishing = threading.Thread(target=vanish, daemon=True)
+  vanishing.start()
+  never = {"checkpoint.every": 1000}
+  # Said by the learner, or at last by a sampler that is started there again.
+  with pytest.raises(
+    (StoreError, SamplerFailedError), match=r"no longer|holds no run"
+  ) as raised:
+    train(small(tmp_path, 2000, **never), tmp_path)
+  vanishing.join()
+  step = steps_of(tmp_path)[-1]
+  assert f"The state of step {step} is saved" in "".join(raised.value.__notes__)
+  summary = train(small(tmp_path, step + 2, **never), tmp_path)
+  assert summary["rollouts/trained"] == (step + 2) * 8
+  assert steps_of(tmp_path) == list(range(1, step + 3))
+
+
+# Room for three versions of the params, 1.3 MB each, and not for a fourth, which is
+# written before the oldest is deleted.
+_FULL = 'mount -t tmpfs -o size=4500k none small && exec "$@"'
+_READ_ONLY = """
+mount -t tmpfs none small || exit 1
+(
+  until grep -q '"step": 4,' run/metrics.jsonl 2>/dev/null; do sleep 0.1; done
+  until mount -o remount,ro small 2>/dev/null; do sleep 0.01; done
+) &
+exec "$@"
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(
+  ("script", "says"),
+  [
+    (_FULL, "there is no room left: make some"),
+    (_READ_ONLY, "refused, it is read-only"),
+  ],
+  ids=["full", "read_only"],
+)
+def test_a_store_that_takes_no_more_is_said_and_costs_no_step(script, says, tmp_path):
+  config = small(tmp_path, 5000, **{"checkpoint.every": 9000, "mesh.data": 1})
+  config.store.url = f"{(tmp_path / 'small' / 'store').as_uri()}/"
+  (tmp_path / "small").mkdir()
+  command = [sys.executable, "-c", _TRAIN, config.to_json(), str(tmp_path / "run")]
+  done = subprocess.run(
+    ["unshare", "-rm", "sh", "-c", script, "sh", *command],
+    cwd=tmp_path,
+    env=os.environ | {"PYTHONPATH": os.getcwd(), "XLA_FLAGS": ""},
+    capture_output=True,
+    text=True,
+  )
+  if done.stderr.startswith(("unshare", "mount")):
+    pytest.skip(f"no file system of one's own here: {done.stderr[:80]}")
+  assert done.returncode == 1
+  assert says in done.stderr
+  assert "is saved: the same command goes on." in done.stderr
+  assert list((tmp_path / "run" / "checkpoints").glob("[0-9]*"))
+
+
+_SKEWED = """
+import sys, time
+real, hours = time.time, float(sys.argv[1])
+time.time = lambda: real() + 3600 * hours
+from tis_jax.sampler.__main__ import main
+main(sys.argv[2:])
+"""
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("hours", [-6, 6])
+def test_clocks_may_differ_by_hours(hours, tmp_path):
+  def sample():
+    while not (tmp_path / "store" / "params" / "LATEST").exists():
+      time.sleep(0.05)
+    command = [sys.executable, "-c", _SKEWED, str(hours)]
+    command += [f"--store={config.store.url}", "--name=elsewhere"]
+    with (tmp_path / "elsewhere.log").open("wb") as log:
+      samplers.append(subprocess.Popen(command, stdout=log, stderr=log))
+
+  config, samplers = small(tmp_path, 6, **{"sampler.count": 0}), []
+  threading.Thread(target=sample, daemon=True).start()
+  try:
+    summary = train(config, tmp_path)
+    assert samplers[0].wait(60) == 0, (tmp_path / "elsewhere.log").read_text()
+  finally:
+    for sampler in samplers:
+      sampler.kill()
+  assert summary["rollouts/trained"] == 6 * 8
+  assert summary["rollouts/lost"] == summary["rollouts/quarantined"] == 0
+
+
+@pytest.mark.chaos
+def test_a_copied_workdir_takes_the_run_and_the_first_says_what_it_misses(
+  tmp_path, monkeypatch
+):
+  first, copy = tmp_path / "first", tmp_path / "copy"
+  url = {"store.url": (tmp_path / "store").as_uri()}
+  train(small(first, 2, **url), first)
+  shutil.copytree(first, copy)
+  train(small(copy, 6, **url), copy)
+  said = []
+  monkeypatch.setattr(logs, "say", lambda *parts, sep=" ": said.append(sep.join(parts)))
+  summary = train(small(first, 6, **url), first)
+  lost = [line for line in said if line.startswith("lost local0/")]
+  assert len(lost) == 4 and "of a copy of this workdir say" in lost[0]
+  assert summary["rollouts/lost"] == 4 * 8
+  assert summary["rollouts/trained"] == 6 * 8
+  rows = logs.read_metrics(first / "metrics.jsonl")
+  assert max(row.get("rollouts/lost", 0) for row in rows) == 4 * 8
 
 
 @pytest.mark.chaos

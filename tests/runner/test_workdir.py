@@ -12,6 +12,7 @@ from tis_jax.runner.workdir import (
   ConfigChangedError,
   WorkdirInUseError,
   check_config,
+  identify,
   keep_config,
   locked,
 )
@@ -97,3 +98,13 @@ def test_a_file_system_without_locks_is_said(tmp_path, monkeypatch):
   with locked(tmp_path, said.append):
     pass
   assert said[0].startswith(f"{tmp_path} cannot be locked (No locks available)")
+
+
+def test_a_run_that_never_began_may_go_to_another_store(tmp_path):
+  first = identify("file:///srv/taken/", tmp_path)
+  other = identify("file:///srv/free/", tmp_path)
+  assert (first.run, other.store) == (other.run, "file:///srv/free/")
+  default = identify("", tmp_path)
+  assert default.where and identify("", tmp_path) == default
+  keep_config(settings(), tmp_path)  # Its store is open.
+  assert identify("file:///srv/free/", tmp_path) == default

@@ -166,3 +166,63 @@ def test_taking_is_quick(tmp_path, make_rollout):
   start = time.perf_counter()
   reader.take(90, 0)
   assert (time.perf_counter() - start) / 90 < 0.02
+
+
+def test_a_record_that_is_too_long_is_set_aside_and_never_read(store, make_rollout):
+  _fill(store, make_rollout, a=1)
+  size = len(store.kv.get("rollouts/a/0000000000").value)
+  store.kv.put("rollouts/a/0000000001", bytes(size + 1))
+  store.put_rollout("a", 2, make_rollout())
+  said = []
+  reader = RolloutReader(
+    store, limits=Limits(record_bytes=size), on_quarantine=said.append
+  )
+  assert _places(reader.take(2, 0)) == [("a", 0), ("a", 2)]
+  assert reader.quarantined == {"oversized": 1}
+  assert said == [f"set aside a/1 (oversized): more than {size:,} bytes"]
+  # Its bytes are the one thing that nobody wants twice.
+  assert store.kv.get("quarantine/a/0000000001").value == b""
+
+
+def test_what_is_not_the_librarys_is_passed_by(store, make_rollout):
+  for name in (".hid/0000000000", "a b/0000000000", "a/12", "a/x", "a/\u0663" * 1, "b"):
+    store.kv.put(f"rollouts/{name}", b"not a record")
+  store.kv.put("rollouts/a/9999999999", b"a number that no writer reaches")
+  store.kv.put("heartbeats/b", b"")
+  _fill(store, make_rollout, a=2)
+  reader = RolloutReader(store, poll_seconds=0.001)
+  assert _places(reader.take(2, 0)) == [("a", 0), ("a", 1)]
+  with pytest.raises(NoRolloutsError):
+    reader.take(1, 0, timeout=0.1)
+  assert (reader.lost, reader.quarantined) == (set(), {})
+
+
+def test_the_last_record_may_vanish_too_and_its_place_is_free_again(
+  store, make_rollout
+):
+  store.publish(0, {}, {"cursor": {}})
+  _fill(store, make_rollout, a=2)
+  store.heartbeat("a", seq=2)
+  said = []
+  reader = RolloutReader(store, poll_seconds=0.001, on_quarantine=said.append)
+  assert _places(reader.take(1, 0)) == [("a", 0)]
+  store.kv.delete("rollouts/a/0000000001")
+  with pytest.raises(NoRolloutsError):
+    reader.take(1, 0, timeout=0.1)
+  assert reader.lost == {("a", 1)}
+  assert store.taken() == {"a": 2}
+  assert said[0].startswith("lost a/1: its record is gone from")
+  store.put_rollout("a", 2, make_rollout())
+  assert _places(reader.take(1, 0)) == [("a", 2)]
+  assert len(said) == 1
+
+
+def test_strictly_in_turn_nobody_is_faster_than_another(store, make_rollout):
+  _fill(store, make_rollout, b=3, guest=3)
+  reader = RolloutReader(store, poll_seconds=0.001, strictly=("a", "b"))
+  with pytest.raises(NoRolloutsError):
+    reader.take(1, 0, timeout=0.1)
+  _fill(store, make_rollout, a=2)
+  places = _places(reader.take(4, 0))
+  assert places == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
+  assert reader.cursor == {"a": 2, "b": 2}

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 
 from tis_jax.store import (
+  NoRolloutsError,
   RolloutReader,
+  RolloutWriter,
   Store,
   StoreError,
   StoreUnreachableError,
@@ -185,3 +187,37 @@ def test_writes_refused_though_nobody_else_won_are_not_retried_for_ever():
   finally:
     server.shutdown()
     server.server_close()
+
+
+def test_waiting_costs_few_requests(server, make_rollout):
+  """Of a learner and of a sampler, each on its own, once it has waited a little."""
+  server.make_bucket("waiting")
+  url = server.url("waiting")
+  store = Store.open(url, run="r", create=True, config={"capacity": 1})
+  store.publish(0, _PARAMS, {"cursor": {}})
+  store.put_rollout("w", 0, make_rollout())
+  reader = RolloutReader(store)
+  reader.take(1, 0)
+
+  def rate(wait):
+    waiting = threading.Thread(target=wait, args=(9.0,))
+    waiting.start()
+    time.sleep(3.0)
+    before = server.requests()
+    time.sleep(5.0)
+    count = server.requests() - before
+    waiting.join()
+    return count / 5.0
+
+  def learn(seconds):
+    with pytest.raises(NoRolloutsError):
+      reader.take(1, 0, timeout=seconds)
+
+  def sample(seconds):
+    with RolloutWriter(Store.open(url), "w", capacity=0) as writer:
+      threading.Timer(seconds, store.stop, ["enough"]).start()
+      assert list(writer.turns()) == []
+
+  # Before: 24 and 10.
+  assert rate(learn) <= 1.2
+  assert rate(sample) <= 3.0

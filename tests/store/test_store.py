@@ -1,9 +1,14 @@
 """The store: whose it is, how params appear and vanish, and who may write."""
 
+import dataclasses
 import http.server
 import itertools
 import json
+import socket
+import subprocess
+import sys
 import threading
+import time
 
 import ml_dtypes
 import numpy as np
@@ -153,6 +158,15 @@ def test_an_unreachable_url_is_named_in_time():
   url = "http://127.0.0.1:9/run/"
   with pytest.raises(StoreUnreachableError, match=url):
     Store.open(url, timeout=0.5)
+
+
+def test_a_store_that_does_not_answer_is_named_in_time():
+  with socket.create_server(("127.0.0.1", 0)) as silent:
+    url = f"http://127.0.0.1:{silent.getsockname()[1]}/run/"
+    began = time.monotonic()
+    with pytest.raises(StoreUnreachableError, match=r"got no answer in 0.3 s"):
+      Store.open(url, timeout=0.3)
+    assert time.monotonic() - began < 5
 
 
 def test_a_read_only_url_is_named(tmp_path):
@@ -373,3 +387,128 @@ def test_only_memory_file_systems_go_without_fsync(monkeypatch, tmp_path):
   assert on_memory_file_system("/dev/shm/tis_jax/not/yet")
   assert not on_memory_file_system("/dev/shmoo")
   assert not on_memory_file_system(str(tmp_path))
+
+
+def test_what_others_left_in_a_store_stops_nobody(store, make_rollout):
+  store.publish(0, _PARAMS, {})
+  for key in ("params/README", "params/v1/x", "params/vx/manifest", "params/v0/"):
+    store.kv.put(key.rstrip("/") or key, b"")
+  for name, beat in {
+    "empty": b"",
+    "list": b"[1]",
+    "old": b'{"time": "yesterday"}',
+    "odd": json.dumps({"time": time.time(), "version": [1]}).encode(),
+    "deep": b"[" * 100_000,
+    "health": json.dumps({"time": time.time(), "health": {"x": "y"}}).encode(),
+  }.items():
+    store.kv.put(f"heartbeats/{name}", beat)
+  store.kv.put("rollouts/a/x", b"")
+  store.kv.put("quarantine/a/x", b"")
+  assert store.heartbeats() == {}
+  assert store.publish(store.next_version(), _PARAMS, {}).version == 1
+  assert store.delete_params(keep=1) == [0]
+  assert (store.next_seq("a"), store.quarantined("a")) == (0, [])
+
+
+def test_a_note_that_is_damaged_is_named(store):
+  store.kv.put("claims/a", b"{}")
+  with pytest.raises(StoreError, match="'claims/a' is not what tis_jax writes there"):
+    store.claim("a")
+  store.kv.put("stop", b"x")
+  with pytest.raises(StoreError, match="'stop' is not what"):
+    store.stopped()
+  store.kv.put("params/LATEST", b"[]")
+  with pytest.raises(StoreError, match="'params/LATEST' is not what"):
+    store.latest()
+
+
+def test_what_was_released_holds_until_the_next_publication(store):
+  store.publish(0, _PARAMS, {"cursor": {"a": 1}})
+  store.release({"a": 5})
+  assert store.taken() == {"a": 5}
+  # A learner that goes on from further back has not taken what was taken before it.
+  store.publish(1, _PARAMS, {"cursor": {"a": 2}})
+  assert store.taken() == {"a": 2}
+  store.kv.put("cursor", b'{"a": 9}')
+  assert store.taken() == {"a": 2}
+
+
+def test_no_name_leaves_the_runs_prefix(tmp_path, make_rollout):
+  outside = tmp_path / "outside"
+  outside.write_bytes(b"mine")
+  store = Store.open(f"{tmp_path.as_uri()}/run/", run="r", create=True)
+  for name in ("..", "../x", "a/../../x", "/etc", "a\x00b", "a" * 300, "\u0430"):
+    for use in (store.claim, store.heartbeat, store.next_seq, store.quarantined):
+      with pytest.raises(ValueError, match="cannot name a writer"):
+        use(name)
+    with pytest.raises(ValueError, match="cannot name a writer"):
+      store.put_rollout(name, 0, make_rollout())
+  manifest = store.publish(0, _PARAMS, {})
+  described = manifest.arrays["scale"]
+  for name in ("../../../outside", "a/../../../../outside"):
+    lying = dataclasses.replace(manifest, arrays={name: described})
+    with pytest.raises(StoreError):
+      store.read_params(lying)
+  with pytest.raises(StoreError):
+    store.kv.put("../outside", b"theirs")
+  assert outside.read_bytes() == b"mine"
+
+
+def test_a_full_disk_is_said(tmp_path):
+  script = _ON_A_SMALL_DISK.format(folder=tmp_path)
+  done = subprocess.run(
+    ["unshare", "-rm", "sh", "-c", script, sys.executable],
+    capture_output=True,
+    text=True,
+  )
+  if "unshare" in done.stderr or "mount" in done.stderr:
+    pytest.skip(f"no file system of one's own here: {done.stderr.strip()[:80]}")
+  assert done.stdout.strip() == "StoreFullError", done.stderr
+
+
+_ON_A_SMALL_DISK = """
+mount -t tmpfs -o size=200k none {folder} || exit 1
+exec "$0" -c "
+from tis_jax.store import StoreError
+from tis_jax.store.keyvalue import KeyValue
+kv = KeyValue('file://{folder}/run/')
+try:
+  kv.put('a', bytes(1 << 20))
+except StoreError as error:
+  assert 'there is no room left: make some' in str(error), error
+  print(type(error).__name__)
+"
+"""
+
+
+def test_no_folder_of_a_deleted_version_is_left(tmp_path):
+  store = Store.open(f"{tmp_path.as_uri()}/run/", run="r", create=True)
+  for version in range(4):
+    store.publish(version, _PARAMS, {})
+    store.delete_params(keep=2)
+  folders = sorted(path.name for path in (tmp_path / "run" / "params").iterdir())
+  assert folders == ["LATEST", "v0000000002", "v0000000003"]
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"shape": [10**9, 10**9]},
+    {"shape": [-1]},
+    {"shape": ["3"]},
+    {"dtype": "object"},
+    {"dtype": "V8,O"},
+    {"checksums": "x"},
+    {"unknown": 1},
+  ],
+  ids=str,
+)
+def test_a_manifest_that_lies_is_refused(store, change):
+  manifest = store.publish(0, _PARAMS, {})
+  arrays = manifest.arrays | {"embedding": manifest.arrays["embedding"] | change}
+  lying = dataclasses.replace(manifest, arrays=arrays)
+  text = json.dumps(dataclasses.asdict(lying)).encode()
+  store.kv.put("params/v0000000000/manifest", text)
+  reader = Store.open(store.url)
+  with pytest.raises(StoreError, match="manifest"):
+    reader.read_params(reader.latest())

@@ -111,3 +111,16 @@ def test_numbers_of_its_health_go_with_the_heartbeats(store):
   with RolloutWriter(store, "mine", capacity=1) as writer:
     writer.health = {"tokens_per_s": 12.5}
   assert store.heartbeats()["mine"]["health"] == {"tokens_per_s": 12.5}
+
+
+def test_progress_that_a_learner_takes_back_permits_nothing(store, make_rollout):
+  """As one does that goes on from an older checkpoint."""
+  published(store, 0, 0.0)
+  store.publish(1, {"w": np.ones(3, np.float32)}, {"cursor": {"mine": 4}})
+  store.release({"mine": 9})
+  store.heartbeat("mine", seq=5)  # It had come so far.
+  store.publish(2, {"w": np.zeros(3, np.float32)}, {"cursor": {"mine": 3}})
+  with RolloutWriter(store, "mine", capacity=1) as writer:
+    stop = threading.Timer(0.3, store.stop, ["enough"])
+    stop.start()
+    assert [turn.seq for turn in writer.turns()] == []

@@ -12,6 +12,7 @@ from tis_jax.learner.batch import load_batch as load_batch
 from tis_jax.learner.batch import pad as pad
 from tis_jax.learner.batch import save_batch as save_batch
 from tis_jax.learner.batch import take_rows as take_rows
+from tis_jax.learner.checkpoint import CheckpointError as CheckpointError
 from tis_jax.learner.checkpoint import Checkpoints as Checkpoints
 from tis_jax.learner.forward import make_score as make_score
 from tis_jax.learner.forward import score as score

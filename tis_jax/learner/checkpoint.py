@@ -3,9 +3,10 @@
 The one file that knows Orbax.
 """
 
+import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,10 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from tis_jax.learner.state import TrainState
+
+
+class CheckpointError(RuntimeError):
+  """A checkpoint could not be written or read; the message says where and why."""
 
 
 class Checkpoints:
@@ -81,11 +86,12 @@ class Checkpoints:
     if any(checkpoint.step == step for checkpoint in self._checkpointer.checkpoints):
       return
     written = json.loads(json.dumps(dict(info)))
-    response = self._checkpointer.save_async(
-      step,
-      _leaves(_raw(state)),
-      custom_metadata={"identity": self._identity, "info": written},
-    )
+    with self._explained("written"):
+      response = self._checkpointer.save_async(
+        step,
+        _leaves(_raw(state)),
+        custom_metadata={"identity": self._identity, "info": written},
+      )
     self._saving = (written, response)
 
   def restore(self, like: TrainState) -> tuple[TrainState, dict] | None:
@@ -95,29 +101,37 @@ class Checkpoints:
       like: shapes, dtypes and shardings to restore into: `abstract_state`, or a state.
 
     Raises:
+      CheckpointError: it cannot be read.
       ValueError: the checkpoint is of another run, config or architecture; says which
         of its values differ.
     """
     self.wait()
     if self._checkpointer.latest is None:
       return None
-    found = self._checkpointer.metadata()
+    with self._explained("read"):
+      found = self._checkpointer.metadata()
     self._check_identity(found.custom_metadata["identity"])
     abstract = _raw(jax.tree.map(_abstract, like))
     wanted = _leaves(abstract)
     self._check_shapes(wanted, found.metadata)
-    leaves = self._checkpointer.load(abstract_state=wanted)
+    with self._explained("read"):
+      leaves = self._checkpointer.load(abstract_state=wanted)
     raw = jax.tree.unflatten(jax.tree.structure(abstract), [leaves[x] for x in wanted])
     state = raw._replace(key=jax.random.wrap_key_data(raw.key))
     return state, found.custom_metadata["info"]
 
   def wait(self) -> None:
-    """Blocks until no save is in progress; raises what made it fail."""
+    """Blocks until no save is in progress.
+
+    Raises:
+      CheckpointError: it failed.
+    """
     if self._saving is None:
       return
     info, response = self._saving
     self._saving = None
-    response.result()
+    with self._explained("written"):
+      response.result()
     self._committed = info
 
   def close(self) -> None:
@@ -125,18 +139,35 @@ class Checkpoints:
     try:
       self.wait()
     finally:
-      self._checkpointer.close()
+      with self._explained("finished"):
+        self._checkpointer.close()
 
   def __enter__(self) -> "Checkpoints":
     return self
 
-  def __exit__(self, *_) -> None:
-    self.close()
+  def __exit__(self, _, error: BaseException | None, __) -> None:
+    try:
+      self.close()
+    except CheckpointError as late:
+      if error is None:
+        raise
+      error.add_note(str(late))
+
+  @contextlib.contextmanager
+  def _explained(self, what: str) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:
+      raise CheckpointError(
+        f"a checkpoint in {self.folder} could not be {what} "
+        f"({type(error).__name__}: {error}); is there room, and is it writable?"
+      ) from error
 
   def _read_info(self) -> dict | None:
     if self._checkpointer.latest is None:
       return None
-    return self._checkpointer.metadata().custom_metadata["info"]
+    with self._explained("read"):
+      return self._checkpointer.metadata().custom_metadata["info"]
 
   def _check_identity(self, found: dict) -> None:
     names = sorted(found.keys() | self._identity.keys())

@@ -13,6 +13,12 @@ class TruncatedRolloutError(BadRolloutError):
   reason = "truncated"
 
 
+class OversizedRolloutError(BadRolloutError):
+  """It has more bytes than a record may have, and was not read."""
+
+  reason = "oversized"
+
+
 class CorruptRolloutError(BadRolloutError):
   """The bytes are not what was written: wrong magic, checksum or header."""
 

@@ -44,7 +44,7 @@ _MAGIC = b"TISROLL1"
 _FRAME = struct.Struct("<II")
 _START = len(_MAGIC) + _FRAME.size
 _ALIGNMENT = 8
-_LARGEST = 2**62
+_LARGEST = 2**60
 # What a header may be of; JSON knows no more, and no bool is a number here.
 _KINDS: dict[type, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,)}
 
@@ -192,6 +192,8 @@ def _offsets(arrays: Any, start: int):
   for name, shape in arrays.items():
     sizes = shape if isinstance(shape, list) else [-1]
     sane = all(type(n) is int and 0 <= n <= _LARGEST for n in sizes)
+    # numpy makes no array of such lengths, though another be 0 and nothing in it.
+    sane = sane and (0 not in sizes or math.prod(n or 1 for n in sizes) <= _LARGEST)
     if name not in ARRAYS or not sane:
       raise CorruptRolloutError(
         f"the header lists an array {name!r:.40} of shape {shape!r:.40}"

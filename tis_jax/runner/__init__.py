@@ -3,6 +3,7 @@
 The only package, beside `experiments/`, that reads configs.
 """
 
+from tis_jax.learner import CheckpointError
 from tis_jax.runner.algorithm import algorithm_config as algorithm_config
 from tis_jax.runner.algorithm import algorithm_of as algorithm_of
 from tis_jax.runner.config import ConfigError as ConfigError
@@ -31,6 +32,7 @@ from tis_jax.tasks import MissingDatasetError, TaskError
 # What a person can mend: said in a sentence, without a traceback.
 ExpectedError = (
   BadUpdateError,
+  CheckpointError,
   ConfigError,
   GuardError,
   MissingDatasetError,

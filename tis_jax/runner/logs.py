@@ -16,10 +16,12 @@ from pathlib import Path
 
 import jax
 
-from tis_jax.runner.workdir import Identity
+from tis_jax.runner.workdir import Identity, write_whole
 from tis_jax.version import __version__
 
 Scalars = Mapping[str, float]
+
+_EVAL = "eval/pass_at_1"
 
 
 def header(config_name: str, workdir: Path, identity: Identity) -> str:
@@ -51,7 +53,8 @@ class MetricsLog:
   Args:
     workdir: where `metrics.jsonl` and TensorBoard's event files go.
     after_step: on resumption, later lines of an earlier attempt are dropped, so that a
-      step appears once.
+      step appears once; -1 drops all.
+    evaluates: a step whose evaluation is about to be made again, so that it is dropped.
     tensorboard: write TensorBoard events (needs tensorboardX).
     wandb_project: log to this Weights & Biases project (needs wandb); "" for none.
     run: the run's id, under which Weights & Biases goes on with it.
@@ -63,6 +66,7 @@ class MetricsLog:
     workdir: Path,
     *,
     after_step: int = -1,
+    evaluates: int | None = None,
     tensorboard: bool = False,
     wandb_project: str = "",
     run: str = "",
@@ -70,8 +74,9 @@ class MetricsLog:
   ):
     path = workdir / "metrics.jsonl"
     if path.exists():
-      before = [row for row in read_metrics(path) if row["step"] <= after_step]
-      path.write_text("".join(json.dumps(row) + "\n" for row in before))
+      rows = [row for row in read_metrics(path) if row["step"] <= after_step]
+      rows = [row for row in rows if row["step"] != evaluates or _EVAL not in row]
+      write_whole(path, "".join(json.dumps(row) + "\n" for row in rows))
     self._file = path.open("a")
     self._writers: list[Callable[[int, Scalars], object]] = []
     self._closers = [self._file.close]

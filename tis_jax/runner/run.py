@@ -37,7 +37,7 @@ from tis_jax.runner.setup import Parts
 from tis_jax.runner.stream import BatchStream, needed_from
 from tis_jax.runner.summary import summarize
 from tis_jax.sampler import Fleet
-from tis_jax.store import Store
+from tis_jax.store import Store, StoreError
 from tis_jax.tasks import CAUSES
 
 FRESH: Mapping[str, Any] = {
@@ -214,6 +214,7 @@ class Run:
     self._histogram = _add_histograms(self._histogram, histogram)
     quarantined = float(self._stream.quarantined.total())
     scalars |= step.seconds | {"rollouts/quarantined": quarantined}
+    scalars["rollouts/lost"] = float(self._stream.lost_rows)
     last = step.number == self._settings.train.steps
     shows = step.number % self._settings.log.every == 0 or last
     if shows:
@@ -282,7 +283,10 @@ class Run:
 
   def _of_samplers(self) -> dict[str, float]:
     """What the samplers say of themselves; a look at an object store costs money."""
-    return sampler_health(self._store.heartbeats(), _FRESH_SECONDS)
+    try:
+      return sampler_health(self._store.heartbeats(), _FRESH_SECONDS)
+    except StoreError:
+      return {}  # The step's own numbers are not lost; what needs the store says why.
 
   def _dispatch(self, batch: Batch) -> _Step:
     """Starts the update on a batch; does not wait for it."""
@@ -299,7 +303,10 @@ class Run:
     return _Step(self.step, batch, self.version, position, metrics, {})
 
   def _save(self, state: TrainState, position: Mapping[str, Any]) -> None:
-    np.savez(self._workdir / "weight_histogram.npz", **self._histogram)
+    path = self._workdir / "weight_histogram.npz"
+    partial = path.with_name(f".{path.name}")
+    np.savez(partial, **self._histogram)
+    partial.replace(path)  # Whole, or as it was before.
     where = {"version": self.version, "position": position, "seconds": self.seconds}
     self._checkpoints.save(state, {**self._info, **where})
 

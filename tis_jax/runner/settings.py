@@ -127,10 +127,17 @@ class CheckpointSettings:
   Attributes:
     every: steps between checkpoints.
     keep: the newest so many stay.
+    seconds_to_leave: after Ctrl-C or SIGTERM, to end the step, save the state and end
+      the samplers. A run that is not through then ends where it is, and goes on from
+      the checkpoint before.
   """
 
   every: int = 50
   keep: int = 2
+  seconds_to_leave: float = 25.0
+
+  def __post_init__(self):
+    check_number("seconds_to_leave", self.seconds_to_leave, above=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +163,10 @@ class Settings:
     algorithm: what an update does: correction, loss, advantage, aggregation.
     mesh: devices along each axis.
     seed: of the prompts' order, the noise and the update's randomness.
+    deterministic: two runs of one seed have the same params at every step, bit for bit,
+      also when samplers or the learner are killed on the way: a record's noise follows
+      from its place, and records are taken strictly in turn. Synchronous, so
+      store.max_staleness is 0.
     model: the policy.
     data: what is trained on.
     sampler: how rollouts are generated, in processes of their own.
@@ -171,6 +182,7 @@ class Settings:
   algorithm: Algorithm
   mesh: Mapping[str, int]
   seed: int = 0
+  deterministic: bool = False
   model: ModelSettings = ModelSettings()
   data: DataSettings = DataSettings()
   sampler: SamplerSettings = SamplerSettings()

@@ -18,6 +18,7 @@ from tis_jax.models.tokenizers import Tokenizer
 from tis_jax.numerics.arguments import bind, check_name
 from tis_jax.numerics.checks import check_choice
 from tis_jax.runner.config import refusing
+from tis_jax.runner.deterministic import check_deterministic
 from tis_jax.runner.evaluate import Accuracy, Evaluation
 from tis_jax.runner.settings import DataSettings, Settings
 from tis_jax.sampler import Assignment
@@ -103,6 +104,7 @@ def build(settings: Settings) -> Parts:
   with refusing():
     decoder, params, tokenizer = models.load(settings.model.source)
     _check_record(settings, decoder.vocab_size)
+    check_deterministic(settings)
     if settings.algorithm.score_centering and not settings.sampler.top_logprobs:
       raise ValueError(
         "algorithm.score_centering needs the sampler's most probable tokens in the "
@@ -269,4 +271,5 @@ def assignment(settings: Settings) -> Assignment:
     named_rewards=settings.algorithm.takes("named_rewards"),
     reward_seconds=settings.data.reward_seconds,
     reward_processes=settings.data.reward_processes,
+    deterministic=settings.deterministic,
   )

@@ -34,8 +34,8 @@ class BatchStream:
   """Batches of whole groups, in the order of the records.
 
   Attributes:
-    rows: counts of rows `trained` (handed out), `filtered` (in groups without signal)
-      and `taken` (read from the store).
+    rows: counts of rows `trained` (handed out), `filtered` (in groups without signal),
+      `taken` (read from the store) and `gone` (of records that vanished from it).
 
   Args:
     reader: gives the records; its cursor must be the one in `position`.
@@ -70,15 +70,20 @@ class BatchStream:
     return self._reader.quarantined
 
   @property
+  def _held_groups(self) -> int:
+    return sum(len(held.groups) for held in self._held)
+
+  @property
   def held_rows(self) -> int:
     """Rows that were read and wait for a step."""
     return sum(len(held.rows.rewards) for held in self._held)
 
   @property
   def lost_rows(self) -> int:
-    """Rows that were read and are neither trained on, nor filtered, nor held."""
+    """Rows that vanished from the store, or were read and came to nothing."""
     rows = self.rows
-    return rows["taken"] - rows["trained"] - rows["filtered"] - self.held_rows
+    left = rows["taken"] - rows["trained"] - rows["filtered"] - self.held_rows
+    return left + rows["gone"]
 
   @property
   def position(self) -> dict[str, Any]:
@@ -93,8 +98,11 @@ class BatchStream:
       version: the learner's own; a record of a later one is set aside by the reader.
       while_waiting: called between looks at an empty store; may raise.
     """
-    while sum(len(held.groups) for held in self._held) < self._groups:
+    while self._held_groups < self._groups:
       self._take_record(version, while_waiting)
+      if self._filter_groups and self._held_groups < self._groups:
+        # Writers wait for the learner; a step that needs more records must say so.
+        self._reader.store.release(self._reader.cursor)
     wanted, taken, left = self._groups, [], []
     for held in self._held:
       groups = held.groups
@@ -110,17 +118,18 @@ class BatchStream:
     return batch
 
   def _take_record(self, version, while_waiting):
+    gone = len(self._reader.lost)
     (rollout,) = self._reader.take(1, version, while_waiting=while_waiting)
     rows = self._rows(rollout)
     before = len(rows.rewards)
+    # A record that nobody can read had as many rows as the next.
+    self.rows["gone"] += before * (len(self._reader.lost) - gone)
     self.rows["taken"] += before
     if self._filter_groups:
       held = rows.mask.any(axis=1)
       varied = shaping.has_variance(rows.rewards, rows.group_ids, where=held)
       rows = take_rows(rows, shaping.groups_of_rows(varied, rows.group_ids))
       self.rows["filtered"] += before - len(rows.rewards)
-      # Writers wait for the learner; a step that needs more records must say so.
-      self._reader.store.release(self._reader.cursor)
     if len(rows.rewards):
       self._held.append(_Held(rollout.header.writer, rollout.header.seq, rows))
 

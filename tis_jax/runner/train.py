@@ -1,23 +1,36 @@
 """A run: sampler processes and a learner around one store, from config to figures."""
 
 import json
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from tis_jax.learner import Checkpoints
+from tis_jax.learner import CheckpointError, Checkpoints
 from tis_jax.rollouts import Limits
 from tis_jax.runner import figures, logs, peers
+from tis_jax.runner.deterministic import strict_order
 from tis_jax.runner.interrupts import Interrupted, Interrupts
 from tis_jax.runner.run import FRESH, Run
 from tis_jax.runner.settings import read_config
 from tis_jax.runner.setup import assignment, build
 from tis_jax.runner.stream import BatchStream
-from tis_jax.runner.workdir import check_config, identify, keep_config, locked
-from tis_jax.sampler import Fleet
-from tis_jax.store import RolloutReader, Store
+from tis_jax.runner.workdir import (
+  check_config,
+  identify,
+  keep_config,
+  locked,
+  write_whole,
+)
+from tis_jax.sampler import Fleet, SamplerFailedError
+from tis_jax.sampler.fleet import local_names
+from tis_jax.store import RolloutReader, Store, StoreError, TakenOverError
+from tis_jax.store.clear import clear
+
+# A record is written whole or not at all: one that is under way need not be.
+_SECONDS_FOR_SAMPLERS = 3.0
 
 
 def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str, Any]:
@@ -33,6 +46,7 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
 
   Raises:
     ConfigError: settings that are impossible or contradict each other.
+    CheckpointError: a checkpoint could not be written or read.
     ConfigChangedError: `workdir` holds a run with other settings.
     BadUpdateError: the loss was not finite; `workdir` has the batch that did it.
     SamplerFailedError: the samplers here died again and again; says their last words.
@@ -54,7 +68,8 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
     identity = identify(settings.store.url, workdir)
     logs.say(logs.header(config_name, workdir, identity))
     logs.say(parts.header(settings) + peers.summary(config))
-    interrupts = stack.enter_context(Interrupts())
+    seconds = settings.checkpoint.seconds_to_leave
+    interrupts = stack.enter_context(Interrupts(seconds))
     checkpoints = stack.enter_context(
       Checkpoints(
         workdir / "checkpoints", {"run": identity.run}, keep=settings.checkpoint.keep
@@ -70,7 +85,8 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
     log = stack.enter_context(
       logs.MetricsLog(
         workdir,
-        after_step=int(state.step),
+        after_step=int(state.step) if restored else -1,
+        evaluates=settings.train.steps if restored else None,
         tensorboard=settings.log.tensorboard,
         wandb_project=settings.log.wandb_project,
         run=identity.run,
@@ -95,6 +111,7 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
         sampling=settings.sampler.sampling,
       ),
       on_quarantine=logs.say,
+      strictly=strict_order(settings, position),
     )
     stream = BatchStream(
       reader,
@@ -111,8 +128,9 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
         on_event=logs.say,
       )
     )
+    interrupts.too_late = lambda: _leave_now(fleet, seconds)
     # Left before the fleet is: samplers that are told to end need not be made to.
-    stack.callback(store.stop, "the learner has ended")
+    stack.push(_stopping(store))
     run = Run(
       settings,
       parts,
@@ -129,14 +147,61 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       run.begin()
       while run.step < settings.train.steps:
         run.advance(interrupts.check)
+    except (StoreError, SamplerFailedError) as error:
+      _save_for_next_time(run, error)
+      raise
     except Interrupted:
       run.save()
+      store.stop("the learner was interrupted")
+      fleet.stop(_SECONDS_FOR_SAMPLERS)
+      checkpoints.wait()
       logs.say(f"stopped at step {run.step}; the same command goes on from here")
       return {}
     summary = run.finish()
+    write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
+    if identity.where:
+      # Memory that the run chose by itself, so nobody else looks after it.
+      store.stop("the run has finished")
+      fleet.stop()
+      needed = {(writer, seq) for writer, seq, _ in stream.position["held"]}
+      for line in clear(store, needed, gone=local_names(settings.sampler.count)):
+        logs.say(line)
 
-  (workdir / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
   logs.say("", logs.table(summary), "", sep="\n")
   for path in figures.draw(workdir):
     logs.say(f"figure   {path}")
   return summary
+
+
+def _leave_now(fleet: Fleet, seconds: float) -> None:
+  fleet.kill()
+  logs.say(
+    f"not through {seconds:g} s after the signal (checkpoint.seconds_to_leave), so the "
+    "run ends where it is; the same command goes on from its newest checkpoint"
+  )
+
+
+def _stopping(store: Store) -> Callable[..., None]:
+  """Tells the samplers to end, and hides no earlier error if it cannot."""
+
+  def leave(_, error: BaseException | None, __) -> None:
+    try:
+      store.stop("the learner has ended")
+    except StoreError as late:
+      if error is None:
+        raise
+      error.add_note(f"The samplers could not be told to end: {late}")
+
+  return leave
+
+
+def _save_for_next_time(run: Run, error: Exception) -> None:
+  """Keeps what was learned before a store or its samplers went away."""
+  if isinstance(error, TakenOverError):
+    return  # Another learner goes on with the run, from its own checkpoint.
+  try:
+    run.save()
+  except (CheckpointError, FloatingPointError, OSError) as late:
+    error.add_note(f"Nor could the state be saved: {late}")
+  else:
+    error.add_note(f"The state of step {run.step} is saved: the same command goes on.")

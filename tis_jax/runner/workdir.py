@@ -91,15 +91,29 @@ class Identity:
 
 
 def identify(store_url: str, workdir: Path) -> Identity:
-  """The identity of the run in `workdir`; a new one for a new workdir."""
+  """The identity of the run in `workdir`; a new one for a new workdir.
+
+  A run whose store was never opened has no config there yet: it may go to another URL.
+  """
   path = workdir / "run.json"
-  if path.exists():
-    return Identity(**json.loads(path.read_text()))
   run = secrets.token_hex(6)
+  if path.exists():
+    identity = Identity(**json.loads(path.read_text()))
+    begun = (workdir / "config.json").exists()
+    if begun or store_url == ("" if identity.where else identity.store):
+      return identity
+    run = identity.run
   url, where = (store_url, "") if store_url else default_url(run)
   identity = Identity(run, url, where)
-  path.write_text(json.dumps(dataclasses.asdict(identity), indent=2) + "\n")
+  write_whole(path, json.dumps(dataclasses.asdict(identity), indent=2) + "\n")
   return identity
+
+
+def write_whole(path: Path, text: str) -> None:
+  """Writes a file that is there whole, or as it was before, whatever happens."""
+  partial = path.with_name(f".{path.name}.partial")
+  partial.write_text(text)
+  partial.replace(path)
 
 
 def check_config(config: ConfigDict, workdir: Path) -> None:
@@ -142,7 +156,7 @@ def changes(config: ConfigDict, workdir: Path, free: tuple[str, ...] = ()) -> li
 def keep_config(config: ConfigDict, workdir: Path) -> None:
   """Writes `config.json`."""
   text = json.dumps(_settings(config), indent=2)
-  (workdir / "config.json").write_text(text + "\n")
+  write_whole(workdir / "config.json", text + "\n")
 
 
 def load_config(workdir: Path) -> ConfigDict:

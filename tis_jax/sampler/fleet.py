@@ -1,5 +1,6 @@
 """Sampler processes on this machine: started, watched, started again, given up on."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 _LAST_WORDS = 25
 _GRACE_SECONDS = 20.0
+_LEAST_SECONDS = 0.5
 
 
 class SamplerFailedError(RuntimeError):
@@ -45,7 +47,7 @@ class Fleet:
     folder.mkdir(parents=True, exist_ok=True)
     self._url, self._folder, self._on_event = url, folder, on_event
     self._deaths, self._window = deaths, window
-    self._died = {f"local{i}": deque(maxlen=deaths) for i in range(count)}
+    self._died = {name: deque(maxlen=deaths) for name in local_names(count)}
     self._processes: dict[str, subprocess.Popen] = {}
 
   def start(self) -> None:
@@ -57,8 +59,10 @@ class Fleet:
     self.start()
     return self
 
-  def __exit__(self, *_) -> None:
-    self.stop()
+  def __exit__(self, kind: type[BaseException] | None, *_) -> None:
+    # Whoever has lost patience does not wait for records that nobody will take.
+    hurried = kind is not None and not issubclass(kind, Exception)
+    self.stop(0.0 if hurried else _GRACE_SECONDS)
 
   def check(self) -> None:
     """Starts those that died again, later with every death.
@@ -77,19 +81,32 @@ class Fleet:
         self._processes[name] = self._launch(name)
         self._on_event(f"sampler {name} started again")
 
-  def stop(self) -> None:
-    """Waits for them to end, as the store has told them to; then ends them."""
-    deadline = time.monotonic() + _GRACE_SECONDS
-    for end in (None, subprocess.Popen.terminate, subprocess.Popen.kill):
-      for process in self._processes.values():
-        if process.poll() is None and end is not None:
-          end(process)
-      for process in self._processes.values():
-        try:
-          process.wait(max(deadline - time.monotonic(), 0.5))
-        except subprocess.TimeoutExpired:
-          continue
+  def stop(self, grace: float = _GRACE_SECONDS) -> None:
+    """Waits for them to end, as the store has told them to; then ends them.
+
+    Args:
+      grace: seconds to wait. None lives when this returns, or raises.
+    """
+    deadline = time.monotonic() + grace
+    try:
+      for end in (None, subprocess.Popen.terminate):
+        for process in self._processes.values():
+          if process.poll() is None and end is not None:
+            end(process)
+        for process in self._processes.values():
+          with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(deadline - time.monotonic(), _LEAST_SECONDS))
+    finally:
+      self.kill()
+    for process in self._processes.values():
+      process.wait()
     self._processes.clear()
+
+  def kill(self) -> None:
+    """Ends those that live, at once; does not wait."""
+    for process in self._processes.values():
+      if process.poll() is None:
+        process.kill()
 
   def _bury(self, name: str, process: subprocess.Popen, now: float) -> None:
     del self._processes[name]
@@ -127,6 +144,15 @@ class Fleet:
         # Ctrl-C in the terminal is the learner's, who ends them in order.
         start_new_session=True,
       )
+
+
+def local_names(count: int) -> list[str]:
+  """Names of the samplers on this machine.
+
+  >>> local_names(2)
+  ['local0', 'local1']
+  """
+  return [f"local{i}" for i in range(count)]
 
 
 def _cause(code: int) -> str:

@@ -45,9 +45,9 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
     engine, environment = build(assignment, f"{store.run}-{name}")
     ending.callback(getattr(engine, "close", lambda: None))
     ending.enter_context(environment)
-    worker = Worker(
-      assignment, name, writer.incarnation, engine, environment, writer.left
-    )
+    # Noise of its own gets a sampler past a record that its engine died of.
+    incarnation = 0 if assignment.deterministic else writer.incarnation
+    worker = Worker(assignment, name, incarnation, engine, environment, writer.left)
     how = f"{assignment.sampler.engine}, {assignment.sampler.precision}"
     _say(f"{name} begins at record {writer.seq}, {how}, {jax.devices()[0]}")
     if isinstance(engine, NativeEngine):

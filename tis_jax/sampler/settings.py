@@ -178,6 +178,7 @@ class Assignment:
     named_rewards: record the task's further rewards, too.
     reward_seconds: that the rewards of one response may take, of a task of one's own.
     reward_processes: that judge responses to such a task, a sampler.
+    deterministic: a record made again is the same again, and not of other noise.
 
   Raises:
     ValueError: a setting outside its range.
@@ -195,6 +196,7 @@ class Assignment:
   named_rewards: bool = False
   reward_seconds: float = 10.0
   reward_processes: int = 2
+  deterministic: bool = False
 
   def __post_init__(self):
     for name in ("max_prompt_tokens", "capacity", "reward_processes"):

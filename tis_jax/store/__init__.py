@@ -15,6 +15,7 @@ from tis_jax.store.errors import AlreadyExistsError as AlreadyExistsError
 from tis_jax.store.errors import NoRolloutsError as NoRolloutsError
 from tis_jax.store.errors import ParamsGoneError as ParamsGoneError
 from tis_jax.store.errors import StoreError as StoreError
+from tis_jax.store.errors import StoreFullError as StoreFullError
 from tis_jax.store.errors import StoreReadOnlyError as StoreReadOnlyError
 from tis_jax.store.errors import StoreUnreachableError as StoreUnreachableError
 from tis_jax.store.errors import TakenOverError as TakenOverError

@@ -3,11 +3,13 @@
 import math
 import time
 
+from tis_jax.store.params import Manifest
+from tis_jax.store.polling import is_local
 from tis_jax.store.store import Store
 
 # Writers that have not been heard of for so long do not count.
 _FRESH_SECONDS = 30.0
-_REFRESH_SECONDS = 1.0
+_REFRESH_SECONDS, _REMOTE_REFRESH_SECONDS = 1.0, 10.0
 
 
 class Allowance:
@@ -36,18 +38,28 @@ class Allowance:
     self._share = 0
     self._aside: list[int] = []
 
-  def permits(self, seq: int) -> bool:
-    """Whether record `seq` may be made now; a cheap poll."""
-    return seq <= self.last(seq)
+  def permits(self, seq: int, manifest: Manifest | None = None) -> bool:
+    """Whether record `seq` may be made now; a cheap poll.
 
-  def last(self, seq: int) -> int:
-    """The last record that tokens sampled now may stand in, `seq` being the next.
+    Args:
+      seq: of the record.
+      manifest: of the params to make it by; None for the latest.
+    """
+    return seq <= self.last(manifest)
+
+  def last(self, manifest: Manifest | None = None) -> int:
+    """The last record that tokens sampled now may stand in.
 
     A later one would be used when they are staler than the run allows.
+
+    Args:
+      manifest: of the params that sample them; None for the latest.
     """
-    if time.monotonic() - self._refreshed > _REFRESH_SECONDS:
+    local = is_local(self._store.url)
+    seconds = _REFRESH_SECONDS if local else _REMOTE_REFRESH_SECONDS
+    if time.monotonic() - self._refreshed > seconds:
       self._refresh()
-    taken = self._store.taken().get(self._name, 0)
+    taken = self._store.taken(manifest).get(self._name, 0)
     # What was set aside will never be trained on: it must not hold a place.
     aside = sum(taken <= bad for bad in self._aside)
     return taken + aside + self._share - 1

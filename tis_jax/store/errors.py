@@ -13,6 +13,10 @@ class StoreReadOnlyError(StoreError):
   """The URL answers, and refuses to be written."""
 
 
+class StoreFullError(StoreError):
+  """There is no room left where the store is."""
+
+
 class WrongRunError(StoreError):
   """There is no run at this URL, or it is another one."""
 

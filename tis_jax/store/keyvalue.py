@@ -7,10 +7,16 @@ from typing import NamedTuple
 
 import tensorstore as ts
 
-from tis_jax.store.errors import StoreError, StoreReadOnlyError, StoreUnreachableError
-from tis_jax.store.location import normalized, open_keyvalue
+from tis_jax.store.errors import (
+  StoreError,
+  StoreFullError,
+  StoreReadOnlyError,
+  StoreUnreachableError,
+)
+from tis_jax.store.location import normalized, open_keyvalue, remove_empty_folders
 
 _READ_ONLY = ("PERMISSION_DENIED", "Read-only", "not support writing", "AccessDenied")
+_FULL = ("No space left", "Disk quota exceeded", "EntityTooLarge")
 _NO_BUCKET = ("NoSuchBucket", "bucket does not exist")
 _REFUSALS = 3
 _LOST_RACES = 50
@@ -34,7 +40,8 @@ class KeyValue:
   """Bytes by key under one URL.
 
   Every method raises `StoreUnreachableError` when no answer comes within `timeout`
-  seconds, `StoreReadOnlyError` when writing is refused, and `StoreError` otherwise.
+  seconds, `StoreReadOnlyError` when writing is refused, `StoreFullError` when there is
+  no room, and `StoreError` otherwise.
 
   >>> kv = KeyValue("memory://doctest-keyvalue")
   >>> kv.create("a/1", b"x"), kv.create("a/1", b"y")
@@ -56,6 +63,20 @@ class KeyValue:
     """The values of several keys, read at once."""
     started = [(key, self._start("read", key)) for key in keys]
     return [self._read(key, future) for key, future in started]
+
+  def exceed_many(self, keys: Iterable[str], size: int) -> list[bool | None]:
+    """Whether the values have more than `size` bytes, None for those that are missing.
+
+    Reads a byte of each at most.
+
+    >>> kv = KeyValue("memory://doctest-exceed")
+    >>> kv.put_many({"a": b"12345", "b": b"123"})
+    >>> kv.exceed_many(["a", "b", "c"], 4)
+    [True, False, None]
+    """
+    byte = slice(size, size + 1)
+    started = [(key, self._start("read", key, byte_range=byte)) for key in keys]
+    return [self._reaches(key, future) for key, future in started]
 
   def put(self, key: str, value: bytes) -> None:
     """Writes `key`, whatever was there."""
@@ -136,10 +157,15 @@ class KeyValue:
     self._wait("delete", key, self._start("write", key, None))
 
   def delete_span(self, prefix: str, end: str | None = None) -> None:
-    """Deletes the keys below `prefix`, all or those before `prefix + end`."""
+    """Deletes the keys below `prefix`, all or those before `prefix + end`.
+
+    On a file system the folders of a prefix that is deleted whole go too.
+    """
     stop = _after(prefix) if end is None else prefix + end
     span = ts.KvStore.KeyRange(prefix, stop)
     self._wait("delete", prefix, self._start("delete_range", prefix, span))
+    if end is None:
+      remove_empty_folders(self.url, prefix)
 
   def _start(self, method: str, key: str, *args, **kwargs):
     first = () if method in ("list", "delete_range") else (key,)
@@ -159,6 +185,14 @@ class KeyValue:
     value = result.value if result.state == "value" else None
     return Read(value, result.stamp.generation, result.state == "unspecified")
 
+  def _reaches(self, key: str, future) -> bool | None:
+    try:
+      return True if self._read(key, future).value is not None else None
+    except StoreError as error:
+      if "OUT_OF_RANGE" in str(error):
+        return False
+      raise
+
   def _explained(self, action: str, key: str, error: Exception) -> StoreError:
     place = f"store {self.url}: {action} of {key!r}"
     if isinstance(error, TimeoutError):
@@ -170,6 +204,11 @@ class KeyValue:
       )
     if action != "read" and any(sign in text for sign in _READ_ONLY):
       return StoreReadOnlyError(f"{place} refused, it is read-only: {text}")
+    if any(sign in text for sign in _FULL):
+      return StoreFullError(
+        f"{place} failed, there is no room left: make some, or let fewer params stay "
+        f"there (store.keep). The system says: {text}"
+      )
     if "UNAVAILABLE" in text:
       return StoreUnreachableError(f"{place} failed: {text}")
     return StoreError(f"{place} failed: {text}")

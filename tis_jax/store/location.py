@@ -1,5 +1,6 @@
 """From a URL to an open key-value store."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -34,14 +35,19 @@ def default_url(name: str, needed_bytes: int = 1 << 30) -> tuple[str, str]:
   """
   free = shutil.disk_usage(_SHARED_MEMORY).free if _SHARED_MEMORY.is_dir() else 0
   gib = 1 << 30
+  shared, temporary = (folder / name for folder in default_folders())
   if free >= needed_bytes and os.access(_SHARED_MEMORY, os.W_OK):
-    path = _SHARED_MEMORY / "tis_jax" / name
-    return f"{path.as_uri()}/", f"shared memory, {free / gib:.1f} GiB free"
-  path = Path(tempfile.gettempdir()).resolve() / "tis_jax" / name
-  return f"{path.as_uri()}/", (
+    return f"{shared.as_uri()}/", f"shared memory, {free / gib:.1f} GiB free"
+  return f"{temporary.as_uri()}/", (
     f"a temporary directory, because {_SHARED_MEMORY} has {free / gib:.1f} GiB free "
     f"and {needed_bytes / gib:.1f} GiB are wanted"
   )
+
+
+def default_folders() -> tuple[Path, Path]:
+  """Where `default_url` puts stores: in shared memory, or in a temporary folder."""
+  temporary = Path(tempfile.gettempdir()).resolve()
+  return _SHARED_MEMORY / "tis_jax", temporary / "tis_jax"
 
 
 def normalized(url: str) -> str:
@@ -114,3 +120,16 @@ def on_memory_file_system(path: str) -> bool:
   while path not in mounts and path != os.path.dirname(path):
     path = os.path.dirname(path)
   return mounts.get(path) in _IN_MEMORY_FILE_SYSTEMS
+
+
+def remove_empty_folders(url: str, prefix: str = "") -> None:
+  """Removes the folders below a prefix that hold nothing; stores without any have none.
+
+  A file system keeps the folder of every key that ever was.
+  """
+  parts = urlsplit(url)
+  if parts.scheme != "file":
+    return
+  for folder, _, _ in os.walk(unquote(parts.path) + prefix, topdown=False):
+    with contextlib.suppress(OSError):  # It holds something.
+      os.rmdir(folder)

@@ -13,6 +13,7 @@ the learner restarts from an older step.
 import dataclasses
 import hashlib
 import json
+import re
 import time
 import zlib
 from collections.abc import Mapping
@@ -23,9 +24,11 @@ import numpy as np
 
 from tis_jax.store.errors import AlreadyExistsError, ParamsGoneError, StoreError
 from tis_jax.store.keyvalue import KeyValue, Read
+from tis_jax.store.notes import note
 
 LATEST = "params/LATEST"
 _CHUNK_BYTES = 32 << 20
+_VERSION = re.compile(r"params/v(\d{10})/(.+)", re.ASCII)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,23 +104,31 @@ def move_latest(kv: KeyValue, version: int) -> None:
   """
 
   def moved(found: Read) -> bytes:
-    if found.value is not None and latest_version(found.value) >= version:
+    if found.value is not None and latest_version(kv, found.value) >= version:
       raise AlreadyExistsError(
         f"store {kv.url}: cannot publish version {version}, the latest is "
-        f"{latest_version(found.value)}; is another learner writing to this store?"
+        f"{latest_version(kv, found.value)}; is another learner writing to this store?"
       )
     return json.dumps({"version": version}).encode()
 
   kv.update(LATEST, moved)
 
 
-def latest_version(value: bytes) -> int:
-  return json.loads(value)["version"]
+def latest_version(kv: KeyValue, value: bytes) -> int:
+  return note(kv.url, LATEST, value, "version", int)
 
 
 def read_manifest(kv: KeyValue, version: int) -> Manifest | None:
-  value = kv.get(f"{folder(version)}manifest").value
-  return None if value is None else Manifest(**json.loads(value))
+  key = f"{folder(version)}manifest"
+  value = kv.get(key).value
+  if value is None:
+    return None
+  arrays = note(kv.url, key, value, "arrays", dict)
+  info = note(kv.url, key, value, "info", dict)
+  created = note(kv.url, key, value, "created", float)
+  if not all(map(_is_described, arrays.values())):
+    raise StoreError(f"store {kv.url}: {key!r} does not describe its arrays")
+  return Manifest(version, info, arrays, created)
 
 
 def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
@@ -125,7 +136,8 @@ def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
 
   Raises:
     ParamsGoneError: deleted meanwhile; take the latest again.
-    StoreError: the bytes are not those that were written.
+    StoreError: the bytes are not those that were written, or not those that the
+      manifest describes.
   """
   names = [
     (name, index)
@@ -143,7 +155,12 @@ def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
     if zlib.crc32(found.value) != manifest.arrays[name]["checksums"][index]:
       raise StoreError(f"store {kv.url}: {prefix}{name}.{index:04d} is damaged")
     chunks[name].append(found.value)
-  return {name: _array(manifest.arrays[name], chunks[name]) for name in chunks}
+  try:
+    return {name: _array(manifest.arrays[name], chunks[name]) for name in chunks}
+  except (TypeError, ValueError) as error:
+    raise StoreError(
+      f"store {kv.url}: {prefix}manifest does not fit its arrays: {error}"
+    ) from error
 
 
 def _described(array: np.ndarray) -> tuple[dict[str, Any], list[memoryview]]:
@@ -156,6 +173,16 @@ def _described(array: np.ndarray) -> tuple[dict[str, Any], list[memoryview]]:
     "checksums": [zlib.crc32(piece) for piece in pieces],
   }
   return said, pieces
+
+
+def _is_described(said: Any) -> bool:
+  """Whether a manifest's entry is one of an array, and of one that fits its bytes."""
+  if not isinstance(said, dict) or said.keys() != {"dtype", "shape", "checksums"}:
+    return False
+  counts = (said["shape"], said["checksums"])
+  if not all(isinstance(x, list) and all(type(n) is int for n in x) for x in counts):
+    return False
+  return isinstance(said["dtype"], str) and all(n >= 0 for n in said["shape"])
 
 
 def _digest(described: Mapping[str, Mapping[str, Any]]) -> str:
@@ -175,9 +202,10 @@ def versions(kv: KeyValue) -> dict[int, bool]:
   """Versions with any key in the store, oldest first, and whether each is complete."""
   found: dict[int, bool] = {}
   for key in kv.keys("params/"):
-    if key != LATEST:
-      version, _, name = key.removeprefix("params/v").partition("/")
-      found[int(version)] = found.get(int(version), False) or name == "manifest"
+    # What else lies there is not the library's.
+    if named := _VERSION.fullmatch(key):
+      version = int(named[1])
+      found[version] = found.get(version, False) or named[2] == "manifest"
   return dict(sorted(found.items()))
 
 

@@ -3,14 +3,18 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from tis_jax.rollouts import BadRolloutError, Limits, Rollout, decode, validate
-from tis_jax.rollouts.errors import ForeignRolloutError
+from tis_jax.rollouts.errors import ForeignRolloutError, OversizedRolloutError
 from tis_jax.store.errors import NoRolloutsError
+from tis_jax.store.notes import is_writer, seq_of
+from tis_jax.store.polling import Pauses, is_local
 from tis_jax.store.store import Store, quarantine_key, rollout_key
 
-_DISCOVERY_SECONDS = 1.0
+_DISCOVERY_SECONDS, _REMOTE_DISCOVERY_SECONDS = 1.0, 10.0
+# No writer runs so far ahead; a number beyond is not one of the library's.
+_FAR = 100_000
 
 
 class RolloutReader:
@@ -28,14 +32,16 @@ class RolloutReader:
     cursor: {writer: next sequence number}, JSON; what `take` has handed out is below.
     quarantined: {reason: records} set aside by this reader.
     lost: {(writer, sequence number)} whose record vanished; empty unless someone
-      deletes by hand.
+      deletes by hand, or a copy of the learner has gone on with the run meanwhile.
 
   Args:
     store: from `Store.open`.
     cursor: where to begin; None for the oldest records there are.
     limits: what records must keep to, beside belonging to the store's run.
-    poll_seconds: pause between looks at an empty store.
-    on_quarantine: called with one sentence for every record set aside.
+    poll_seconds: pause between looks at an empty store; None for what suits its URL.
+    on_quarantine: called with one sentence for every record set aside or lost.
+    strictly: take in turn from these writers and from nobody else, and wait for whose
+      turn it is: the order then depends on nobody's speed.
   """
 
   def __init__(
@@ -44,18 +50,23 @@ class RolloutReader:
     cursor: Mapping[str, int] | None = None,
     *,
     limits: Limits = Limits(),  # noqa: B008 (it is frozen)
-    poll_seconds: float = 0.01,
+    poll_seconds: float | None = None,
     on_quarantine: Callable[[str], None] | None = None,
+    strictly: Sequence[str] | None = None,
   ):
     self.store = store
-    self.cursor: dict[str, int] = dict(cursor or {})
+    self._strictly = None if strictly is None else tuple(strictly)
+    self.cursor: dict[str, int] = dict.fromkeys(strictly or (), 0) | dict(cursor or {})
     self.quarantined: Counter[str] = Counter()
     self.lost: set[tuple[str, int]] = set()
     self._limits = limits._replace(run=store.run)
     self._digests: dict[int, str | None] = {}
-    self._poll_seconds = poll_seconds
+    self._pauses = Pauses(store.url, poll_seconds)
+    self._discovery_seconds = (
+      _DISCOVERY_SECONDS if is_local(store.url) else _REMOTE_DISCOVERY_SECONDS
+    )
     self._on_quarantine = on_quarantine
-    self._ahead: dict[str, tuple[int, bytes]] = {}
+    self._ahead: dict[str, tuple[int, bytes | None]] = {}
     self._discovered = float("-inf")
 
   def take(
@@ -82,10 +93,11 @@ class RolloutReader:
     cursor = dict(self.cursor)
     taken: list[Rollout] = []
     while len(taken) < records:
-      if time.monotonic() - self._discovered > _DISCOVERY_SECONDS:
+      if time.monotonic() - self._discovered > self._discovery_seconds:
         self._discover(cursor)
       found = self._next(cursor)
       if found is not None:
+        self._pauses.restart()
         rollout = self._examined(*found, learner_version)
         if rollout is not None:
           taken.append(rollout)
@@ -94,21 +106,22 @@ class RolloutReader:
         raise NoRolloutsError(self._status(records, len(taken), timeout))
       if while_waiting is not None:
         while_waiting()
-      time.sleep(self._poll_seconds)
+      self._pauses.wait(while_waiting)
     self.cursor = cursor
     return taken
 
   def _next(self, cursor):
     """The next (writer, seq, bytes) that is ready, moving `cursor` over it."""
     writers = sorted(cursor)
-    missing = [w for w in writers if self._ahead.get(w, (-1,))[0] != cursor[w]]
-    keys = [rollout_key(w, cursor[w]) for w in missing]
-    for writer, read in zip(missing, self.store.kv.get_many(keys), strict=True):
-      if read.value is not None:
-        self._ahead[writer] = (cursor[writer], read.value)
     # The number of records passed over says whose turn it is, so the cursor alone does.
     turn = sum(cursor.values()) % max(len(writers), 1)
-    for writer in writers[turn:] + writers[:turn]:
+    in_turn = writers[turn:] + writers[:turn]
+    if self._strictly is not None:
+      in_turn = in_turn[:1]
+    missing = [w for w in in_turn if self._ahead.get(w, (-1,))[0] != cursor[w]]
+    for writer, data in self._read(missing, cursor):
+      self._ahead[writer] = (cursor[writer], data)
+    for writer in in_turn:
       seq, data = self._ahead.get(writer, (-1, b""))
       if seq == cursor[writer]:
         del self._ahead[writer]
@@ -116,8 +129,24 @@ class RolloutReader:
         return writer, seq, data
     return None
 
+  def _read(self, writers, cursor):
+    """(writer, bytes) of the next records that are there; None for too many bytes."""
+    kv = self.store.kv
+    keys = [rollout_key(writer, cursor[writer]) for writer in writers]
+    # Asked before the bytes are fetched, which would all stand in memory at once.
+    exceed = kv.exceed_many(keys, self._limits.record_bytes)
+    sane = [key for key, long in zip(keys, exceed, strict=True) if long is False]
+    values = dict(zip(sane, kv.get_many(sane), strict=True))
+    for writer, key, long in zip(writers, keys, exceed, strict=True):
+      if long:
+        yield writer, None
+      elif key in values and values[key].value is not None:
+        yield writer, values[key].value
+
   def _examined(self, writer, seq, data, learner_version) -> Rollout | None:
     try:
+      if data is None:
+        raise OversizedRolloutError(f"more than {self._limits.record_bytes:,} bytes")
       rollout = decode(data)
       header = rollout.header
       if (header.writer, header.seq) != (writer, seq):
@@ -145,7 +174,9 @@ class RolloutReader:
   def _set_aside(self, writer, seq, data, error: BadRolloutError):
     key = quarantine_key(writer, seq)
     why = {"reason": error.reason, "error": str(error), "time": time.time()}
-    self.store.kv.put_many({key: data, f"{key}.json": json.dumps(why).encode()})
+    # Of one that is too long to be read only the reason stays.
+    kept = {key: data or b"", f"{key}.json": json.dumps(why).encode()}
+    self.store.kv.put_many(kept)
     self.store.kv.delete(rollout_key(writer, seq))
     self.quarantined[error.reason] += 1
     if self._on_quarantine is not None:
@@ -156,21 +187,47 @@ class RolloutReader:
     self._discovered = time.monotonic()
     present: dict[str, set[int]] = {}
     for key in self.store.kv.keys("rollouts/"):
-      writer, _, seq = key.removeprefix("rollouts/").partition("/")
-      if seq.isdecimal():  # Whatever else lies there is not the library's.
-        present.setdefault(writer, set()).add(int(seq))
+      writer, _, name = key.removeprefix("rollouts/").partition("/")
+      seq = seq_of(name)
+      # Whatever else lies there is not the library's.
+      if seq is not None and self._is_taken_from(writer):
+        present.setdefault(writer, set()).add(seq)
     for writer, seqs in present.items():
       cursor.setdefault(writer, min(seqs))
+    beats, lost = self.store.heartbeats(), len(self.lost)
+    for writer, start in list(cursor.items()):
+      seqs = present.get(writer, set())
+      # A writer that says it has written the last one may wait for it to be taken.
+      said = beats.get(writer, {}).get("seq", 0) - 1
+      last = max(seq for seq in (*seqs, said, -1) if seq < start + _FAR)
+      last += last not in seqs
       aside: set[int] | None = None
-      while cursor[writer] < max(seqs) and cursor[writer] not in seqs:
+      while cursor[writer] < last and cursor[writer] not in seqs:
         # The listing is no snapshot: a missing number may have been written meanwhile.
         if self.store.kv.get(rollout_key(writer, cursor[writer])).value is not None:
           break
         if aside is None:
           aside = set(self.store.quarantined(writer, cursor[writer]))
         if cursor[writer] not in aside:
-          self.lost.add((writer, cursor[writer]))
+          self._lose(writer, cursor[writer])
         cursor[writer] += 1
+    if len(self.lost) > lost:
+      self.store.release(cursor)  # Their places are free.
+
+  def _is_taken_from(self, writer: str) -> bool:
+    if self._strictly is not None:
+      return writer in self._strictly
+    return is_writer(writer)
+
+  def _lose(self, writer: str, seq: int) -> None:
+    if (writer, seq) in self.lost:
+      return
+    self.lost.add((writer, seq))
+    if self._on_quarantine is not None:
+      self._on_quarantine(
+        f"lost {writer}/{seq}: its record is gone from {self.store.url}, deleted by "
+        "hand or by another learner, of a copy of this workdir say; it is passed over"
+      )
 
   def _status(self, records, taken, timeout) -> str:
     beats = self.store.heartbeats()

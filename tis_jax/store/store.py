@@ -20,7 +20,6 @@ that has opened a store: TensorStore aborts the child.
 
 import dataclasses
 import json
-import re
 import secrets
 import time
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from tis_jax.rollouts import Rollout, decode, encode
-from tis_jax.store import params
+from tis_jax.store import notes, params
 from tis_jax.store.errors import (
   AlreadyExistsError,
   StoreError,
@@ -38,11 +37,10 @@ from tis_jax.store.errors import (
   WrongStoreSchemaError,
 )
 from tis_jax.store.keyvalue import KeyValue, Read
+from tis_jax.store.notes import check_writer, seq_of
 from tis_jax.store.params import Manifest
 
 STORE_SCHEMA = 2
-
-_WRITER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Store:
@@ -143,7 +141,7 @@ class Store:
     used = list(params.versions(self.kv))
     latest = self.kv.get(params.LATEST).value
     if latest is not None:
-      used.append(params.latest_version(latest))
+      used.append(params.latest_version(self.kv, latest))
     return max([at_least - 1, *used]) + 1
 
   def latest(self, if_newer_than: int | None = None) -> Manifest | None:
@@ -155,7 +153,7 @@ class Store:
       if not found.unchanged:
         manifest = None
         if found.value is not None:
-          version = params.latest_version(found.value)
+          version = params.latest_version(self.kv, found.value)
           manifest = params.read_manifest(self.kv, version)
           if manifest is None:
             # Deleted between the two reads, if LATEST has moved on.
@@ -240,7 +238,8 @@ class Store:
     used = [-1]
     for kind in ("rollouts", "quarantine"):
       for key in self.kv.keys(f"{kind}/{check_writer(writer)}/"):
-        used.append(int(key.rpartition("/")[2].removesuffix(".json")))
+        seq = seq_of(key.rpartition("/")[2].removesuffix(".json"))
+        used.append(-1 if seq is None else seq)
     taken = self.taken().get(writer, 0)
     beat = self.heartbeats().get(writer, {})
     return max(taken, beat.get("seq", 0), max(used) + 1)
@@ -254,23 +253,33 @@ class Store:
     """Lets writers go on up to `cursor` + capacity before the next publication.
 
     For a learner that needs more records for a step than usual (it filtered groups).
+    It holds until the next publication: a learner that goes on from further back
+    takes it back by publishing.
     """
-    self.kv.put("cursor", json.dumps(dict(cursor)).encode())
-
-  def taken(self) -> dict[str, int]:
-    """The learner's cursor as last published or released."""
-    found = self.kv.get("cursor").value
-    released = {} if found is None else json.loads(found)
     manifest = self.latest()
+    version = -1 if manifest is None else manifest.version
+    note = {"version": version, "cursor": dict(cursor)}
+    self.kv.put("cursor", json.dumps(note).encode())
+
+  def taken(self, manifest: Manifest | None = None) -> dict[str, int]:
+    """The learner's cursor as last published, or released since.
+
+    Args:
+      manifest: the publication to count from; None for the latest.
+    """
+    manifest = manifest or self.latest()
     published = {} if manifest is None else manifest.cursor
+    version, released = notes.cursor(self.kv.get("cursor").value)
+    if version != (-1 if manifest is None else manifest.version):
+      return dict(published)
     writers = released.keys() | published.keys()
     return {w: max(released.get(w, 0), published.get(w, 0)) for w in writers}
 
   def quarantined(self, writer: str, start: int = 0) -> list[int]:
     """Sequence numbers from `start` on that were set aside."""
     keys = self.kv.keys(f"quarantine/{check_writer(writer)}/", f"{start:010d}")
-    names = (key.rpartition("/")[2] for key in keys)
-    return [int(name) for name in names if not name.endswith(".json")]
+    seqs = (seq_of(key.rpartition("/")[2]) for key in keys)
+    return [seq for seq in seqs if seq is not None]
 
   def claim(self, writer: str) -> int:
     """Makes the caller the one `writer` of that name; returns its incarnation, from 1.
@@ -280,15 +289,20 @@ class Store:
     key = f"claims/{check_writer(writer)}"
 
     def next_claim(found: Read) -> bytes:
-      before = 0 if found.value is None else json.loads(found.value)["incarnation"]
+      before = 0
+      if found.value is not None:
+        before = notes.note(self.url, key, found.value, "incarnation", int)
       return json.dumps({"incarnation": before + 1, "time": time.time()}).encode()
 
     return json.loads(self.kv.update(key, next_claim))["incarnation"]
 
   def holds(self, writer: str, incarnation: int) -> bool:
     """Whether nobody has claimed `writer` since `incarnation`."""
-    found = self.kv.get(f"claims/{check_writer(writer)}").value
-    return found is not None and json.loads(found)["incarnation"] == incarnation
+    key = f"claims/{check_writer(writer)}"
+    found = self.kv.get(key).value
+    return found is not None and incarnation == notes.note(
+      self.url, key, found, "incarnation", int
+    )
 
   def heartbeat(self, name: str, **info: Any) -> None:
     """Says that `name` is alive, and what it is doing."""
@@ -298,16 +312,18 @@ class Store:
   def heartbeats(self, fresh: float | None = None) -> dict[str, dict[str, Any]]:
     """The last heartbeat of everyone, or of those heard in the last `fresh` seconds.
 
-    Each has `age` in seconds: across machines, as exact as their clocks.
+    Each has `age` in seconds: across machines, as exact as their clocks. What is no
+    heartbeat, though it lies there, is left out.
     """
     keys = self.kv.keys("heartbeats/")
     beats = {}
     for key, found in zip(keys, self.kv.get_many(keys), strict=True):
-      if found.value is not None:
-        beat = json.loads(found.value)
+      name = key.removeprefix("heartbeats/")
+      beat = found.value and notes.heartbeat(found.value)
+      if beat and notes.is_writer(name):
         beat["age"] = time.time() - beat["time"]
         if fresh is None or beat["age"] <= fresh:
-          beats[key.removeprefix("heartbeats/")] = beat
+          beats[name] = beat
     return beats
 
   def reconfigured(self) -> bool:
@@ -329,10 +345,10 @@ class Store:
     found = self.kv.get("stop").value
     if found is None:
       return None
-    stop = json.loads(found)
     # An incarnation that ended late has no say in the next.
-    late = stop["incarnation"] < (self._incarnation_now() or 0)
-    return None if late else stop["reason"]
+    by = notes.note(self.url, "stop", found, "incarnation", int)
+    late = by < (self._incarnation_now() or 0)
+    return None if late else notes.note(self.url, "stop", found, "reason", str)
 
   def _incarnation_now(self) -> int | None:
     """How often a learner has opened this run by now; None if it is not there."""
@@ -348,17 +364,6 @@ def rollout_key(writer: str, seq: int) -> str:
 
 def quarantine_key(writer: str, seq: int) -> str:
   return f"quarantine/{check_writer(writer)}/{seq:010d}"
-
-
-def check_writer(name: str) -> str:
-  """`name`, if it can be part of a key.
-
-  Raises:
-    ValueError: it cannot.
-  """
-  if not _WRITER.fullmatch(name):
-    raise ValueError(f"{name!r} cannot name a writer: letters, digits, '.', '_', '-'")
-  return name
 
 
 def _run_record(kv: KeyValue, found: Read) -> dict[str, Any] | None:

@@ -6,11 +6,12 @@ import time
 from collections.abc import Mapping
 
 from tis_jax.store.errors import StoreError
+from tis_jax.store.polling import is_local
 from tis_jax.store.store import Store
 
 RECONFIGURED = "the learner has changed the run's config"
 
-_PERIOD_SECONDS = 1.0
+_PERIOD_SECONDS, _REMOTE_PERIOD_SECONDS = 1.0, 5.0
 # A batch or a compilation under way may end in its own time, if it is not long.
 _GRACE_SECONDS = 60.0
 
@@ -34,7 +35,7 @@ class Watch:
     incarnation: of its claim.
     seq: its next record.
     parent: process id; end when it is no longer the parent's.
-    period: seconds between heartbeats.
+    period: seconds between heartbeats; by default 1, and 5 over a network.
   """
 
   def __init__(
@@ -44,7 +45,7 @@ class Watch:
     incarnation: int,
     seq: int,
     parent: int | None = None,
-    period: float = _PERIOD_SECONDS,
+    period: float | None = None,
   ):
     self.reason: str | None = None
     self.seq = seq
@@ -52,7 +53,9 @@ class Watch:
     self.state = "starting"
     self.health: Mapping[str, float] = {}
     self._store, self._name, self._incarnation = store, name, incarnation
-    self._parent, self._period = parent, period
+    self._parent = parent
+    usual = _PERIOD_SECONDS if is_local(store.url) else _REMOTE_PERIOD_SECONDS
+    self._period = usual if period is None else period
     self._left = threading.Event()
     self._thread = threading.Thread(target=self._run, daemon=True)
 

@@ -4,20 +4,17 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from tis_jax.rollouts import Rollout, validate
 from tis_jax.store.allowance import Allowance
 from tis_jax.store.errors import AlreadyExistsError, ParamsGoneError
+from tis_jax.store.polling import Pauses
 from tis_jax.store.store import Store
 from tis_jax.store.walks import delete_left, read_left, write_left
 from tis_jax.store.watch import Watch
 
-# A look at a local store takes microseconds, at an object store money.
-_POLL_SECONDS = {"file": 0.01, "memory": 0.01}
-_REMOTE_POLL_SECONDS = 0.5
 # A learner that is away for so long is not coming back for this sampler.
 _PATIENCE_SECONDS = 3600.0
 
@@ -88,8 +85,7 @@ class RolloutWriter:
     self._allowance = Allowance(store, name, capacity, writers)
     self._watch = Watch(store, name, self.incarnation, store.next_seq(name), parent)
     self.left = read_left(store, name, self._watch.seq)
-    scheme = urlsplit(store.url).scheme
-    self._poll_seconds = _POLL_SECONDS.get(scheme, _REMOTE_POLL_SECONDS)
+    self._pauses = Pauses(store.url)
     self._looked = -math.inf
 
   def __enter__(self) -> "RolloutWriter":
@@ -120,29 +116,29 @@ class RolloutWriter:
     """Waits until a record may be made, gives it out, and again, until the run ends."""
     watch, heard = self._watch, time.monotonic()
     while self._goes_on():
-      # Asked before the params are looked for, so that a record which the learner's
-      # progress permits is made by params that are at least as new as that progress.
-      last = self._allowance.last(watch.seq)
-      permitted = watch.seq <= last
-      manifest = self._store.latest(if_newer_than=watch.version)
-      if manifest is not None:
+      # Permitted by the very publication whose params make it: a learner that goes on
+      # from further back publishes a newer version, and takes progress back with it.
+      manifest = self._store.latest()
+      new = manifest is not None and manifest.version != watch.version
+      if new:
         heard = time.monotonic()
-      if permitted and (manifest is not None or watch.version is not None):
+      last = -1 if manifest is None else self._allowance.last(manifest)
+      if manifest is not None and watch.seq <= last:
         params = None
-        if manifest is not None:
+        if new:
           try:
             params = self._store.read_params(manifest)
           except ParamsGoneError:
             continue
           watch.version = manifest.version
         watch.state = "generating"
-        assert watch.version is not None
-        yield Turn(watch.seq, watch.version, params, last)
+        yield Turn(watch.seq, manifest.version, params, last)
+        self._pauses.restart()
         continue
       watch.state = "waiting for the learner"
       if time.monotonic() - heard > _PATIENCE_SECONDS:
         watch.reason = f"no new params for {_PATIENCE_SECONDS:.0f} s"
-      time.sleep(self._poll_seconds)
+      self._pauses.wait(lambda: watch.reason)
 
   def newer(self) -> tuple[Mapping[str, np.ndarray], int] | None:
     """Params published since this turn's, inside it, and their version.
@@ -154,7 +150,7 @@ class RolloutWriter:
     Returns:
       (params by name, version), each version once; None while there are none.
     """
-    if time.monotonic() - self._looked < self._poll_seconds:
+    if time.monotonic() - self._looked < self._pauses.first:
       return None
     self._looked = time.monotonic()
     manifest = self._store.latest(if_newer_than=self._watch.version)

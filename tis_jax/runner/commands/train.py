@@ -63,4 +63,5 @@ def main(argv: Sequence[str]) -> None:
     override(config, rest)
     train(config, known.workdir, known.config)
   except ExpectedError as error:
-    sys.exit(f"{type(error).__name__}: {error}")
+    notes = getattr(error, "__notes__", [])
+    sys.exit("\n".join((f"{type(error).__name__}: {error}", *notes)))
