@@ -2,14 +2,13 @@
 
 import functools
 
-import laws
 import numpy as np
 import pytest
 
-from tis_jax import doctor
+from tis_jax import doctor, lab
 from tis_jax.lab import faults
 
-drawn = functools.cache(laws.drawn)
+drawn = functools.cache(lab.drawn)
 
 
 def dump_of(batch, *, versions=False, tokens=False) -> doctor.Dump:
@@ -30,7 +29,7 @@ def verdict(batch, **how) -> str:
   "noise, expected", [(1e-5, "healthy"), (0.03, "numerics"), (0.06, "numerics")]
 )
 def test_a_healthy_batch_gives_no_alarm(noise, expected, seed):
-  batch = laws.drawn(noise, seed=seed)
+  batch = lab.drawn(noise, seed=seed)
   assert verdict(batch) == expected
   assert verdict(batch, versions=True, tokens=True) == expected
 
