@@ -182,9 +182,9 @@ def proportional(tokens: Tokens) -> tuple[float, float]:
 def side_that_drew(gap: np.ndarray) -> str:
   """Which law the tokens are of: "sampler", "learner", or "" where it does not show.
 
-  The sum of d is the log-likelihood ratio of the two laws for these tokens: -KL(sampler,
-  learner) a token under the one, +KL(learner, sampler) under the other, so that its sign
-  is the best test there is.
+  The sum of d is the log-likelihood ratio of the two laws for these tokens: it is
+  -KL(sampler, learner) a token under the one and +KL(learner, sampler) under the
+  other, and its sign the best test there is.
 
   >>> side_that_drew(np.array([0.5, -1.0] * 50))
   'sampler'
