@@ -2,7 +2,7 @@
 
   python benchmarks/doctor_samples.py runs/doctor --arithmetic URL --smollm2
   python benchmarks/doctor.py runs/doctor             # docs/doctor/*.md and *.csv
-  python benchmarks/doctor.py --laws 40               # without any engine
+  python benchmarks/doctor.py --laws 40 --batches runs/quickstart   # what runs left
   python benchmarks/doctor.py runs/doctor --tuning    # the seeds thresholds were set on
 
 Batches of real engines (`benchmarks/doctor_samples.py`, or anybody's npz files with the
@@ -11,7 +11,8 @@ at several strengths, cut into dumps of `ROWS` rows. Thresholds were set on the 
 of even seeds; what is published is of the odd ones. A dump is shown twice: *full*, with
 ids, versions and the sampler's dtype, and *alone*, two arrays and a mask. `--laws` adds
 dumps of `tis_jax.lab.drawn`, exact laws over a vocabulary with noise of the size of
-fp32, bf16 and int8.
+fp32, bf16 and int8; `--batches` the batches that workdirs of `tis train` kept, with the
+faults that need no other law.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from tis_jax.lab.faults import Sampled
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "doctor"
+RUN_SEEDS = 12
+"""Dumps that are cut out of the batch of a run."""
 ROWS = {"arithmetic": 256, "smollm2": 16, "law": 48}
 """Rows of a dump: about 1,000 tokens."""
 
@@ -122,6 +125,8 @@ def _cases(said, batch: Sampled, seed: int) -> Iterator[Case]:
           continue
         sick = faults.inject(name, batch, strength, seed)
         yield case(name, strength, matters, (faults.VERDICTS[name],), sick)
+    if not batch.at:
+      return
     if batch.temperature != 1:
       # The learner leaves the temperature out (Tunix); the engine does (vLLM's raw).
       sick = faults.inject("temperature", batch, 1.0, seed)
@@ -142,6 +147,26 @@ def _cases(said, batch: Sampled, seed: int) -> Iterator[Case]:
   elif kind in ("stale", "head", "half", "other"):
     name = {"other": "other_model"}.get(kind, "stale_weights")
     yield case(f"{name} {said['name']}", 1.0, True, (name,), batch)
+
+
+def run_batches(paths: list[Path], seeds: int, tuning: bool) -> Iterator:
+  """Random rows of the batch that each run has left, one dump a seed."""
+  for path in paths:
+    dump = doctor.read(path)
+    batch = Sampled(
+      old_logp=np.nan_to_num(dump.old_logp),
+      sampler_logp=np.nan_to_num(dump.sampler_logp),
+      mask=dump.mask,
+      tokens=dump.tokens,
+      versions=dump.versions,
+      learner_version=dump.learner_version,
+      temperature=dump.temperature,
+    )
+    said = {"policy": "arithmetic", "kind": "fresh", "dtype": dump.sampler_dtype}
+    said |= {"temperature": dump.temperature, "name": "run"}
+    for seed in range(int(tuning) ^ 1, seeds, 2):
+      rows = np.random.default_rng(seed).permutation(len(dump.mask))
+      yield said | {"seed": seed}, batch.rows(rows[: ROWS["arithmetic"]])
 
 
 LAWS = {"float32": 1e-5, "bfloat16": 0.045, "int8": 0.1}
@@ -311,10 +336,14 @@ def main() -> None:
   parser.add_argument("folder", nargs="?", type=Path, help="of doctor_samples.py")
   parser.add_argument("--laws", type=int, default=0, help="seeds of exact laws (0)")
   parser.add_argument(
+    "--batches", nargs="+", default=[], type=Path, help="workdirs of tis train"
+  )
+  parser.add_argument(
     "--tuning", action="store_true", help="print those of even seeds; write nothing"
   )
   given = parser.parse_args()
   rows = measured(law_batches(given.laws, given.tuning))
+  rows += measured(run_batches(given.batches, 2 * RUN_SEEDS, given.tuning))
   if given.folder:
     rows += measured(engine_batches(given.folder, given.tuning))
   if not rows:

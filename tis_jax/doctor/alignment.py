@@ -20,16 +20,8 @@ _HELD = 4.0  # a single difference counts at most so much
 _LONG = 6  # tokens of a row that is judged by itself
 
 
-def shifted(evidence: Evidence) -> list[Suspicion]:
-  """A dump whose log-probs are nearer to those of the neighbouring token."""
-  learner, sampler, count = _compressed(evidence)
-  found = [x for lag in LAGS if (x := _whole(evidence, learner, sampler, count, lag))]
-  found = [x for x in found if x.threshold == GAIN]
-  return found and [max(found, key=lambda x: x.score)]
-
-
 def misaligned(evidence: Evidence) -> list[Suspicion]:
-  """Rows whose log-probs are, whole or from some place on."""
+  """Rows whose log-probs are nearer to those of a neighbouring token."""
   learner, sampler, count = _compressed(evidence)
   straight = _apart(learner, sampler, 0)
   found = [x for lag in LAGS if (x := _whole(evidence, learner, sampler, count, lag))]

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from tis_jax.doctor.alignment import misaligned, other_ids, shifted, spikes
+from tis_jax.doctor.alignment import misaligned, other_ids, spikes
 from tis_jax.doctor.causes import CAUSES, REMARKS
 from tis_jax.doctor.dump import Dump
 from tis_jax.doctor.ends import at_ends, few
@@ -26,7 +26,6 @@ SHOWN_TOKENS = 12
 _ORDER = (
   unlogged,
   other_ids,
-  shifted,
   filled,
   misaligned,
   at_ends,

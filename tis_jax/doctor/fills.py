@@ -6,7 +6,7 @@ stands tells what went wrong: at the last token, in a tail, at the start, anywhe
 
 import numpy as np
 
-from tis_jax.doctor.evidence import FAR, Evidence, Tokens, typical_gap
+from tis_jax.doctor.evidence import CERTAIN, FAR, Evidence, Tokens, typical_gap
 from tis_jax.doctor.suspicion import Suspicion, places
 
 OFF = 0.1
@@ -36,7 +36,7 @@ def _values(evidence: Evidence) -> list[Suspicion]:
   tokens = evidence.tokens
   value = np.full(len(tokens), np.nan)
   off = np.zeros(len(tokens), bool)
-  for mode in _modes(tokens.sampler):
+  for mode in _modes(tokens.sampler, tokens.learner):
     at = tokens.sampler == mode
     away = np.abs(tokens.learner - mode)
     if mode == 0:
@@ -71,13 +71,16 @@ def _digit(values: np.ndarray) -> float:
   return 0.0
 
 
-def _modes(values: np.ndarray) -> np.ndarray:
+def _modes(sampler: np.ndarray, learner: np.ndarray) -> np.ndarray:
   """0, and the numbers that stand at many tokens.
 
-  Not at a few: answers to one prompt that begin alike repeat their log-probs.
+  Answers to one prompt that begin alike repeat their log-probs, too; but then the
+  learner repeats its own as often.
   """
-  numbers, counts = np.unique(values, return_counts=True)
-  return np.union1d(numbers[counts >= max(10, OFTEN * len(values))], [0.0])
+  numbers, counts = np.unique(sampler, return_counts=True)
+  own = np.unique(learner[learner < CERTAIN].round(3), return_counts=True)[1]
+  often = max(10, OFTEN * len(sampler), 2 * own.max(initial=0))
+  return np.union1d(numbers[counts >= often], [0.0])
 
 
 def _lost(evidence: Evidence) -> list[Suspicion]:
