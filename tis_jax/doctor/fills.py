@@ -173,7 +173,10 @@ def _padding(evidence: Evidence) -> Suspicion | None:
     repeated = _tail(dump.tokens, mask)
     gap = np.abs(np.nan_to_num(dump.old_logp - dump.sampler_logp, nan=FAR))
     usual = max(OFF, 8 * evidence.typical)
-    tail = tail | (repeated & (_row_mean(gap, repeated) > usual))
+    apart = repeated & (_row_mean(gap, repeated) > usual)
+    ids, counts = np.unique(dump.tokens[apart], return_counts=True)
+    if len(ids):  # padding has one id
+      tail = tail | (apart & (dump.tokens == ids[counts.argmax()]))
   filled = mask.sum(axis=1) > 0
   rows = tail.any(axis=1)
   if rows.sum() < LEAST:
