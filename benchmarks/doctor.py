@@ -2,17 +2,22 @@
 
   python benchmarks/doctor_samples.py runs/doctor --arithmetic URL --smollm2
   python benchmarks/doctor.py runs/doctor             # docs/doctor/*.md and *.csv
+  python benchmarks/doctor.py --laws 40 --batches runs/quickstart   # what runs left
   python benchmarks/doctor.py runs/doctor --tuning    # the seeds thresholds were set on
 
 Batches of real engines (`benchmarks/doctor_samples.py`, or anybody's npz files with the
 same arrays) go to the doctor as they are, and with every fault of `tis_jax.lab.faults`
 at several strengths, cut into dumps of `ROWS` rows. Thresholds were set on the batches
 of even seeds; what is published is of the odd ones. A dump is shown twice: *full*, with
-ids, versions and the sampler's dtype, and *alone*, two arrays and a mask.
+ids, versions and the sampler's dtype, and *alone*, two arrays and a mask. `--laws` adds
+dumps of `tis_jax.lab.drawn`, exact laws over a vocabulary with noise of the size of
+fp32, bf16 and int8; `--batches` the batches that workdirs of `tis train` kept, with the
+faults that need no other law.
 """
 
 import argparse
 import csv
+import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +26,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tis_jax import doctor
-from tis_jax.lab import faults
+from tis_jax.lab import drawn, faults
 from tis_jax.lab.faults import Sampled
 
 ROOT = Path(__file__).parents[1]
 PAGES = ROOT / "docs" / "doctor"
-ROWS = {"arithmetic": 256, "smollm2": 16}
-"""Rows of a dump: about 900 and 1,000 tokens."""
+RUN_SEEDS = 12
+"""Dumps that are cut out of the batch of a run."""
+ROWS = {"arithmetic": 256, "smollm2": 16, "law": 48}
+"""Rows of a dump: about 1,000 tokens."""
 
 STRENGTHS: dict[str, tuple[tuple[float, bool], ...]] = {
   "shifted_tokens": ((0.1, False), (0.3, True), (1.0, True)),
@@ -118,6 +125,8 @@ def _cases(said, batch: Sampled, seed: int) -> Iterator[Case]:
           continue
         sick = faults.inject(name, batch, strength, seed)
         yield case(name, strength, matters, (faults.VERDICTS[name],), sick)
+    if not batch.at:
+      return
     if batch.temperature != 1:
       # The learner leaves the temperature out (Tunix); the engine does (vLLM's raw).
       sick = faults.inject("temperature", batch, 1.0, seed)
@@ -137,7 +146,56 @@ def _cases(said, batch: Sampled, seed: int) -> Iterator[Case]:
     yield case("staleness", said["behind"], True, expected, batch)
   elif kind in ("stale", "head", "half", "other"):
     name = {"other": "other_model"}.get(kind, "stale_weights")
-    yield case(f"{name} {said['name']}", 1.0, kind != "other", (name,), batch)
+    yield case(f"{name} {said['name']}", 1.0, True, (name,), batch)
+
+
+def run_batches(paths: list[Path], seeds: int, tuning: bool) -> Iterator:
+  """Random rows of the batch that each run has left, one dump a seed."""
+  for path in paths:
+    dump = doctor.read(path)
+    batch = Sampled(
+      old_logp=np.nan_to_num(dump.old_logp),
+      sampler_logp=np.nan_to_num(dump.sampler_logp),
+      mask=dump.mask,
+      tokens=dump.tokens,
+      versions=dump.versions,
+      learner_version=dump.learner_version,
+      temperature=dump.temperature,
+    )
+    said = {"policy": "arithmetic", "kind": "fresh", "dtype": dump.sampler_dtype}
+    said |= {"temperature": dump.temperature, "name": "run"}
+    for seed in range(int(tuning) ^ 1, seeds, 2):
+      rows = np.random.default_rng(seed).permutation(len(dump.mask))
+      yield said | {"seed": seed}, batch.rows(rows[: ROWS["arithmetic"]])
+
+
+LAWS = {"float32": 1e-5, "bfloat16": 0.045, "int8": 0.1}
+"""Noise in the logits that makes gaps as large as SmolLM2's in the atlas."""
+
+
+def law_batches(seeds: int, tuning: bool) -> Iterator[tuple[dict[str, Any], Sampled]]:
+  """Batches of exact laws, as `load` gives those of engines."""
+  for seed in range(int(tuning) ^ 1, seeds, 2):
+    for dtype, noise in LAWS.items():
+      for temperature in (1.0, 0.7):
+        said = {"kind": "fresh", "temperature": temperature}
+        yield _law(said, dtype, seed, drawn(noise, temperature=temperature, seed=seed))
+      for top_p in (0.8, 0.95):
+        said = {"kind": "nucleus", "strength": top_p, "temperature": 1.0}
+        yield _law(said, dtype, seed, drawn(noise, top_p=top_p, seed=seed))
+      batch = faults.inject("other_model", drawn(noise, seed=seed), 1.0)
+      yield _law({"kind": "other", "temperature": 1.0}, dtype, seed, batch)
+    stale = drawn(0.35, seed=seed)
+    behind = dataclasses.replace(stale, versions=stale.versions - 4)
+    said = {"kind": "behind", "behind": 4, "temperature": 1.0}
+    yield _law(said, "bfloat16", seed, behind)
+    sick = faults.inject("stale_weights", behind, 1.0)
+    yield _law({"kind": "stale", "temperature": 1.0}, "bfloat16", seed, sick)
+
+
+def _law(said, dtype: str, seed: int, batch: Sampled):
+  told = {"policy": "law", "dtype": dtype, "seed": seed, "name": said["kind"]}
+  return said | told, batch
 
 
 def dump_of(case: Case, view: str) -> doctor.Dump:
@@ -155,14 +213,19 @@ def dump_of(case: Case, view: str) -> doctor.Dump:
   return doctor.from_arrays(batch.old_logp, batch.sampler_logp, batch.mask, **more)
 
 
-def measured(folder: Path, tuning: bool) -> list[dict[str, Any]]:
-  """A row for every dump and view."""
-  found = []
+def engine_batches(folder: Path, tuning: bool) -> Iterator:
+  """Those of a folder, of even seeds or of odd ones."""
   for path in sorted(folder.glob("*.npz")):
     said, batch = load(path)
     said["name"] = path.stem.split("_")[1]
-    if (said["seed"] % 2 == 0) != tuning:
-      continue
+    if (said["seed"] % 2 == 0) == tuning:
+      yield said, batch
+
+
+def measured(batches: Iterator) -> list[dict[str, Any]]:
+  """A row for every dump and view."""
+  found = []
+  for said, batch in batches:
     for case in cases(said, batch):
       for view in ("full", "alone"):
         report = doctor.diagnose(dump_of(case, view), resamples=0)
@@ -270,14 +333,21 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-  parser.add_argument("folder", type=Path, help="of doctor_samples.py")
+  parser.add_argument("folder", nargs="?", type=Path, help="of doctor_samples.py")
+  parser.add_argument("--laws", type=int, default=0, help="seeds of exact laws (0)")
+  parser.add_argument(
+    "--batches", nargs="+", default=[], type=Path, help="workdirs of tis train"
+  )
   parser.add_argument(
     "--tuning", action="store_true", help="print those of even seeds; write nothing"
   )
   given = parser.parse_args()
-  rows = measured(given.folder, given.tuning)
+  rows = measured(law_batches(given.laws, given.tuning))
+  rows += measured(run_batches(given.batches, 2 * RUN_SEEDS, given.tuning))
+  if given.folder:
+    rows += measured(engine_batches(given.folder, given.tuning))
   if not rows:
-    raise SystemExit(f"{given.folder} has no batch of these seeds")
+    raise SystemExit("no batch of these seeds: give a folder, or --laws")
   parts = {
     "summary": summary(rows),
     "false_alarms": alarms(rows),

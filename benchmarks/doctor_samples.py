@@ -5,9 +5,10 @@
 
 What each file holds: the tokens that an engine of this library drew at a temperature,
 its log-probs of them, and the fp32 learner's at several temperatures. The arithmetic
-policy comes from the store of a quickstart run that kept its versions
-(`--config.store.url=file:///... --config.store.keep=1000`), so that a sampler is stale
-by real updates; SmolLM2's later params are one Adam step from its own samples.
+policy is the newest in the store of a quickstart run of 100 steps
+(`--config.store.url=file:///... --config.train.steps=100`); older params lie on the
+line from what that run started from. SmolLM2's later params are one Adam step from its
+own samples.
 """
 
 import argparse
@@ -35,7 +36,7 @@ FEW = (0.7, 0.9, 1.0, 1.2)
 
 FRESH = ("float32", "bfloat16", "int8", "int4")
 BEHIND = (1, 4, 16)
-NEWEST = 80  # the learner's version of the arithmetic policy
+NEWEST = 100  # the learner's version of the arithmetic policy
 
 TEXTS = (
   "The harbour was quiet in the morning, and",
@@ -131,19 +132,24 @@ def laws(temperatures=(1.0, 0.7)) -> Iterator[tuple[str, Sampling]]:
 
 def arithmetic(folder: Path, url: str, seeds: int) -> None:
   """The quickstart's policy: hundreds of short answers a batch."""
-  config, _, tokenizer = models.load("builtin:arithmetic")
+  config, base, tokenizer = models.load("builtin:arithmetic")
   task = tasks.load("gsm8k_steps")
   found = tasks.encode_prompts(tokenizer, task.train, 8, chat=False)
   policy = Policy(
     config, tokenizer, found.tokens, found.mask, TEMPERATURES, samples=8, length=5
   )
   store = Store.open(url)
-  params = {}
-  for version in (0, *(NEWEST - k for k in BEHIND), NEWEST):
-    manifest = store.manifest(version)
-    if manifest is None:
-      raise SystemExit(f"{url} has no version {version}: sample from a longer run")
-    params[version] = store.read_params(manifest)
+  manifest = store.latest()
+  if manifest is None or manifest.version != NEWEST:
+    raise SystemExit(f"{url} is not of a run of {NEWEST} steps")
+  newest = store.read_params(manifest)
+  first = {name: np.asarray(x) for name, x in models.flatten(base).items()}
+  on_the_line = lambda part: {
+    name: first[name] + np.float32(part) * (x - first[name])
+    for name, x in newest.items()
+  }
+  versions = (0, *(NEWEST - k for k in BEHIND), NEWEST)
+  params = {version: on_the_line(version / NEWEST) for version in versions}
   for seed in range(seeds):
     arithmetic_batches(folder, policy, config, params, seed)
 

@@ -3,11 +3,10 @@
 import json
 import re
 
-import laws
 import numpy as np
 import pytest
 
-from tis_jax import doctor
+from tis_jax import doctor, lab
 from tis_jax.cli import main
 from tis_jax.doctor.prescription import CORRECTIONS, prescribe
 from tis_jax.lab import faults
@@ -17,7 +16,7 @@ from tis_jax.lab import faults
 def files(tmp_path_factory):
   """A healthy dump and a shifted one."""
   folder = tmp_path_factory.mktemp("dumps")
-  healthy = laws.drawn(0.03, rows=24, length=24)
+  healthy = lab.drawn(0.03, rows=24, length=24)
   batches = {
     "healthy": healthy,
     "shifted": faults.inject("shifted_tokens", healthy, 1.0),

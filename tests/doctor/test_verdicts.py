@@ -2,14 +2,13 @@
 
 import functools
 
-import laws
 import numpy as np
 import pytest
 
-from tis_jax import doctor
+from tis_jax import doctor, lab
 from tis_jax.lab import faults
 
-drawn = functools.cache(laws.drawn)
+drawn = functools.cache(lab.drawn)
 
 
 def dump_of(batch, *, versions=False, tokens=False) -> doctor.Dump:
@@ -30,7 +29,7 @@ def verdict(batch, **how) -> str:
   "noise, expected", [(1e-5, "healthy"), (0.03, "numerics"), (0.06, "numerics")]
 )
 def test_a_healthy_batch_gives_no_alarm(noise, expected, seed):
-  batch = laws.drawn(noise, seed=seed)
+  batch = lab.drawn(noise, seed=seed)
   assert verdict(batch) == expected
   assert verdict(batch, versions=True, tokens=True) == expected
 
@@ -134,6 +133,22 @@ def test_too_few_tokens_are_unclear():
   report = doctor.diagnose(doctor.from_arrays(sampler, sampler))
   assert report.verdict == "unclear"
   assert "10 tokens" in report.finding.evidence
+
+
+def test_log_probs_rounded_to_some_digits_are_not_filled_in():
+  batch = drawn(1e-5)
+  rounded = np.round(batch.sampler_logp, 3)
+  assert (rounded[batch.mask] == 0).sum() > 10
+  dump = doctor.from_arrays(batch.old_logp, rounded, batch.mask)
+  assert doctor.diagnose(dump, resamples=0).verdict == "healthy"
+
+
+def test_answers_to_one_prompt_repeat_their_log_probs():
+  """The same token after the same prompt has the same log-prob: that is no fill."""
+  batch = drawn(0.03)
+  same = batch.rows(np.repeat(np.arange(6), 8))
+  assert verdict(same) == "numerics"
+  assert verdict(faults.inject("shifted_tokens", same, 1.0)) == "shifted_tokens"
 
 
 def test_garbage_outside_the_mask_changes_nothing():

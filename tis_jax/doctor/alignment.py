@@ -187,16 +187,17 @@ def spikes(evidence: Evidence) -> list[Suspicion]:
   if len(tokens) < 50:
     return []
   gap = np.abs(tokens.gap)
-  spike = gap > SPIKE
-  share = float(spike.mean())
   rest = np.quantile(gap, 0.9)
+  bar = max(SPIKE, 6 * rest)
+  spike = gap > bar
+  share = float(spike.mean())
   inside = (tokens.place > 0) & (tokens.from_end > 0)
   inner = spike & inside
   rows = len(np.unique(tokens.row[inner]))
   if (
     not spike.any()
     or share > 0.1
-    or rest > SPIKE / 8
+    or rest > SPIKE / 4
     or inner.sum() < 0.6 * spike.sum()
     or rows < 3
   ):
@@ -207,7 +208,7 @@ def spikes(evidence: Evidence) -> list[Suspicion]:
       share,
       SPIKES,
       "share of tokens that stand out",
-      f"{spike.sum():,} tokens ({share:.2%}) in {rows:,} rows are more than {SPIKE:g} "
+      f"{spike.sum():,} tokens ({share:.2%}) in {rows:,} rows are more than {bar:.2g} "
       f"nats apart, inside of rows, and nine of ten of all are within {rest:.2g}",
       places(evidence.dump.shape, tokens, np.where(spike, gap, 0.0)),
     )

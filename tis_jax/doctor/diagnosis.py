@@ -28,9 +28,9 @@ _ORDER = (
   other_ids,
   filled,
   misaligned,
-  another_law,
   at_ends,
   spikes,
+  another_law,
   by_size,
   few,
 )

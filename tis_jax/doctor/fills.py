@@ -6,19 +6,23 @@ stands tells what went wrong: at the last token, in a tail, at the start, anywhe
 
 import numpy as np
 
-from tis_jax.doctor.evidence import FAR, Evidence, Tokens, typical_gap
+from tis_jax.doctor.evidence import CERTAIN, FAR, Evidence, Tokens, typical_gap
 from tis_jax.doctor.suspicion import Suspicion, places
 
 OFF = 0.1
 """Nats that the learner must be away from a number for the number to be a fill."""
+OFF_ZERO = 1e-4
+"""The same for 0, by which fp32 says that all others together have less than 6e-8."""
+NEARLY = 1e-5
+"""What a sampler that is certain says beside 0."""
+OFTEN = 0.03
+"""Share of tokens at which a number other than 0 is looked at."""
 LEAST = 3
 """Tokens that must be filled."""
 SHARE = 0.002
 """The same as a share of all tokens."""
 PADDED_ROWS = 0.1
 """Share of rows that end in padding."""
-
-_MODES = 6
 
 
 def filled(evidence: Evidence) -> list[Suspicion]:
@@ -32,26 +36,51 @@ def _values(evidence: Evidence) -> list[Suspicion]:
   tokens = evidence.tokens
   value = np.full(len(tokens), np.nan)
   off = np.zeros(len(tokens), bool)
-  for mode in _modes(tokens.sampler):
+  for mode in _modes(tokens.sampler, tokens.learner):
     at = tokens.sampler == mode
-    rest = Tokens(*(x[~at] for x in tokens))
-    bar = max(OFF, 8 * typical_gap(rest)) if len(rest) > 8 else OFF
-    away = at & (np.abs(tokens.learner - mode) > bar)
-    if away.sum() >= LEAST:
+    away = np.abs(tokens.learner - mode)
+    if mode == 0:
+      bar = max(OFF_ZERO, _digit(tokens.sampler[~at]))
+      found = at & (away > bar)
+      # A sampler that is certain says what is all but 0 as often as what is 0.
+      nearly = (tokens.sampler < 0) & (tokens.sampler > -NEARLY) & (away > bar)
+      if found.sum() <= 3 * nearly.sum():
+        continue
+    else:
+      rest = Tokens(*(x[~at] for x in tokens))
+      found = at & (away > max(OFF, 8 * typical_gap(rest)))
+    if found.sum() >= LEAST:
       value[at] = mode
-      off |= away
+      off |= found
   if not off.any():
     return []
   least = max(LEAST, SHARE * len(tokens))
   return _by_place(evidence, tokens, ~np.isnan(value), off, least, value)
 
 
-def _modes(values: np.ndarray) -> np.ndarray:
-  """0, and the numbers that stand at many tokens."""
-  numbers, counts = np.unique(values, return_counts=True)
-  often = np.argsort(counts)[::-1][:_MODES]
-  often = often[counts[often] >= max(LEAST, SHARE * len(values))]
-  return np.union1d(numbers[often], [0.0])
+def _digit(values: np.ndarray) -> float:
+  """What log-probs were rounded to, and are 0 below: a power of ten, or 0.
+
+  >>> _digit(np.array([-0.125, -3.5])), _digit(np.array([-0.123456, -3.5]))
+  (0.001, 0.0)
+  """
+  for digits in range(1, 5):
+    scaled = values * 10**digits
+    if len(values) and (np.abs(scaled - scaled.round()) < 0.01).all():
+      return 10.0**-digits
+  return 0.0
+
+
+def _modes(sampler: np.ndarray, learner: np.ndarray) -> np.ndarray:
+  """0, and the numbers that stand at many tokens.
+
+  Answers to one prompt that begin alike repeat their log-probs, too; but then the
+  learner repeats its own as often.
+  """
+  numbers, counts = np.unique(sampler, return_counts=True)
+  own = np.unique(learner[learner < CERTAIN].round(3), return_counts=True)[1]
+  often = max(10, OFTEN * len(sampler), 2 * own.max(initial=0))
+  return np.union1d(numbers[counts >= often], [0.0])
 
 
 def _lost(evidence: Evidence) -> list[Suspicion]:
@@ -144,7 +173,10 @@ def _padding(evidence: Evidence) -> Suspicion | None:
     repeated = _tail(dump.tokens, mask)
     gap = np.abs(np.nan_to_num(dump.old_logp - dump.sampler_logp, nan=FAR))
     usual = max(OFF, 8 * evidence.typical)
-    tail = tail | (repeated & (_row_mean(gap, repeated) > usual))
+    apart = repeated & (_row_mean(gap, repeated) > usual)
+    ids, counts = np.unique(dump.tokens[apart], return_counts=True)
+    if len(ids):  # padding has one id
+      tail = tail | (apart & (dump.tokens == ids[counts.argmax()]))
   filled = mask.sum(axis=1) > 0
   rows = tail.any(axis=1)
   if rows.sum() < LEAST:

@@ -182,13 +182,14 @@ def proportional(tokens: Tokens) -> tuple[float, float]:
 def side_that_drew(gap: np.ndarray) -> str:
   """Which law the tokens are of: "sampler", "learner", or "" where it does not show.
 
-  Under the sampler's law the mean of d is -KL(sampler, learner), under the learner's it
-  is +KL(learner, sampler).
+  The sum of d is the log-likelihood ratio of the two laws for these tokens: it is
+  -KL(sampler, learner) a token under the one and +KL(learner, sampler) under the
+  other, and its sign the best test there is.
 
   >>> side_that_drew(np.array([0.5, -1.0] * 50))
   'sampler'
   """
   error = gap.std(ddof=1) / np.sqrt(len(gap))
-  if error == 0 or abs(gap.mean()) < 2 * error:
+  if error == 0 or abs(gap.mean()) < 0.7 * error:
     return ""
   return "sampler" if gap.mean() < 0 else "learner"

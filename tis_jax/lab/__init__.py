@@ -3,6 +3,7 @@
 from tis_jax.lab import bias_table as bias_table
 from tis_jax.lab import drift_table as drift_table
 from tis_jax.lab import faults as faults
+from tis_jax.lab.drawn import drawn as drawn
 from tis_jax.lab.drift import Ascent as Ascent
 from tis_jax.lab.drift import ascend as ascend
 from tis_jax.lab.drift import drifted as drifted

@@ -439,6 +439,6 @@ def _scores(problem: Problem) -> np.ndarray:
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-  """`[S, V]` log-probs of a table of logits."""
-  shifted = logits - logits.max(axis=1, keepdims=True)
-  return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+  """`[..., V]` log-probs of a table of logits."""
+  shifted = logits - logits.max(axis=-1, keepdims=True)
+  return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
