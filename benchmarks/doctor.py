@@ -2,7 +2,7 @@
 
   python benchmarks/doctor_samples.py runs/doctor --arithmetic URL --smollm2
   python benchmarks/doctor.py runs/doctor             # docs/doctor/*.md and *.csv
-  python benchmarks/doctor.py --laws 40 --batches runs/quickstart   # what runs left
+  python benchmarks/doctor.py --laws 12 --healthy 100 --batches runs/quickstart
   python benchmarks/doctor.py runs/doctor --tuning    # the seeds thresholds were set on
 
 Batches of real engines (`benchmarks/doctor_samples.py`, or anybody's npz files with the
@@ -116,8 +116,9 @@ def _cases(said, batch: Sampled, seed: int) -> Iterator[Case]:
   def case(fault, strength, matters, expected, batch):
     return Case(source, fault, strength, matters, expected, batch, dtype)
 
-  if kind == "fresh":
+  if kind in ("fresh", "healthy"):
     yield case("healthy", batch.temperature, True, ("healthy", "numerics"), batch)
+  if kind == "fresh":
     for name, strengths in STRENGTHS.items():
       for strength, matters in strengths:
         short = said["policy"] == "arithmetic" and name in LONG and strength < 1
@@ -191,6 +192,15 @@ def law_batches(seeds: int, tuning: bool) -> Iterator[tuple[dict[str, Any], Samp
     yield _law(said, "bfloat16", seed, behind)
     sick = faults.inject("stale_weights", behind, 1.0)
     yield _law({"kind": "stale", "temperature": 1.0}, "bfloat16", seed, sick)
+
+
+def healthy_batches(seeds: int, tuning: bool) -> Iterator:
+  """Exact laws without a fault, of seeds of their own: for the rate of false alarms."""
+  for seed in range(10_000 + (int(tuning) ^ 1), 10_000 + seeds, 2):
+    for dtype, noise in LAWS.items():
+      for temperature in (1.0, 0.7):
+        said = {"kind": "healthy", "temperature": temperature}
+        yield _law(said, dtype, seed, drawn(noise, temperature=temperature, seed=seed))
 
 
 def _law(said, dtype: str, seed: int, batch: Sampled):
@@ -336,6 +346,9 @@ def main() -> None:
   parser.add_argument("folder", nargs="?", type=Path, help="of doctor_samples.py")
   parser.add_argument("--laws", type=int, default=0, help="seeds of exact laws (0)")
   parser.add_argument(
+    "--healthy", type=int, default=0, help="seeds of laws without a fault (0)"
+  )
+  parser.add_argument(
     "--batches", nargs="+", default=[], type=Path, help="workdirs of tis train"
   )
   parser.add_argument(
@@ -343,6 +356,7 @@ def main() -> None:
   )
   given = parser.parse_args()
   rows = measured(law_batches(given.laws, given.tuning))
+  rows += measured(healthy_batches(given.healthy, given.tuning))
   rows += measured(run_batches(given.batches, 2 * RUN_SEEDS, given.tuning))
   if given.folder:
     rows += measured(engine_batches(given.folder, given.tuning))

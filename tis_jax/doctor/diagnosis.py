@@ -42,8 +42,8 @@ def diagnose(
   """What explains the gap between sampler and learner in a dump.
 
   Every test measures one statistic and holds it against a threshold that was set on
-  batches of real engines with and without injected faults (`docs/doctor.md` has the
-  error rates on others). Faults that explain others are looked for first.
+  batches with and without injected faults (`docs/doctor.md` has the error rates on
+  others). Faults that explain others are looked for first.
 
   Args:
     dump: from `read` or `from_arrays`.
