@@ -70,6 +70,11 @@ def encode(rollout: Rollout) -> bytes:
   >>> decode(encode(rollout)).header.version
   3
   """
+  return b"".join(encoded(rollout))
+
+
+def encoded(rollout: Rollout) -> list[bytes | memoryview]:
+  """A record's bytes in pieces, most of them views of its arrays: see `encode`."""
   check_structure(rollout)
   arrays = rollout.arrays()
   header = {
@@ -78,12 +83,15 @@ def encode(rollout: Rollout) -> bytes:
     "arrays": {name: list(value.shape) for name, value in arrays.items()},
   }
   text = json.dumps(header, separators=(",", ":")).encode()
-  parts = [text, _padding(_START + len(text))]
+  parts: list[bytes | memoryview] = [text, _padding(_START + len(text))]
   for name, value in arrays.items():
-    data = value.astype(ARRAYS[name][0], copy=False).tobytes()
+    data = np.ascontiguousarray(value, ARRAYS[name][0]).reshape(-1).view(np.uint8).data
     parts += [data, _padding(len(data))]
-  body = b"".join((struct.pack("<I", len(text)), *parts))
-  return b"".join((_MAGIC, struct.pack("<I", zlib.crc32(body)), body))
+  parts = [struct.pack("<I", len(text)), *parts]
+  checksum = 0
+  for part in parts:
+    checksum = zlib.crc32(part, checksum)
+  return [_MAGIC, struct.pack("<I", checksum), *parts]
 
 
 def decode(data: bytes) -> Rollout:

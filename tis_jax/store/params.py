@@ -18,11 +18,12 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from tis_jax.store import blocks
 from tis_jax.store.errors import AlreadyExistsError, ParamsGoneError, StoreError
 from tis_jax.store.keyvalue import KeyValue, Read
+from tis_jax.store.memory_files import Buffer
 
 LATEST = "params/LATEST"
 _CHUNK_BYTES = 32 << 20
@@ -36,7 +37,8 @@ class Manifest:
     version: its publication number.
     info: what the learner says with it: `cursor` (next sequence number per writer that
       the learner has not taken), `step`, ...
-    arrays: per parameter `dtype`, `shape` and the `checksums` of its chunks.
+    arrays: per parameter `dtype`, `shape` and the `checksums` of its chunks, or its
+      `blocks`, where several processes have published it.
     created: seconds since 1970, by the learner's clock.
   """
 
@@ -52,7 +54,10 @@ class Manifest:
 
   @property
   def digest(self) -> str:
-    """Of the arrays, as `digest` makes it."""
+    """Of the arrays, as `digest` makes it; "" where they came from several processes,
+    none of which has seen a whole one."""
+    if any("blocks" in said for said in self.arrays.values()):
+      return ""
     return _digest(self.arrays)
 
 
@@ -81,10 +86,21 @@ def write(
   for name, array in arrays.items():
     described[name], pieces = _described(np.asarray(array))
     for index, piece in enumerate(pieces):
-      chunks[f"{folder(version)}{name}.{index:04d}"] = bytes(piece)
+      chunks[f"{folder(version)}{name}.{index:04d}"] = piece
+  kv.put_many(chunks)
+  return write_manifest(kv, version, described, info)
+
+
+def write_manifest(
+  kv: KeyValue, version: int, described: dict[str, Any], info: Mapping
+) -> Manifest:
+  """Makes a version complete, all of whose arrays are written.
+
+  Raises:
+    AlreadyExistsError: the version has a manifest.
+  """
   manifest = Manifest(version, dict(info), described, time.time())
   text = json.dumps(dataclasses.asdict(manifest)).encode()
-  kv.put_many(chunks)
   if not kv.create(f"{folder(version)}manifest", text):
     raise AlreadyExistsError(
       f"store {kv.url}: version {version} is published already; is another learner "
@@ -123,27 +139,38 @@ def read_manifest(kv: KeyValue, version: int) -> Manifest | None:
 def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
   """The arrays of a version, read-only where they came in one chunk.
 
+  One that several processes have published comes in blocks (`blocks.py`).
+
   Raises:
     ParamsGoneError: deleted meanwhile; take the latest again.
     StoreError: the bytes are not those that were written.
   """
+  prefix = folder(manifest.version)
+  gone = ParamsGoneError(
+    f"store {kv.url}: params of version {manifest.version} were deleted"
+  )
+  arrays: dict[str, np.ndarray] = {}
+  for name, said in manifest.arrays.items():
+    if "blocks" in said:
+      array = blocks.read(kv, prefix, said)
+      if array is None:
+        raise gone
+      arrays[name] = array
   names = [
     (name, index)
     for name, array in manifest.arrays.items()
-    for index in range(len(array["checksums"]))
+    for index in range(len(array.get("checksums", ())))
   ]
-  prefix = folder(manifest.version)
   reads = kv.get_many(f"{prefix}{name}.{index:04d}" for name, index in names)
-  chunks: dict[str, list[bytes]] = {name: [] for name in manifest.arrays}
+  chunks: dict[str, list[Buffer]] = {x: [] for x in manifest.arrays if x not in arrays}
   for (name, index), found in zip(names, reads, strict=True):
     if found.value is None:
-      raise ParamsGoneError(
-        f"store {kv.url}: params of version {manifest.version} were deleted"
-      )
+      raise gone
     if zlib.crc32(found.value) != manifest.arrays[name]["checksums"][index]:
       raise StoreError(f"store {kv.url}: {prefix}{name}.{index:04d} is damaged")
     chunks[name].append(found.value)
-  return {name: _array(manifest.arrays[name], chunks[name]) for name in chunks}
+  arrays |= {name: _array(manifest.arrays[name], chunks[name]) for name in chunks}
+  return {name: arrays[name] for name in manifest.arrays}
 
 
 def _described(array: np.ndarray) -> tuple[dict[str, Any], list[memoryview]]:
@@ -165,9 +192,7 @@ def _digest(described: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _array(described, chunks):
   data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-  # ml_dtypes gives names such as bfloat16 to NumPy; a plain np.dtype may not know them.
-  name = described["dtype"]
-  dtype = np.dtype(getattr(ml_dtypes, name, name))
+  dtype = blocks.dtype_of(described["dtype"])
   return np.frombuffer(data, dtype).reshape(described["shape"])
 
 

@@ -5,7 +5,7 @@ run                              JSON: run id, schema, incarnation, sampler conf
 stop                             JSON: which incarnation wants no more rollouts, and why
 cursor                           JSON: what the learner has taken since it published
 rollouts/<writer>/<seq:010d>     a record (tis_jax.rollouts); never changes
-params/...                      params.py
+params/...                      params.py, blocks.py
 heartbeats/<writer>              JSON: who is alive and what it is doing
 claims/<writer>                  JSON: which incarnation of a writer may write
 quarantine/<writer>/<seq:010d>   a record that must not be trained on
@@ -27,8 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from tis_jax.rollouts import Rollout, decode, encode
-from tis_jax.store import params
+from tis_jax.rollouts import Rollout, decode
+from tis_jax.rollouts.frame import encoded
+from tis_jax.store import blocks, params
+from tis_jax.store.blocks import Blocks
 from tis_jax.store.errors import (
   AlreadyExistsError,
   StoreError,
@@ -125,6 +127,50 @@ class Store:
       TakenOverError: another learner has opened the run since; nothing is written.
       WrongRunError: the run has been deleted.
     """
+    self._check_incarnation()
+    manifest = params.write(self.kv, version, arrays, info)
+    params.move_latest(self.kv, version)
+    return manifest
+
+  def publish_blocks(
+    self,
+    version: int,
+    arrays: Mapping[str, Blocks],
+    info: Mapping[str, Any],
+    *,
+    part: int,
+    parts: int,
+  ) -> Manifest | None:
+    """Publishes params together with other processes: each its blocks of the arrays.
+
+    Process 0 waits for the others and makes the version known; it reads what they say
+    of their blocks, never the blocks.
+
+    Args:
+      version: above every earlier one, the same in all processes.
+      arrays: the blocks of this process by name, as `learner.local_blocks` finds them.
+      info: as in `publish`; of process 0.
+      part: number of this process.
+      parts: how many there are.
+
+    Returns:
+      The manifest in process 0, None in the others.
+
+    Raises:
+      AlreadyExistsError, TakenOverError, WrongRunError: as in `publish`.
+      StoreUnreachableError: a process did not write its part in time.
+    """
+    self._check_incarnation()
+    prefix = params.folder(version)
+    blocks.write(self.kv, prefix, arrays, part)
+    if part:
+      return None
+    described = blocks.gather(self.kv, prefix, parts, self.kv.timeout)
+    manifest = params.write_manifest(self.kv, version, described, info)
+    params.move_latest(self.kv, version)
+    return manifest
+
+  def _check_incarnation(self) -> None:
     now = self._incarnation_now()
     if now is None:
       raise WrongRunError(f"store {self.url} holds run {self.run!r} no longer")
@@ -133,9 +179,6 @@ class Store:
         f"store {self.url}: another learner has gone on with run {self.run!r} (as its "
         f"incarnation {now}; this one is {self.incarnation}), so this one ends"
       )
-    manifest = params.write(self.kv, version, arrays, info)
-    params.move_latest(self.kv, version)
-    return manifest
 
   def next_version(self, at_least: int = 0) -> int:
     """The smallest version number from `at_least` on that was never used."""
@@ -214,13 +257,13 @@ class Store:
     header = dataclasses.replace(
       rollout.header, run=self.run, writer=writer, seq=seq, created=time.time()
     )
-    data = encode(dataclasses.replace(rollout, header=header))
-    if not self.kv.create(rollout_key(writer, seq), data):
+    parts = encoded(dataclasses.replace(rollout, header=header))
+    if not self.kv.create(rollout_key(writer, seq), *parts):
       raise AlreadyExistsError(
         f"store {self.url}: {rollout_key(writer, seq)} exists; are two samplers named "
         f"{writer!r}?"
       )
-    return len(data)
+    return sum(map(len, parts))
 
   def get_rollout(self, writer: str, seq: int) -> Rollout | None:
     """The record that `writer` wrote as `seq`; None where there is none (any longer).
@@ -231,8 +274,8 @@ class Store:
     Raises:
       BadRolloutError: the bytes are not a record.
     """
-    data = self.kv.get(rollout_key(writer, seq)).value
-    return None if data is None else decode(data)
+    (found,) = self.kv.get_many([rollout_key(writer, seq)])
+    return None if found.value is None else decode(found.value)
 
   def next_seq(self, writer: str) -> int:
     """The first sequence number that `writer` has never used."""
