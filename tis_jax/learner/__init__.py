@@ -15,6 +15,7 @@ from tis_jax.learner.batch import take_rows as take_rows
 from tis_jax.learner.checkpoint import Checkpoints as Checkpoints
 from tis_jax.learner.forward import make_score as make_score
 from tis_jax.learner.forward import score as score
+from tis_jax.learner.late import Late as Late
 from tis_jax.learner.learner import Learner as Learner
 from tis_jax.learner.mesh import make_mesh as make_mesh
 from tis_jax.learner.optimizer import AdamW as AdamW

@@ -1,9 +1,11 @@
 """What a run holds between two steps, and how it takes one.
 
-A step is dispatched before the metrics of the one before it are read, so that reading,
-logging and writing happen while the device computes:
+A step is dispatched before the metrics of the one before it are read, and two threads
+work beside it, so that reading, logging and writing happen while the device computes:
 
-  advance n:   batch n   dispatch n   report n-1   publish n   evaluate, checkpoint
+  advance n:  take batch n  dispatch n  report n-1  wait for n  evaluate, checkpoint
+  publisher:  params n-1 to the host, encoded, written          params n ...
+  reader:     batch n+1 found, decoded, put on the device
 
 What must know how step n went (an evaluation, a checkpoint, the end) settles it first.
 An update that is not finite changes nothing, and neither does the one that was
@@ -20,7 +22,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tis_jax import models
 from tis_jax.learner import (
   Batch,
   Checkpoints,
@@ -29,10 +30,13 @@ from tis_jax.learner import (
   save_batch,
 )
 from tis_jax.runner import logs
+from tis_jax.runner.ahead import Ahead
 from tis_jax.runner.health import sampler_health, unrewarded
+from tis_jax.runner.lineage import Lineage
+from tis_jax.runner.publisher import Publisher
 from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
-from tis_jax.runner.stream import BatchStream, needed_from
+from tis_jax.runner.stream import BatchStream, late_rows, needed_from
 from tis_jax.runner.summary import summarize
 from tis_jax.sampler import Fleet
 from tis_jax.store import Store
@@ -70,7 +74,6 @@ class _Step:
   Attributes:
     number: of the step, from 1.
     batch: what it trained on.
-    version: of the params that it started from.
     position: of the stream, behind its batch.
     metrics: on the device.
     seconds: what its phases took.
@@ -78,8 +81,7 @@ class _Step:
 
   number: int
   batch: Batch
-  version: int
-  position: dict[str, Any]
+  position: Mapping[str, Any]
   metrics: dict[str, Any]
   seconds: dict[str, float]
 
@@ -89,7 +91,7 @@ class Run:
 
   Attributes:
     step: learner steps dispatched.
-    version: number of the params published last.
+    version: number of the params published last, or being published.
 
   Args:
     settings: of the run.
@@ -99,6 +101,9 @@ class Run:
     info: what the checkpoint of `state` says beside it, or `FRESH`.
     store: of the run.
     stream: of its batches.
+    lineage: which step each version is of.
+    ahead: reads the stream.
+    publisher: of the params.
     fleet: of samplers on this machine.
     checkpoints: of the run.
     log: of its metrics.
@@ -114,6 +119,9 @@ class Run:
     *,
     store: Store,
     stream: BatchStream,
+    lineage: Lineage,
+    ahead: Ahead,
+    publisher: Publisher,
     fleet: Fleet,
     checkpoints: Checkpoints,
     log: logs.MetricsLog,
@@ -121,6 +129,7 @@ class Run:
     self._settings, self._parts, self._workdir = settings, parts, workdir
     self._state, self._info = state, info
     self._store, self._stream, self._fleet = store, stream, fleet
+    self._lineage, self._ahead, self._publisher = lineage, ahead, publisher
     self._checkpoints, self._log = checkpoints, log
     self._began = time.monotonic()
     self.step = int(state.step)
@@ -141,8 +150,10 @@ class Run:
 
     A version is never used twice, so an attempt that goes on publishes under the next.
     """
-    self.version = self._store.next_version(self.version + 1) - 1
+    version = self._store.next_version(self.version + 1)
+    self._lineage.begins(version, self.step)
     self.publish()
+    self._read_ahead()
     if self._info["base"] is None:
       self._info = {**self._info, "base": self.evaluate()}
 
@@ -160,22 +171,24 @@ class Run:
     def may_go_on():
       interrupted()
       self._fleet.check()
+      self._publisher.check()
 
     may_go_on()
     started = time.monotonic()
-    batch = self._stream.next(self.version, may_go_on)
+    batch = self._ahead.take(may_go_on)
     waited = time.monotonic()
     step = self._dispatch(batch)
+    self._read_ahead()
     self.report()
     self._unread = step
-    # What the samplers wait for comes before everything that nobody waits for.
     jax.block_until_ready(self._state.params)
     updated = time.monotonic()
+    # Waits for the publication before, if an update took less than that.
     self.publish()
     step.seconds = {
-      "time/wait": waited - started,
+      "time/wait": waited - started + time.monotonic() - updated,
       "time/update": updated - waited,
-      "time/publish": time.monotonic() - updated,
+      "time/publish": self._publisher.seconds,
     }
     evaluate, checkpoint = self._settings.eval.every, self._settings.checkpoint.every
     last = self.step == self._settings.train.steps
@@ -202,6 +215,7 @@ class Run:
     self._histogram = _add_histograms(self._histogram, histogram)
     quarantined = float(self._stream.quarantined.total())
     scalars |= step.seconds | {"rollouts/quarantined": quarantined}
+    scalars |= late_rows(step.position["rows"])
     last = step.number == self._settings.train.steps
     shows = step.number % self._settings.log.every == 0 or last
     if shows:
@@ -214,16 +228,14 @@ class Run:
       self._tokens = 0.0
 
   def publish(self) -> None:
-    """Gives the samplers the params, and says which rollouts have been taken."""
-    params = self._state.params
-    sampler = self._settings.sampler
-    if sampler.precision == "bfloat16" and not sampler.native.head:
-      params = models.cast(params, "bfloat16")
-    flat = jax.device_get(models.flatten(params))
-    self.version += 1
-    info = {"step": self.step, "cursor": self._stream.position["cursor"]}
-    self._store.publish(self.version, flat, info)
-    self._store.delete_params(keep=self._settings.store.keep)
+    """Starts giving the samplers the params, and says which rollouts have been taken.
+
+    Raises:
+      StoreError: what made the publication before this one fail.
+    """
+    self.version = self._lineage.version(self.step)
+    info = {"step": self.step, "cursor": self._ahead.position["cursor"]}
+    self._publisher.publish(self.version, self._state.params, info)
 
   def evaluate(self) -> dict[str, float]:
     """Held-out accuracy of the learner's fp32 policy, logged at this step."""
@@ -243,13 +255,14 @@ class Run:
   def save(self) -> None:
     """Checkpoints the state and where the run is."""
     self.report()
-    self._save(self._state, self._stream.position)
+    self._save(self._state, self._ahead.position)
 
   def finish(self) -> dict[str, Any]:
     """Saves, evaluates, and sums the run up."""
     final = self.evaluate()
     self.save()
     self._checkpoints.wait()
+    self._publisher.wait()
     self._delete_what_is_done()
     self._store.delete_params(keep=1)
     rows, failed = self._stream.rows, unrewarded(self._store.heartbeats())
@@ -259,7 +272,7 @@ class Run:
       "rollouts/held": self._stream.held_rows,
       "rollouts/lost": self._stream.lost_rows,
       "rollouts/quarantined": self._stream.quarantined.total(),
-      **{name: int(count) for name, count in failed.items()},
+      **{name: int(count) for name, count in (failed | late_rows(rows)).items()},
     }
     return summarize(self._workdir, self._info["base"], final, counts, self.seconds)
 
@@ -269,16 +282,20 @@ class Run:
     fresh = {name: x for name, x in beats.items() if x["age"] <= _FRESH_SECONDS}
     return unrewarded(beats) | sampler_health(fresh)
 
+  def _read_ahead(self) -> None:
+    """Has the next step's batch read, if there is to be one."""
+    if self.step < self._settings.train.steps:
+      self._ahead.begin(self.step, self._lineage.version(self.step))
+
   def _dispatch(self, batch: Batch) -> _Step:
     """Starts the update on a batch; does not wait for it."""
     if self.step + 1 == self._settings.train.steps:
       self._keep_for_notebooks(batch)
     self._state, metrics = self._parts.update(
-      self._state, batch, np.int32(self.version), *self._parts.reference
+      self._state, batch, np.int32(self.step), *self._parts.reference
     )
     self.step += 1
-    position = self._stream.position
-    return _Step(self.step, batch, self.version, position, metrics, {})
+    return _Step(self.step, batch, self._ahead.position, metrics, {})
 
   def _save(self, state: TrainState, position: Mapping[str, Any]) -> None:
     np.savez(self._workdir / "weight_histogram.npz", **self._histogram)
@@ -297,12 +314,12 @@ class Run:
     batch, _ = comparable_batch(learner.sampling, batch, learner.algorithm.inexact)
     old_logp = self._parts.score(self._state.params, batch).logp
     path = self._workdir / "batch.npz"
-    save_batch(path, batch, old_logp=old_logp, learner_version=self.version)
+    save_batch(path, batch, old_logp=old_logp, learner_version=self.step)
 
   def _refuse(self, step: _Step, scalars: Mapping[str, float]) -> None:
     """Stops the run in the state from before a step, with the batch that did it."""
     path = self._workdir / f"bad_batch_{step.number - 1:06d}.npz"
-    save_batch(path, step.batch, learner_version=step.version)
+    save_batch(path, step.batch, learner_version=step.number - 1)
     self._log.write(step.number - 1, scalars)
     # A step that was dispatched behind it has changed nothing: its rollouts are taken
     # again. The batch itself is not.

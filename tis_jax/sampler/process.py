@@ -56,7 +56,7 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
         engine.update(turn.params, turn.version)
       before = environment.set_aside.copy()
       rollout = worker.rollout(turn.seq)
-      writer.health = getattr(engine, "health", {})
+      writer.health = {**getattr(engine, "health", {}), "idle": writer.idle}
       writer.write(rollout)
       if causes := environment.set_aside - before:
         counts = [

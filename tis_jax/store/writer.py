@@ -45,6 +45,7 @@ class RolloutWriter:
   Attributes:
     reason: why the writer must end; None while it need not.
     incarnation: how often the name has been claimed, from 1.
+    idle: the share of the time from turn to turn in which the last turn was waited for.
     health: numbers by name that the learner shows and logs; set by whoever makes the
       records (`NativeEngine.health`).
     unrewarded: to be kept current by whoever writes, where rewards may fail: {cause:
@@ -78,6 +79,7 @@ class RolloutWriter:
     parent: int | None = None,
   ):
     self.incarnation = store.claim(name)
+    self.idle = 0.0
     self._store, self._name = store, name
     capacity = store.config["capacity"] if capacity is None else capacity
     self._allowance = Allowance(store, name, capacity, writers)
@@ -121,6 +123,7 @@ class RolloutWriter:
   def turns(self) -> Iterator[Turn]:
     """Waits until a record may be made, gives it out, and again, until the run ends."""
     watch, heard = self._watch, time.monotonic()
+    turned, waited = heard, 0.0
     while self._goes_on():
       # Asked before the params are looked for, so that a record which the learner's
       # progress permits is made by params that are at least as new as that progress.
@@ -138,12 +141,17 @@ class RolloutWriter:
           watch.version = manifest.version
         watch.state = "generating"
         assert watch.version is not None
+        now = time.monotonic()
+        self.idle = waited / max(now - turned, 1e-9)
+        turned, waited = now, 0.0
         yield Turn(watch.seq, watch.version, params)
         continue
       watch.state = "waiting for the learner"
       if time.monotonic() - heard > _PATIENCE_SECONDS:
         watch.reason = f"no new params for {_PATIENCE_SECONDS:.0f} s"
+      began = time.monotonic()
       time.sleep(self._poll_seconds)
+      waited += time.monotonic() - began
 
   def newer(self) -> tuple[Mapping[str, np.ndarray], int] | None:
     """Params published since this turn's, inside it, and their version.
