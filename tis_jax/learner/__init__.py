@@ -21,6 +21,10 @@ from tis_jax.learner.mesh import make_mesh as make_mesh
 from tis_jax.learner.optimizer import AdamW as AdamW
 from tis_jax.learner.optimizer import learning_rate as learning_rate
 from tis_jax.learner.optimizer import make_optimizer as make_optimizer
+from tis_jax.learner.processes import assemble as assemble
+from tis_jax.learner.processes import join_processes as join_processes
+from tis_jax.learner.processes import local_blocks as local_blocks
+from tis_jax.learner.processes import local_rows as local_rows
 from tis_jax.learner.state import CriticState as CriticState
 from tis_jax.learner.state import TrainState as TrainState
 from tis_jax.learner.state import abstract_state as abstract_state
