@@ -111,3 +111,15 @@ def test_numbers_of_its_health_go_with_the_heartbeats(store):
   with RolloutWriter(store, "mine", capacity=1) as writer:
     writer.health = {"tokens_per_s": 12.5}
   assert store.heartbeats()["mine"]["health"] == {"tokens_per_s": 12.5}
+
+
+def test_a_writer_says_what_share_of_its_time_it_waited(store, make_rollout):
+  published(store, 0, 0.0)
+  with RolloutWriter(store, "mine", capacity=1) as writer:
+    turns = writer.turns()
+    next(turns)
+    assert writer.idle < 0.5
+    writer.write(make_rollout())
+    threading.Timer(0.3, store.release, ({"mine": 1},)).start()
+    next(turns)
+    assert writer.idle > 0.5

@@ -16,6 +16,7 @@ import json
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,12 @@ import numpy as np
 from tis_jax.store import blocks
 from tis_jax.store.errors import AlreadyExistsError, ParamsGoneError, StoreError
 from tis_jax.store.keyvalue import KeyValue, Read
-from tis_jax.store.memory_files import Buffer
 
 LATEST = "params/LATEST"
 _CHUNK_BYTES = 32 << 20
+# Arrays at once: sums and copies are as many cores' work as there are, requests to an
+# object store are waited for together.
+_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +85,16 @@ def write(
   Raises:
     AlreadyExistsError: the version has a manifest.
   """
-  described, chunks = {}, {}
-  for name, array in arrays.items():
-    described[name], pieces = _described(np.asarray(array))
-    for index, piece in enumerate(pieces):
-      chunks[f"{folder(version)}{name}.{index:04d}"] = piece
-  kv.put_many(chunks)
+
+  def put(name: str, array: np.ndarray) -> dict[str, Any]:
+    said, pieces = _described(np.asarray(array))
+    keys = (f"{folder(version)}{name}.{index:04d}" for index in range(len(pieces)))
+    kv.put_many(dict(zip(keys, pieces, strict=True)))
+    return said
+
+  with ThreadPoolExecutor(_THREADS) as threads:
+    said = threads.map(put, arrays, arrays.values())
+    described = dict(zip(arrays, said, strict=True))
   return write_manifest(kv, version, described, info)
 
 
@@ -146,31 +153,22 @@ def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
     StoreError: the bytes are not those that were written.
   """
   prefix = folder(manifest.version)
-  gone = ParamsGoneError(
-    f"store {kv.url}: params of version {manifest.version} were deleted"
-  )
-  arrays: dict[str, np.ndarray] = {}
-  for name, said in manifest.arrays.items():
+
+  def get(name: str, said: Mapping[str, Any]) -> np.ndarray:
     if "blocks" in said:
       array = blocks.read(kv, prefix, said)
-      if array is None:
-        raise gone
-      arrays[name] = array
-  names = [
-    (name, index)
-    for name, array in manifest.arrays.items()
-    for index in range(len(array.get("checksums", ())))
-  ]
-  reads = kv.get_many(f"{prefix}{name}.{index:04d}" for name, index in names)
-  chunks: dict[str, list[Buffer]] = {x: [] for x in manifest.arrays if x not in arrays}
-  for (name, index), found in zip(names, reads, strict=True):
-    if found.value is None:
-      raise gone
-    if zlib.crc32(found.value) != manifest.arrays[name]["checksums"][index]:
-      raise StoreError(f"store {kv.url}: {prefix}{name}.{index:04d} is damaged")
-    chunks[name].append(found.value)
-  arrays |= {name: _array(manifest.arrays[name], chunks[name]) for name in chunks}
-  return {name: arrays[name] for name in manifest.arrays}
+    else:
+      keys = [f"{prefix}{name}.{index:04d}" for index in range(len(said["checksums"]))]
+      array = _array(kv, said, dict(zip(keys, kv.get_many(keys), strict=True)))
+    if array is None:
+      raise ParamsGoneError(
+        f"store {kv.url}: params of version {manifest.version} were deleted"
+      )
+    return array
+
+  with ThreadPoolExecutor(_THREADS) as threads:
+    arrays = threads.map(get, manifest.arrays, manifest.arrays.values())
+    return dict(zip(manifest.arrays, arrays, strict=True))
 
 
 def _described(array: np.ndarray) -> tuple[dict[str, Any], list[memoryview]]:
@@ -190,10 +188,17 @@ def _digest(described: Mapping[str, Mapping[str, Any]]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _array(described, chunks):
+def _array(
+  kv: KeyValue, said: Mapping[str, Any], reads: Mapping[str, Read]
+) -> np.ndarray | None:
+  for (key, found), checksum in zip(reads.items(), said["checksums"], strict=True):
+    if found.value is None:
+      return None
+    if zlib.crc32(found.value) != checksum:
+      raise StoreError(f"store {kv.url}: {key} is damaged")
+  chunks = [found.value for found in reads.values()]
   data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-  dtype = blocks.dtype_of(described["dtype"])
-  return np.frombuffer(data, dtype).reshape(described["shape"])
+  return np.frombuffer(data, blocks.dtype_of(said["dtype"])).reshape(said["shape"])
 
 
 def versions(kv: KeyValue) -> dict[int, bool]:
