@@ -23,12 +23,12 @@ import dataclasses
 import json
 import math
 import struct
-import zlib
 from typing import Any
 
 import numpy as np
 
 from tis_jax.logprobs.contract import Sampling
+from tis_jax.rollouts.checksum import checksum
 from tis_jax.rollouts.errors import (
   AmbiguousLawError,
   CorruptRolloutError,
@@ -88,10 +88,7 @@ def encoded(rollout: Rollout) -> list[bytes | memoryview]:
     data = np.ascontiguousarray(value, ARRAYS[name][0]).reshape(-1).view(np.uint8).data
     parts += [data, _padding(len(data))]
   parts = [struct.pack("<I", len(text)), *parts]
-  checksum = 0
-  for part in parts:
-    checksum = zlib.crc32(part, checksum)
-  return [_MAGIC, struct.pack("<I", checksum), *parts]
+  return [_MAGIC, struct.pack("<I", checksum(parts)), *parts]
 
 
 def decode(data: bytes) -> Rollout:
@@ -114,7 +111,7 @@ def decode(data: bytes) -> Rollout:
     raise TruncatedRolloutError(f"{len(data)} bytes are less than a record's frame")
   if data[: len(_MAGIC)] != _MAGIC:
     raise CorruptRolloutError(f"starts with {data[: len(_MAGIC)]!r}, not {_MAGIC!r}")
-  checksum, length = _FRAME.unpack_from(data, len(_MAGIC))
+  crc, length = _FRAME.unpack_from(data, len(_MAGIC))
   if len(data) < _START + length:
     raise TruncatedRolloutError(
       f"the header wants {length} bytes, {len(data) - _START} are there"
@@ -124,7 +121,7 @@ def decode(data: bytes) -> Rollout:
   if len(data) < end:
     raise TruncatedRolloutError(f"{len(data)} bytes of {end}")
   body = memoryview(data)[len(_MAGIC) + 4 :]
-  if len(data) > end or zlib.crc32(body) != checksum:
+  if len(data) > end or checksum([body]) != crc:
     raise CorruptRolloutError("the checksum does not match the bytes")
   header = _header(told)
   fields = {name: _array(data, name, *where) for name, where in offsets.items()}
