@@ -136,8 +136,7 @@ def seconds(plan: Plan) -> dict[str, float]:
   # Once a step the replicas add up their shards of the gradients.
   if plan.data > 1:
     moved += 2 * 4 * plan.params / (plan.fsdp * plan.tensor)
-  # One replica's shards, each by the host that has it.
-  hosts = plan.fsdp * plan.tensor / CHIPS_A_HOST
+  hosts = plan.learner / CHIPS_A_HOST
   publish = 2 * plan.params / (hosts * STORE_LINK)
   receive = 2 * plan.params / STORE_LINK
   replicas = plan.samplers / plan.sampler_tensor

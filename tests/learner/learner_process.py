@@ -10,10 +10,18 @@ the end it publishes the shards that it has, and exports the step for TPUs.
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+
+
+def meet(store, index, count, attempt):
+  """Waits for the others: gloo gives up on one that compiles half a minute longer."""
+  store.heartbeat(f"{attempt}-{index}")
+  while sum(name.startswith(f"{attempt}-") for name in store.heartbeats()) < count:
+    time.sleep(0.1)
 
 
 def main(index, count, coordinator, folder, steps, die=-1):
@@ -63,7 +71,7 @@ def main(index, count, coordinator, folder, steps, die=-1):
     else:
       state, info = restored
       cursor = info["cursor"]
-    reader = RolloutReader(store, cursor)
+    reader, compiled = RolloutReader(store, cursor), None
     while int(state.step) < steps:
       (rollout,) = reader.take(1, 0, timeout=10.0)
       whole = learner.from_rollouts([rollout])
@@ -71,7 +79,11 @@ def main(index, count, coordinator, folder, steps, die=-1):
       mine = learner.take_rows(whole, learner.local_rows(mesh, rows))
       batch = learner.assemble(mine, mesh, rows)
       assert all(x is None or x.sharding == row_sharding(mesh) for x in batch)
-      state, metrics = update(state, batch, np.int32(0))
+      if compiled is None:
+        compiled = update.lower(state, batch, np.int32(0)).compile()
+        # Of this attempt: its coordinator has a port of its own.
+        meet(store, index, count, coordinator.rpartition(":")[2])
+      state, metrics = compiled(state, batch, np.int32(0))
       if int(state.step) == die:
         os.kill(os.getpid(), signal.SIGKILL)
       assert np.isfinite(float(metrics["loss/total"]))

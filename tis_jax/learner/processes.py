@@ -89,19 +89,31 @@ def local_blocks(params: Mapping[str, jax.Array]) -> dict[str, Blocks]:
   ((0, 0), (2, 3))
   """
   found = {}
-  for name, array in params.items():
-    shards = [x for x in array.addressable_shards if x.replica_id == 0]
-    for shard in shards:
+  for number, (name, array) in enumerate(params.items()):
+    starts = sorted({_start(x) for x in _places(array)})
+    replicas = len(_places(array)) // len(starts)
+    # Replicas take turns: the first one's shards may all lie on one host.
+    found[name] = [
+      shard
+      for shard in array.addressable_shards
+      if shard.replica_id == (number + starts.index(_start(shard.index))) % replicas
+    ]
+    for shard in found[name]:
       shard.data.copy_to_host_async()
-    found[name] = (array, shards)
   return {
     name: Blocks(
-      array.shape,
-      array.dtype.name,
-      tuple(
-        Block(tuple(part.start or 0 for part in x.index), np.asarray(x.data))
-        for x in shards
-      ),
+      params[name].shape,
+      params[name].dtype.name,
+      tuple(Block(_start(x.index), np.asarray(x.data)) for x in shards),
     )
-    for name, (array, shards) in found.items()
+    for name, shards in found.items()
   }
+
+
+def _places(array: jax.Array) -> list[tuple[slice, ...]]:
+  """Which part of an array each device of all processes holds."""
+  return list(array.sharding.devices_indices_map(array.shape).values())
+
+
+def _start(index: tuple[slice, ...]) -> tuple[int, ...]:
+  return tuple(part.start or 0 for part in index)
