@@ -18,11 +18,12 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 # In two halves: what a process has compiled stays mapped, and the kernel has a limit.
 QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
-	-m "not (peers or chaos or learning or engines or tunix or fuzz)"
+	-m "not (peers or chaos or learning or engines or processes or tunix or fuzz)"
 FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
 
-.PHONY: quickstart compare setup test test-chaos test-learning test-peers test-engines \
-	test-tunix fuzz fuzz-guided lint gsm8k smollm2 vllm llama vllm-run benchmarks docs notebook clean help
+.PHONY: quickstart compare setup test test-chaos test-learning test-processes test-peers \
+	test-engines test-tunix fuzz fuzz-guided lint gsm8k smollm2 vllm llama vllm-run \
+	benchmarks docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
 	$(VENV)/bin/tis train --config=quickstart --workdir=$(WORKDIR)
@@ -47,6 +48,9 @@ fuzz-guided: $(VENV)/.fuzz  ## the same number, made by a coverage-guided fuzzer
 
 test-learning: $(VENV)/.test  ## train until the held-out reward has moved
 	$(PY) -m pytest -m learning
+
+test-processes: $(VENV)/.test  ## a learner of two processes, killed and resumed
+	$(PY) -m pytest -m processes
 
 test-peers: $(VENV)/.peers  ## against transformers, verl and SmolLM2 (CPU PyTorch)
 	$(PY) -m pytest -m peers

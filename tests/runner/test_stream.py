@@ -6,7 +6,7 @@ import secrets
 import numpy as np
 import pytest
 
-from tis_jax.runner.stream import BatchStream, needed_from
+from tis_jax.runner.stream import BatchStream, late_rows, needed_from
 from tis_jax.store import Header, Rollout, RolloutReader, Sampling, Store
 
 GROUPS, SIZE, PROMPT, RESPONSE = 3, 2, 2, 2
@@ -94,3 +94,48 @@ def test_what_is_held_is_still_needed(store):
   take(held, 2)  # two of three groups of record 1 are left
   assert held.position["cursor"] == {"a": 2}
   assert needed_from(held.position) == {"a": 1}
+
+
+def late_stream(store, policy, position=None):
+  reader = RolloutReader(store, position and position["cursor"])
+  return BatchStream(
+    reader, groups=GROUPS, max_staleness=2, late=policy, position=position
+  )
+
+
+def test_what_is_late_is_counted_by_what_becomes_of_it(store):
+  for policy, count in (
+    ("keep", "late_kept"),
+    ("recompute", "late_recomputed"),
+    ("reconstruct", "late_reconstructed"),
+  ):
+    found = late_stream(store, policy)
+    found.next(0, lambda: None, step=2)
+    assert found.rows[count] == 0
+    found.next(0, lambda: None, step=3)
+    assert found.rows[count] == GROUPS * SIZE
+    assert late_rows(found.rows) == {f"rollouts/{count}": GROUPS * SIZE}
+
+
+def test_what_is_late_is_dropped_but_of_no_prompt_twice_in_a_row(store):
+  found = late_stream(store, "drop")
+  # Of record 0 all groups are dropped; record 1 is of the same prompts.
+  (row, *_) = rows(found.next(0, lambda: None, step=3))
+  assert row == (1, 0)
+  assert found.rows["late_dropped"] == found.rows["late_kept"] == GROUPS * SIZE
+  assert found.lost_rows == 0
+  # Once it has been trained on, a prompt may be dropped again, also after a restart.
+  again = late_stream(store, "drop", json.loads(json.dumps(found.position)))
+  assert rows(again.next(0, lambda: None, step=4))[0] == (3, 0)
+  assert again.rows["late_dropped"] == 2 * GROUPS * SIZE
+
+
+def test_a_dropped_group_lets_the_writer_go_on(store):
+  store.publish(0, {}, {"cursor": {}})
+  last = late_stream(store, "drop", {"cursor": {"a": 7}, "held": [], "rows": {}})
+
+  def released():
+    if store.taken() == {"a": 8}:
+      store.put_rollout("a", 8, record(8, [0, 1] * GROUPS))
+
+  assert rows(last.next(0, released, step=3))[0] == (8, 0)

@@ -124,3 +124,15 @@ def test_progress_that_a_learner_takes_back_permits_nothing(store, make_rollout)
     stop = threading.Timer(0.3, store.stop, ["enough"])
     stop.start()
     assert [turn.seq for turn in writer.turns()] == []
+
+
+def test_a_writer_says_what_share_of_its_time_it_waited(store, make_rollout):
+  published(store, 0, 0.0)
+  with RolloutWriter(store, "mine", capacity=1) as writer:
+    turns = writer.turns()
+    next(turns)
+    assert writer.idle < 0.5
+    writer.write(make_rollout())
+    threading.Timer(0.3, store.release, ({"mine": 1},)).start()
+    next(turns)
+    assert writer.idle > 0.5

@@ -16,6 +16,7 @@ from tis_jax.learner.checkpoint import CheckpointError as CheckpointError
 from tis_jax.learner.checkpoint import Checkpoints as Checkpoints
 from tis_jax.learner.forward import make_score as make_score
 from tis_jax.learner.forward import score as score
+from tis_jax.learner.late import Late as Late
 from tis_jax.learner.learner import Learner as Learner
 from tis_jax.learner.mesh import make_mesh as make_mesh
 from tis_jax.learner.optimizer import AdamW as AdamW
@@ -24,6 +25,10 @@ from tis_jax.learner.optimizer import make_optimizer as make_optimizer
 from tis_jax.learner.packing import PackedBatch as PackedBatch
 from tis_jax.learner.packing import Packing as Packing
 from tis_jax.learner.packing import pack as pack
+from tis_jax.learner.processes import assemble as assemble
+from tis_jax.learner.processes import join_processes as join_processes
+from tis_jax.learner.processes import local_blocks as local_blocks
+from tis_jax.learner.processes import local_rows as local_rows
 from tis_jax.learner.state import CriticState as CriticState
 from tis_jax.learner.state import TrainState as TrainState
 from tis_jax.learner.state import abstract_state as abstract_state

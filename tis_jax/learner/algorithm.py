@@ -8,6 +8,7 @@ from typing import Literal
 from tis_jax import losses
 from tis_jax.advantages import ARGUMENTS as ADVANTAGE_ARGUMENTS
 from tis_jax.corrections import Chain, token_law
+from tis_jax.learner.late import Late
 from tis_jax.learner.optimizer import AdamW
 from tis_jax.learner.rows import CHAIN_ARGUMENTS, LOSS_ARGUMENTS
 from tis_jax.numerics.checks import check_choice, check_number
@@ -132,6 +133,8 @@ class Algorithm:
       most probable tokens (sampler.top_logprobs), the correction to be one of single
       tokens (`corrections.token_law`), and the loss to hold no ratio at the start of
       the update.
+    late: what becomes of tokens staler than `max_staleness`.
+    max_staleness: the bound, in versions; None: nothing is late.
     entropy_coefficient: of the entropy bonus.
     temperature: of the policy that is trained; the sampler must have used it.
     epochs: passes over the batch.
@@ -157,6 +160,8 @@ class Algorithm:
   aggregation: Aggregation = Aggregation()
   kl: KL = KL()
   overlong: Overlong = Overlong()
+  late: Late = Late()
+  max_staleness: int | None = None
   score_centering: bool = False
   entropy_coefficient: float = 0.0
   temperature: float = 1.0
@@ -194,6 +199,8 @@ class Algorithm:
       self._check_centering()
     if self.late_correction:
       self._check_late_correction()
+    if self.late.anchors:
+      self._check_late()
     if self.kl.placement == "reward" and (self.late_correction or self.kl.weighted):
       raise ValueError(
         "kl.placement='reward' takes the KL of old_logp before the update, unweighted: "
@@ -220,6 +227,12 @@ class Algorithm:
     nothing.
     """
     return self.old_logp != "recompute"
+
+  @property
+  def anchors_late(self) -> bool:
+    """Whether late tokens have another anchor than the rest."""
+    bound = self.max_staleness is not None
+    return bound and self.late.anchors and self.old_logp == "sampler"
 
   @property
   def needs_reference(self) -> bool:
@@ -322,6 +335,24 @@ class Algorithm:
             f"{losses.traits(self.advantage).name} the correction's weight; take "
             "another estimator, or a chain without one of the two"
           )
+
+  def _check_late(self):
+    if self.late.policy == "reconstruct" and self.old_logp != "sampler":
+      raise ValueError(
+        f"old_logp={self.old_logp!r} has the learner's own log-probs of all tokens, so "
+        "there is nothing to reconstruct; take late.policy='recompute' or 'keep'"
+      )
+    loss = losses.traits(self.loss)
+    if self.old_logp == "sampler" and loss.ratio_to != "old":
+      raise ValueError(
+        f"{loss.name} holds no ratio to old_logp, so late.policy={self.late.policy!r} "
+        "would change nothing but weights; take late.policy='keep' or 'drop'"
+      )
+    if self.old_logp == "sampler" and self.score_centering:
+      raise ValueError(
+        "score_centering is of one law, and late.policy="
+        f"{self.late.policy!r} gives late tokens another; take 'keep' or 'drop'"
+      )
 
   def _check_late_correction(self):
     why = (

@@ -74,6 +74,8 @@ def assess(
   if algorithm.old_logp == "recompute":
     old_logp, squared = read(params, algorithm.takes("sum_squared_probs"))
     rows = rows._replace(old_logp=old_logp)
+  elif algorithm.anchors_late and algorithm.late.policy == "recompute":
+    rows = rows._replace(old_logp=read(params)[0])
   rewards = _shaped_rewards(algorithm, rows, batch.mask)
 
   def judged(rows, mask):

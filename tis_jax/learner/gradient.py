@@ -10,6 +10,7 @@ from tis_jax import losses
 from tis_jax.corrections import token_law
 from tis_jax.learner.algorithm import Algorithm
 from tis_jax.learner.assess import correct
+from tis_jax.learner.late import anchored
 from tis_jax.learner.learner import Learner
 from tis_jax.learner.microbatch import scan_first, split
 from tis_jax.learner.packed_rows import rows_in, used_passes
@@ -157,6 +158,19 @@ def _loss(trained, learner: Learner, rows: Rows, packing: Packing | None, key, v
     "current": current,
     "sampler": sampler_logp,
   }[algorithm.old_logp]
+  if algorithm.anchors_late:
+    assert algorithm.max_staleness is not None
+    old_logp, late_weight = anchored(
+      algorithm.late,
+      algorithm.max_staleness,
+      logp=current,
+      old_logp=rows.old_logp,
+      sampler_logp=sampler_logp,
+      versions=batch.versions,
+      mask=batch.mask,
+      version=version,
+    )
+    weight *= late_weight
   token_loss, found = losses.call_loss(
     algorithm.loss,
     logp=out.logp,

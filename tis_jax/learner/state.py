@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -70,9 +71,7 @@ def init_state(
   optimizers = (optimizer, critic_optimizer)
   abstract = jax.eval_shape(lambda p, k: _fresh(p, k, *optimizers), params, key)
   shardings = state_sharding(abstract, optimizer, mesh, critic_optimizer)
-  # A copy, because the first update donates it and the caller may still use `params`.
-  params = jax.device_put(params, shardings.params, may_alias=False)
-  key = jax.device_put(key, shardings.key, may_alias=False)
+  params, key = placed((params, key), (shardings.params, shardings.key))
   fresh = jax.jit(_fresh, static_argnums=(2, 3), out_shardings=shardings)
   return fresh(params, key, *optimizers)
 
@@ -138,6 +137,24 @@ def state_sharding(
   if critic_optimizer is not None:
     critic = place(state.critic, critic_optimizer)
   return TrainState(*place(state, optimizer), whole, whole, whole, critic)
+
+
+def placed(tree, shardings):
+  """A tree that every process has, copied to where it lies on a mesh of all of them.
+
+  A copy, because the first update donates it and the caller may still use the tree.
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, shardings, may_alias=False)
+
+  def place(x, sharding):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return jax.random.wrap_key_data(place(jax.random.key_data(x), sharding))
+    # A device that this process does not have takes its part from the one that does.
+    host = np.asarray(x)
+    return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
+
+  return jax.tree.map(place, tree, shardings)
 
 
 def _fresh(params, key, optimizer, critic_optimizer):

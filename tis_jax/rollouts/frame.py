@@ -23,12 +23,12 @@ import dataclasses
 import json
 import math
 import struct
-import zlib
 from typing import Any
 
 import numpy as np
 
 from tis_jax.logprobs.contract import Sampling
+from tis_jax.rollouts.checksum import checksum
 from tis_jax.rollouts.errors import (
   AmbiguousLawError,
   CorruptRolloutError,
@@ -70,6 +70,11 @@ def encode(rollout: Rollout) -> bytes:
   >>> decode(encode(rollout)).header.version
   3
   """
+  return b"".join(encoded(rollout))
+
+
+def encoded(rollout: Rollout) -> list[bytes | memoryview]:
+  """A record's bytes in pieces, most of them views of its arrays: see `encode`."""
   check_structure(rollout)
   arrays = rollout.arrays()
   header = {
@@ -78,12 +83,12 @@ def encode(rollout: Rollout) -> bytes:
     "arrays": {name: list(value.shape) for name, value in arrays.items()},
   }
   text = json.dumps(header, separators=(",", ":")).encode()
-  parts = [text, _padding(_START + len(text))]
+  parts: list[bytes | memoryview] = [text, _padding(_START + len(text))]
   for name, value in arrays.items():
-    data = value.astype(ARRAYS[name][0], copy=False).tobytes()
+    data = np.ascontiguousarray(value, ARRAYS[name][0]).reshape(-1).view(np.uint8).data
     parts += [data, _padding(len(data))]
-  body = b"".join((struct.pack("<I", len(text)), *parts))
-  return b"".join((_MAGIC, struct.pack("<I", zlib.crc32(body)), body))
+  parts = [struct.pack("<I", len(text)), *parts]
+  return [_MAGIC, struct.pack("<I", checksum(parts)), *parts]
 
 
 def decode(data: bytes) -> Rollout:
@@ -106,7 +111,7 @@ def decode(data: bytes) -> Rollout:
     raise TruncatedRolloutError(f"{len(data)} bytes are less than a record's frame")
   if data[: len(_MAGIC)] != _MAGIC:
     raise CorruptRolloutError(f"starts with {data[: len(_MAGIC)]!r}, not {_MAGIC!r}")
-  checksum, length = _FRAME.unpack_from(data, len(_MAGIC))
+  crc, length = _FRAME.unpack_from(data, len(_MAGIC))
   if len(data) < _START + length:
     raise TruncatedRolloutError(
       f"the header wants {length} bytes, {len(data) - _START} are there"
@@ -116,7 +121,7 @@ def decode(data: bytes) -> Rollout:
   if len(data) < end:
     raise TruncatedRolloutError(f"{len(data)} bytes of {end}")
   body = memoryview(data)[len(_MAGIC) + 4 :]
-  if len(data) > end or zlib.crc32(body) != checksum:
+  if len(data) > end or checksum([body]) != crc:
     raise CorruptRolloutError("the checksum does not match the bytes")
   header = _header(told)
   fields = {name: _array(data, name, *where) for name, where in offsets.items()}

@@ -33,8 +33,8 @@ def algorithm_config() -> ConfigDict:
   >>> config.correction.truncate.to_dict(), config.loss.name
   ({'high': 2.0, 'level': 'token'}, 'ppo')
   """
-  # The sampler's temperature is the learner's: one setting.
-  config = config_of(Algorithm, without=("temperature",))
+  # The sampler's temperature is the learner's, the store's bound too: one setting each.
+  config = config_of(Algorithm, without=("temperature", "max_staleness"))
   config.correction = ConfigDict({name: group_of(STAGES[name]) for name in STAGES})
   # Names of stages, in the order in which they are applied; none only watches.
   config.correction.stages = ("truncate",)
@@ -55,7 +55,10 @@ def algorithm_config() -> ConfigDict:
 
 
 def algorithm_of(
-  config: Mapping, temperature: float = 1.0, response_length: int | None = None
+  config: Mapping,
+  temperature: float = 1.0,
+  response_length: int | None = None,
+  max_staleness: int | None = None,
 ) -> Algorithm:
   """The `Algorithm` of `config.algorithm`.
 
@@ -64,6 +67,7 @@ def algorithm_of(
       out take its values.
     temperature: that the sampler draws at.
     response_length: tokens that a response may have.
+    max_staleness: the bound at which a token is late; None for none.
 
   Raises:
     ConfigError: an unknown key or name, with the nearest that exists; a required
@@ -98,9 +102,8 @@ def algorithm_of(
   for name, value in decided.items():
     nested = isinstance(value, Mapping)
     given[name] = {**given.get(name, {}), **value} if nested else value
-  return settings_of(
-    Algorithm, given, "algorithm", **functions, temperature=temperature
-  )
+  fixed = {"temperature": temperature, "max_staleness": max_staleness}
+  return settings_of(Algorithm, given, "algorithm", **functions, **fixed)
 
 
 def _named(

@@ -1,9 +1,11 @@
 """What a run holds between two steps, and how it takes one.
 
-A step is dispatched before the metrics of the one before it are read, so that reading,
-logging and writing happen while the device computes:
+A step is dispatched before the metrics of the one before it are read, and two threads
+work beside it, so that reading, logging and writing happen while the device computes:
 
-  advance n:   batch n   dispatch n   report n-1   publish n   evaluate, checkpoint
+  advance n:  take batch n  dispatch n  report n-1  wait for n  evaluate, checkpoint
+  publisher:  params n-1 to the host, encoded, written          params n ...
+  reader:     batch n+1 found, decoded, put on the device
 
 What must know how step n went (an evaluation, a checkpoint, the end) settles it first.
 An update that is not finite changes nothing, and neither does the one that was
@@ -20,21 +22,24 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tis_jax import models
 from tis_jax.engines.native.health import PHASES
 from tis_jax.learner import (
   Batch,
   Checkpoints,
+  PackedBatch,
   TrainState,
   comparable_batch,
   save_batch,
 )
 from tis_jax.runner import logs
+from tis_jax.runner.ahead import Ahead
 from tis_jax.runner.guard import Guard
 from tis_jax.runner.health import sampler_health
+from tis_jax.runner.lineage import Lineage
+from tis_jax.runner.publisher import Publisher
 from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
-from tis_jax.runner.stream import BatchStream, needed_from
+from tis_jax.runner.stream import BatchStream, late_rows, needed_from
 from tis_jax.runner.summary import summarize
 from tis_jax.sampler import Fleet
 from tis_jax.store import Store, StoreError
@@ -79,7 +84,6 @@ class _Step:
   Attributes:
     number: of the step, from 1.
     batch: what it trained on.
-    version: of the params that it started from.
     position: of the stream, behind its batch.
     metrics: on the device.
     seconds: what its phases took.
@@ -87,8 +91,7 @@ class _Step:
 
   number: int
   batch: Batch
-  version: int
-  position: dict[str, Any]
+  position: Mapping[str, Any]
   metrics: dict[str, Any]
   seconds: dict[str, float]
 
@@ -98,7 +101,7 @@ class Run:
 
   Attributes:
     step: learner steps dispatched.
-    version: number of the params published last.
+    version: number of the params published last, or being published.
 
   Args:
     settings: of the run.
@@ -108,6 +111,9 @@ class Run:
     info: what the checkpoint of `state` says beside it, or `FRESH`.
     store: of the run.
     stream: of its batches.
+    lineage: which step each version is of.
+    ahead: reads the stream.
+    publisher: of the params.
     fleet: of samplers on this machine.
     checkpoints: of the run.
     log: of its metrics.
@@ -123,6 +129,9 @@ class Run:
     *,
     store: Store,
     stream: BatchStream,
+    lineage: Lineage,
+    ahead: Ahead,
+    publisher: Publisher,
     fleet: Fleet,
     checkpoints: Checkpoints,
     log: logs.MetricsLog,
@@ -130,6 +139,7 @@ class Run:
     self._settings, self._parts, self._workdir = settings, parts, workdir
     self._state, self._info = state, info
     self._store, self._stream, self._fleet = store, stream, fleet
+    self._lineage, self._ahead, self._publisher = lineage, ahead, publisher
     self._checkpoints, self._log = checkpoints, log
     self._began = time.monotonic()
     self.step = int(state.step)
@@ -151,8 +161,10 @@ class Run:
 
     A version is never used twice, so an attempt that goes on publishes under the next.
     """
-    self.version = self._store.next_version(self.version + 1) - 1
+    version = self._store.next_version(self.version + 1)
+    self._lineage.begins(version, self.step)
     self.publish()
+    self._read_ahead()
     if self._info["base"] is None:
       self._info = {**self._info, "base": self.evaluate()}
 
@@ -171,22 +183,24 @@ class Run:
     def may_go_on():
       interrupted()
       self._fleet.check()
+      self._publisher.check()
 
     may_go_on()
     started = time.monotonic()
-    batch = self._stream.next(self.version, may_go_on)
+    batch = self._ahead.take(may_go_on)
     waited = time.monotonic()
     step = self._dispatch(batch)
+    self._read_ahead()
     self.report()
     self._unread = step
-    # What the samplers wait for comes before everything that nobody waits for.
     jax.block_until_ready(self._state.params)
     updated = time.monotonic()
+    # Waits for the publication before, if an update took less than that.
     self.publish()
     step.seconds = {
-      "time/wait": waited - started,
+      "time/wait": waited - started + time.monotonic() - updated,
       "time/update": updated - waited,
-      "time/publish": time.monotonic() - updated,
+      "time/publish": self._publisher.seconds,
     }
     evaluate, checkpoint = self._settings.eval.every, self._settings.checkpoint.every
     last = self.step == self._settings.train.steps
@@ -214,7 +228,8 @@ class Run:
     self._histogram = _add_histograms(self._histogram, histogram)
     quarantined = float(self._stream.quarantined.total())
     scalars |= step.seconds | {"rollouts/quarantined": quarantined}
-    scalars["rollouts/lost"] = float(self._stream.lost_rows)
+    scalars["rollouts/lost"] = float(step.position["lost"])
+    scalars |= late_rows(step.position["rows"])
     last = step.number == self._settings.train.steps
     shows = step.number % self._settings.log.every == 0 or last
     if shows:
@@ -231,16 +246,14 @@ class Run:
       self._raise_alarms(step, alarms)
 
   def publish(self) -> None:
-    """Gives the samplers the params, and says which rollouts have been taken."""
-    params = self._state.params
-    sampler = self._settings.sampler
-    if sampler.precision == "bfloat16" and not sampler.native.head:
-      params = models.cast(params, "bfloat16")
-    flat = jax.device_get(models.flatten(params))
-    self.version += 1
-    info = {"step": self.step, "cursor": self._stream.position["cursor"]}
-    self._store.publish(self.version, flat, info)
-    self._store.delete_params(keep=self._settings.store.keep)
+    """Starts giving the samplers the params, and says which rollouts have been taken.
+
+    Raises:
+      StoreError: what made the publication before this one fail.
+    """
+    self.version = self._lineage.version(self.step)
+    info = {"step": self.step, "cursor": self._ahead.position["cursor"]}
+    self._publisher.publish(self.version, self._state.params, info)
 
   def evaluate(self) -> dict[str, float]:
     """Held-out accuracy of the learner's fp32 policy, logged at this step."""
@@ -260,13 +273,14 @@ class Run:
   def save(self) -> None:
     """Checkpoints the state and where the run is."""
     self.report()
-    self._save(self._state, self._stream.position)
+    self._save(self._state, self._ahead.position)
 
   def finish(self) -> dict[str, Any]:
     """Saves, evaluates, and sums the run up."""
     final = self.evaluate()
     self.save()
     self._checkpoints.wait()
+    self._publisher.wait()
     self._delete_what_is_done()
     self._store.delete_params(keep=1)
     rows, said = self._stream.rows, sampler_health(self._store.heartbeats())
@@ -277,7 +291,7 @@ class Run:
       "rollouts/held": self._stream.held_rows,
       "rollouts/lost": self._stream.lost_rows,
       "rollouts/quarantined": self._stream.quarantined.total(),
-      **{name: int(count) for name, count in failed.items()},
+      **{name: int(count) for name, count in (failed | late_rows(rows)).items()},
     }
     return summarize(self._workdir, self._info["base"], final, counts, self.seconds)
 
@@ -288,19 +302,21 @@ class Run:
     except StoreError:
       return {}  # The step's own numbers are not lost; what needs the store says why.
 
-  def _dispatch(self, batch: Batch) -> _Step:
+  def _read_ahead(self) -> None:
+    """Has the next step's batch read, if there is to be one."""
+    if self.step < self._settings.train.steps:
+      self._ahead.begin(self.step, self._lineage.version(self.step))
+
+  def _dispatch(self, given: Batch | PackedBatch) -> _Step:
     """Starts the update on a batch; does not wait for it."""
+    batch = given.batch if isinstance(given, PackedBatch) else given
     if self.step + 1 == self._settings.train.steps:
-      self._write_batch(self._workdir / "batch.npz", batch, self.version)
+      self._write_batch(self._workdir / "batch.npz", batch)
     self._state, metrics = self._parts.update(
-      self._state,
-      self._parts.pack(batch),
-      np.int32(self.version),
-      *self._parts.reference,
+      self._state, given, np.int32(self.step), *self._parts.reference
     )
     self.step += 1
-    position = self._stream.position
-    return _Step(self.step, batch, self.version, position, metrics, {})
+    return _Step(self.step, batch, self._ahead.position, metrics, {})
 
   def _save(self, state: TrainState, position: Mapping[str, Any]) -> None:
     path = self._workdir / "weight_histogram.npz"
@@ -317,12 +333,15 @@ class Run:
       self._store.delete_rollouts(needed_from(committed["position"]))
       self._deleted_below = committed["position"]
 
-  def _write_batch(self, path: Path, batch: Batch, version: int) -> None:
-    """A batch with both sides' log-probs, the learner's of the params of now."""
+  def _write_batch(self, path: Path, batch: Batch) -> None:
+    """A batch with both sides' log-probs, the learner's of the params of now.
+
+    Versions in it are steps, the learner's too.
+    """
     learner = self._parts.learner
     batch, _ = comparable_batch(learner.sampling, batch, learner.algorithm.inexact)
     old_logp = self._parts.score(self._state.params, batch).logp
-    save_batch(path, batch, old_logp=old_logp, learner_version=version)
+    save_batch(path, batch, old_logp=old_logp, learner_version=self.step)
 
   def _raise_alarms(self, step: _Step, alarms: list[str]) -> None:
     """Says the alarms of a step, and does what the config wants done."""
@@ -333,11 +352,10 @@ class Run:
       return
     path = self._workdir / f"guard_{step.number:06d}.npz"
     if len(list(self._workdir.glob("guard_*.npz"))) < guard.max_saved:
-      updates = self.step - step.number + 1
-      self._write_batch(path, step.batch, step.version + updates)
+      self._write_batch(path, step.batch)
       logs.say(f"its batch is in {path}")
     if guard.action == "stop":
-      self._save(self._state, self._stream.position)
+      self._save(self._state, self._ahead.position)
       raise GuardError(
         f"step {step.number}: {'; '.join(alarms)}. The run has stopped, as "
         "guard.action asks, and its state is saved; the same command goes on with "
@@ -347,7 +365,7 @@ class Run:
   def _refuse(self, step: _Step, scalars: Mapping[str, float]) -> None:
     """Stops the run in the state from before a step, with the batch that did it."""
     path = self._workdir / f"bad_batch_{step.number - 1:06d}.npz"
-    save_batch(path, step.batch, learner_version=step.version)
+    save_batch(path, step.batch, learner_version=step.number - 1)
     self._log.write(step.number - 1, scalars)
     # A step that was dispatched behind it has changed nothing: its rollouts are taken
     # again. The batch itself is not.

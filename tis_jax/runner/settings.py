@@ -77,13 +77,21 @@ class StoreSettings:
 
   Attributes:
     url: file://, gs:// or s3://; empty for shared memory on this machine.
-    max_staleness: how many learner steps old a rollout may be when it was started.
+    max_staleness: how many learner steps old the params may be that a rollout was
+      started with, when the learner uses it. 0 is synchronous: samplers and learner
+      wait for each other. 1 is one step off: rollouts of the next step are made during
+      this one. More is asynchronous. What is late nevertheless, algorithm.late.policy
+      decides.
     keep: versions of the params that stay in the store.
   """
 
   url: str = ""
   max_staleness: int = 1
   keep: int = 3
+
+  def __post_init__(self):
+    check_number("max_staleness", self.max_staleness, at_least=0)
+    check_number("keep", self.keep, at_least=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,6 +203,17 @@ class Settings:
   guard: GuardSettings = GuardSettings()
 
   @property
+  def regime(self) -> str:
+    """How far samplers and learner may be apart, in words.
+
+    >>> read_config(default_config()).regime
+    'one step off'
+    """
+    bound = self.store.max_staleness
+    names = ("synchronous", "one step off")
+    return names[bound] if bound < 2 else f"asynchronous, {bound} steps at most"
+
+  @property
   def record_shape(self) -> tuple[int, int, int]:
     """(rows, prompt, response) of a rollout record."""
     rows = self.sampler.prompts_per_record * self.sampler.group_size
@@ -229,7 +248,10 @@ def read_config(config: ConfigDict) -> Settings:
     given,
     "",
     algorithm=algorithm_of(
-      config.algorithm, sampler.temperature, sampler.max_new_tokens
+      config.algorithm,
+      sampler.temperature,
+      sampler.max_new_tokens,
+      config.store.max_staleness,
     ),
     mesh=mesh,
   )

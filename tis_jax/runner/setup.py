@@ -89,6 +89,7 @@ class Parts:
       (
         f"model    {settings.model.source}, {self.decoder.num_parameters:,} params",
         f"task     {settings.data.task}, {self.prompts:,} prompts",
+        f"regime   {settings.regime}",
         *(f"         {note}" for note in self.notes),
       )
     )

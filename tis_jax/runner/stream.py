@@ -15,15 +15,19 @@ import numpy as np
 from tis_jax.advantages import shaping
 from tis_jax.learner import Batch, concatenate, from_rollouts, take_rows
 from tis_jax.rollouts import Rollout, with_padded_sets
+from tis_jax.runner.lineage import Lineage
 from tis_jax.store import RolloutReader, StoreError
+
+_DONE = {"recompute": "recomputed", "reconstruct": "reconstructed"}
 
 
 class _Held(NamedTuple):
-  """Groups of one record that no step has taken yet."""
+  """Groups of one record that no step has taken yet, and the prompt of each."""
 
   writer: str
   seq: int
   rows: Batch
+  prompts: Mapping[int, int]
 
   @property
   def groups(self) -> list[int]:
@@ -35,7 +39,9 @@ class BatchStream:
 
   Attributes:
     rows: counts of rows `trained` (handed out), `filtered` (in groups without signal),
-      `taken` (read from the store) and `gone` (of records that vanished from it).
+      `taken` (read from the store) and `gone` (of records that vanished from it); of
+      those staler than the bound `late_dropped`, and `late_kept`, `late_recomputed` or
+      `late_reconstructed` among the trained ones.
 
   Args:
     reader: gives the records; its cursor must be the one in `position`.
@@ -43,6 +49,11 @@ class BatchStream:
     filter_groups: leave out groups whose rewards are all alike (dynamic sampling).
     kept_width: room for the tokens that sampling kept, of records that have as much of
       it as they need.
+    max_staleness: the bound, in learner steps; a group with an older token is late.
+      None: none is.
+    late: what becomes of a late group. "drop" leaves it out, and trains the next one of
+      its prompt however late it is: what takes long to sample is not left out for ever.
+    lineage: versions as steps; None takes them for steps.
     position: of an earlier stream on the same store; None begins.
   """
 
@@ -53,15 +64,24 @@ class BatchStream:
     groups: int,
     filter_groups: bool = False,
     kept_width: int = 0,
+    max_staleness: int | None = None,
+    late: str = "keep",
+    lineage: Lineage | None = None,
     position: Mapping[str, Any] | None = None,
   ):
     self._reader = reader
     self._groups = groups
     self._filter_groups, self._kept_width = filter_groups, kept_width
+    self._max_staleness, self._late = max_staleness, late
+    self._lineage = lineage or Lineage()
     self._held: list[_Held] = []
+    self._dropped: set[int] = set()
+    self._short = False
+    self._released: tuple[int, dict[str, int]] | None = None
     self.rows: Counter[str] = Counter()
     if position is not None:
       self.rows.update(position["rows"])
+      self._dropped = set(position.get("dropped", ()))
       self._held = [self._reread(*held) for held in position["held"]]
 
   @property
@@ -82,32 +102,60 @@ class BatchStream:
   def lost_rows(self) -> int:
     """Rows that vanished from the store, or were read and came to nothing."""
     rows = self.rows
-    left = rows["taken"] - rows["trained"] - rows["filtered"] - self.held_rows
+    left_out = rows["filtered"] + rows["late_dropped"]
+    left = rows["taken"] - rows["trained"] - left_out - self.held_rows
     return left + rows["gone"]
 
   @property
   def position(self) -> dict[str, Any]:
-    """Where the stream is, in JSON: the cursor, the groups held, the counts."""
-    held = [[h.writer, h.seq, h.groups] for h in self._held]
-    return {"cursor": dict(self._reader.cursor), "held": held, "rows": dict(self.rows)}
+    """Where the stream is, in JSON: the cursor, the groups held, the counts, the rows
+    lost, and the prompts whose next group is not dropped."""
+    return {
+      "cursor": dict(self._reader.cursor),
+      "held": [[h.writer, h.seq, h.groups] for h in self._held],
+      "rows": dict(self.rows),
+      "lost": self.lost_rows,
+      "dropped": sorted(self._dropped),
+    }
 
-  def next(self, version: int, while_waiting: Callable[[], None]) -> Batch:
-    """The next batch; waits for records.
+  def next(
+    self,
+    version: int,
+    while_waiting: Callable[[], None],
+    *,
+    step: int | None = None,
+    urgent: Callable[[], bool] = lambda: True,
+  ) -> Batch:
+    """The next batch, `versions` in it as steps; waits for records.
 
     Args:
       version: the learner's own; a record of a later one is set aside by the reader.
       while_waiting: called between looks at an empty store; may raise.
+      step: that staleness is counted from; that of `version` by default.
+      urgent: whether the learner waits. Writers are let go on beyond their allowance,
+        where groups were left out, only then.
     """
-    while self._held_groups < self._groups:
-      self._take_record(version, while_waiting)
-      if self._filter_groups and self._held_groups < self._groups:
+    step = self._lineage.step(version) if step is None else step
+    self._short = False
+
+    def look():
+      while_waiting()
+      now = (version, dict(self._reader.cursor))
+      if self._short and urgent() and now != self._released:
         # Writers wait for the learner; a step that needs more records must say so.
-        self._reader.store.release(self._reader.cursor)
+        self._released = now
+        self._reader.store.release(now[1], version)
+
+    self._drop_late(step)
+    while self._held_groups < self._groups:
+      self._take_record(version, look)
+      self._drop_late(step)
     wanted, taken, left = self._groups, [], []
     for held in self._held:
       groups = held.groups
       chosen = np.isin(held.rows.group_ids, groups[:wanted])
       if wanted:
+        self._count_late(held, groups[:wanted], step)
         taken.append(take_rows(held.rows, chosen))
       if len(groups) > wanted:
         left.append(held._replace(rows=take_rows(held.rows, ~chosen)))
@@ -120,28 +168,73 @@ class BatchStream:
   def _take_record(self, version, while_waiting):
     gone = len(self._reader.lost)
     (rollout,) = self._reader.take(1, version, while_waiting=while_waiting)
-    rows = self._rows(rollout)
+    held = self._read(rollout)
+    rows = held.rows
     before = len(rows.rewards)
     # A record that nobody can read had as many rows as the next.
     self.rows["gone"] += before * (len(self._reader.lost) - gone)
     self.rows["taken"] += before
     if self._filter_groups:
-      held = rows.mask.any(axis=1)
-      varied = shaping.has_variance(rows.rewards, rows.group_ids, where=held)
+      sampled = rows.mask.any(axis=1)
+      varied = shaping.has_variance(rows.rewards, rows.group_ids, where=sampled)
       rows = take_rows(rows, shaping.groups_of_rows(varied, rows.group_ids))
       self.rows["filtered"] += before - len(rows.rewards)
+      self._short |= len(rows.rewards) < before
     if len(rows.rewards):
-      self._held.append(_Held(rollout.header.writer, rollout.header.seq, rows))
+      self._held.append(held._replace(rows=rows))
 
-  def _rows(self, rollout: Rollout) -> Batch:
-    return from_rollouts([with_padded_sets(rollout, self._kept_width)])
+  def _late_rows(self, rows: Batch, step: int) -> np.ndarray:
+    """Which rows are of groups with a token that is staler than the bound."""
+    if self._max_staleness is None:
+      return np.zeros(len(rows.rewards), bool)
+    tokens = rows.mask & (step - rows.versions > self._max_staleness)
+    return np.isin(rows.group_ids, rows.group_ids[tokens.any(axis=1)])
+
+  def _drop_late(self, step: int) -> None:
+    """Leaves out the groups that are late, save where their prompt's last one was."""
+    if self._late != "drop":
+      return
+    left = []
+    for held in self._held:
+      prompts = np.array([held.prompts[g] for g in held.rows.group_ids.tolist()])
+      late = self._late_rows(held.rows, step) & ~np.isin(prompts, list(self._dropped))
+      self._dropped |= set(prompts[late].tolist())
+      self.rows["late_dropped"] += int(late.sum())
+      self._short |= bool(late.any())
+      if not late.all():
+        left.append(held._replace(rows=take_rows(held.rows, ~late)))
+    self._held = left
+
+  def _count_late(self, held: _Held, groups: list[int], step: int) -> None:
+    late = self._late_rows(held.rows, step) & np.isin(held.rows.group_ids, groups)
+    if late.any():
+      self.rows[f"late_{_DONE.get(self._late, 'kept')}"] += int(late.sum())
+    self._dropped -= {held.prompts[group] for group in groups}
+
+  def _read(self, rollout: Rollout) -> _Held:
+    rows = from_rollouts([with_padded_sets(rollout, self._kept_width)])
+    rows = rows._replace(versions=self._lineage.steps(rows.versions))
+    ids, prompts = rows.group_ids.tolist(), rollout.prompt_ids.tolist()
+    held = dict(zip(ids, prompts, strict=True))
+    return _Held(rollout.header.writer, rollout.header.seq, rows, held)
 
   def _reread(self, writer: str, seq: int, groups: list[int]) -> _Held:
     rollout = self._reader.store.get_rollout(writer, seq)
     if rollout is None:
       raise StoreError(f"record {seq} of {writer!r} is gone, and a step needs it")
-    rows = self._rows(rollout)
-    return _Held(writer, seq, take_rows(rows, np.isin(rows.group_ids, groups)))
+    held = self._read(rollout)
+    chosen = np.isin(held.rows.group_ids, groups)
+    return held._replace(rows=take_rows(held.rows, chosen))
+
+
+def late_rows(rows: Mapping[str, int]) -> dict[str, float]:
+  """Rows staler than the bound, by what became of them; nothing where none was.
+
+  >>> late_rows({"trained": 8, "late_kept": 2})
+  {'rollouts/late_kept': 2.0}
+  """
+  late = {name: count for name, count in rows.items() if name.startswith("late_")}
+  return {f"rollouts/{name}": float(count) for name, count in late.items() if count}
 
 
 def needed_from(position: Mapping[str, Any]) -> dict[str, int]:

@@ -9,10 +9,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tis_jax.learner import CheckpointError, Checkpoints
+from tis_jax.learner.mesh import row_sharding
 from tis_jax.rollouts import Limits
 from tis_jax.runner import figures, logs, peers
+from tis_jax.runner.ahead import Ahead
 from tis_jax.runner.deterministic import strict_order
 from tis_jax.runner.interrupts import Interrupted, Interrupts
+from tis_jax.runner.lineage import Lineage
+from tis_jax.runner.publisher import Publisher
 from tis_jax.runner.run import FRESH, Run
 from tis_jax.runner.settings import read_config
 from tis_jax.runner.setup import assignment, build
@@ -113,12 +117,24 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       on_quarantine=logs.say,
       strictly=strict_order(settings, position),
     )
+    lineage = Lineage(workdir / "versions.json")
     stream = BatchStream(
       reader,
       groups=settings.train.prompts_per_step,
       filter_groups=settings.train.dynamic_sampling,
       kept_width=settings.sampler.kept_width(parts.decoder.vocab_size),
+      max_staleness=settings.store.max_staleness,
+      late=settings.algorithm.late.policy,
+      lineage=lineage,
       position=position,
+    )
+    ahead = stack.enter_context(
+      Ahead(stream, row_sharding(parts.learner.mesh), parts.pack)
+    )
+    sampler = settings.sampler
+    as_bf16 = sampler.precision == "bfloat16" and not sampler.native.head
+    publisher = stack.enter_context(
+      Publisher(store, settings.store.keep, dtype="bfloat16" if as_bf16 else None)
     )
     fleet = stack.enter_context(
       Fleet(
@@ -139,6 +155,9 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       info,
       store=store,
       stream=stream,
+      lineage=lineage,
+      ahead=ahead,
+      publisher=publisher,
       fleet=fleet,
       checkpoints=checkpoints,
       log=log,

@@ -61,7 +61,7 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
         taken = _take(engine, turn.params, turn.version, taken)
       before = environment.set_aside.copy()
       rollout = worker.rollout(turn.seq, turn.last)
-      writer.health = worker.health
+      writer.health = {**worker.health, "idle": writer.idle}
       writer.write(rollout, worker.left)
       if causes := environment.set_aside - before:
         counts = [

@@ -11,6 +11,8 @@ from tis_jax.rollouts import Rollout as Rollout
 from tis_jax.rollouts import Sampling as Sampling
 from tis_jax.rollouts import decode as decode
 from tis_jax.rollouts import encode as encode
+from tis_jax.store.blocks import Block as Block
+from tis_jax.store.blocks import Blocks as Blocks
 from tis_jax.store.errors import AlreadyExistsError as AlreadyExistsError
 from tis_jax.store.errors import NoRolloutsError as NoRolloutsError
 from tis_jax.store.errors import ParamsGoneError as ParamsGoneError

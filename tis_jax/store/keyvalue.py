@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorstore as ts
 
@@ -14,8 +14,15 @@ from tis_jax.store.errors import (
   StoreUnreachableError,
 )
 from tis_jax.store.location import normalized, open_keyvalue, remove_empty_folders
+from tis_jax.store.memory_files import Buffer, MemoryFiles
 
-_READ_ONLY = ("PERMISSION_DENIED", "Read-only", "not support writing", "AccessDenied")
+_READ_ONLY = (
+  "PERMISSION_DENIED",
+  "Permission denied",
+  "Read-only",
+  "not support writing",
+  "AccessDenied",
+)
 _FULL = ("No space left", "Disk quota exceeded", "EntityTooLarge")
 _NO_BUCKET = ("NoSuchBucket", "bucket does not exist")
 _REFUSALS = 3
@@ -26,12 +33,13 @@ class Read(NamedTuple):
   """The outcome of a read.
 
   Attributes:
-    value: the bytes; None where the key is missing, or unchanged.
-    generation: names this state of the key, for `unless` and `only_if`.
+    value: the bytes, or a mapping of them; None where the key is missing, or unchanged.
+    generation: names this state of the key, for `unless` and `only_if`; empty where
+      several were read at once.
     unchanged: whether the state is still the one named by `unless`.
   """
 
-  value: bytes | None
+  value: Any
   generation: bytes
   unchanged: bool = False
 
@@ -54,15 +62,32 @@ class KeyValue:
     self.url = normalized(url)
     self.timeout = timeout
     self._kv = open_keyvalue(self.url, timeout)
+    self._files = MemoryFiles.at(self.url)
 
   def get(self, key: str, unless: bytes | None = None) -> Read:
     """The value of `key`; cheap where its generation is still `unless`."""
     return self._read(key, self._start("read", key, if_not_equal=unless))
 
   def get_many(self, keys: Iterable[str]) -> list[Read]:
-    """The values of several keys, read at once."""
-    started = [(key, self._start("read", key)) for key in keys]
-    return [self._read(key, future) for key, future in started]
+    """The values of several keys, read at once; large ones where they lie, if they can
+    be. Without generations.
+
+    >>> kv = KeyValue("memory://doctest-get-many")
+    >>> kv.put_many({"a": memoryview(b"xyz")[1:]})
+    >>> [read.value for read in kv.get_many(["a", "b"])]
+    [b'yz', None]
+    """
+    found, started = [], []
+    for key in keys:
+      value = None
+      if self._files is not None and self._files.takes(key):
+        value = self._call("read", key, self._files.read)
+      else:
+        started.append((len(found), key, self._start("read", key)))
+      found.append(Read(value, b""))
+    for place, key, future in started:
+      found[place] = self._read(key, future)._replace(generation=b"")
+    return found
 
   def exceed_many(self, keys: Iterable[str], size: int) -> list[bool | None]:
     """Whether the values have more than `size` bytes, None for those that are missing.
@@ -82,9 +107,14 @@ class KeyValue:
     """Writes `key`, whatever was there."""
     self._wait("write", key, self._start("write", key, value))
 
-  def put_many(self, values: Mapping[str, bytes]) -> None:
+  def put_many(self, values: Mapping[str, Buffer]) -> None:
     """Writes several keys at once; they do not appear together."""
-    started = [(key, self._start("write", key, value)) for key, value in values.items()]
+    started = []
+    for key, value in values.items():
+      if self._files is not None and self._files.takes(key):
+        self._call("write", key, self._files.write, value)
+      else:
+        started.append((key, self._start("write", key, bytes(value))))
     for key, future in started:
       self._wait("write", key, future)
 
@@ -139,8 +169,16 @@ class KeyValue:
     except StoreError:
       pass  # It cannot be listed, which says nothing.
 
-  def create(self, key: str, value: bytes) -> bool:
-    """Writes `key` if it is missing; returns whether it was."""
+  def create(self, key: str, *parts: Buffer) -> bool:
+    """Writes `key` if it is missing; returns whether it was.
+
+    Args:
+      key: of the value.
+      *parts: of it, in order.
+    """
+    if self._files is not None and self._files.takes(key):
+      return self._call("write", key, self._files.create, *parts)
+    value = b"".join(parts)
     found = self.get(key)
     return found.value is None and self.swap(key, value, found.generation)
 
@@ -173,6 +211,12 @@ class KeyValue:
       return getattr(self._kv, method)(*first, *args, **kwargs)
     except Exception as error:
       raise self._explained(method, key, error) from error
+
+  def _call(self, action: str, key: str, method: Callable, *args):
+    try:
+      return method(key, *args)
+    except OSError as error:
+      raise self._explained(action, key, error) from error
 
   def _wait(self, action: str, key: str, future):
     try:

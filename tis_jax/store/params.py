@@ -17,11 +17,12 @@ import re
 import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
+from tis_jax.store import blocks
 from tis_jax.store.errors import AlreadyExistsError, ParamsGoneError, StoreError
 from tis_jax.store.keyvalue import KeyValue, Read
 from tis_jax.store.notes import note
@@ -29,6 +30,9 @@ from tis_jax.store.notes import note
 LATEST = "params/LATEST"
 _CHUNK_BYTES = 32 << 20
 _VERSION = re.compile(r"params/v(\d{10})/(.+)", re.ASCII)
+# Arrays at once: sums and copies are as many cores' work as there are, requests to an
+# object store are waited for together.
+_THREADS = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +43,8 @@ class Manifest:
     version: its publication number.
     info: what the learner says with it: `cursor` (next sequence number per writer that
       the learner has not taken), `step`, ...
-    arrays: per parameter `dtype`, `shape` and the `checksums` of its chunks.
+    arrays: per parameter `dtype`, `shape` and the `checksums` of its chunks, or its
+      `blocks`, where several processes have published it.
     created: seconds since 1970, by the learner's clock.
   """
 
@@ -55,7 +60,10 @@ class Manifest:
 
   @property
   def digest(self) -> str:
-    """Of the arrays, as `digest` makes it."""
+    """Of the arrays, as `digest` makes it; "" where they came from several processes,
+    none of which has seen a whole one."""
+    if any("blocks" in said for said in self.arrays.values()):
+      return ""
     return _digest(self.arrays)
 
 
@@ -80,14 +88,29 @@ def write(
   Raises:
     AlreadyExistsError: the version has a manifest.
   """
-  described, chunks = {}, {}
-  for name, array in arrays.items():
-    described[name], pieces = _described(np.asarray(array))
-    for index, piece in enumerate(pieces):
-      chunks[f"{folder(version)}{name}.{index:04d}"] = bytes(piece)
+
+  def put(name: str, array: np.ndarray) -> dict[str, Any]:
+    said, pieces = _described(np.asarray(array))
+    keys = (f"{folder(version)}{name}.{index:04d}" for index in range(len(pieces)))
+    kv.put_many(dict(zip(keys, pieces, strict=True)))
+    return said
+
+  with ThreadPoolExecutor(_THREADS) as threads:
+    said = threads.map(put, arrays, arrays.values())
+    described = dict(zip(arrays, said, strict=True))
+  return write_manifest(kv, version, described, info)
+
+
+def write_manifest(
+  kv: KeyValue, version: int, described: dict[str, Any], info: Mapping
+) -> Manifest:
+  """Makes a version complete, all of whose arrays are written.
+
+  Raises:
+    AlreadyExistsError: the version has a manifest.
+  """
   manifest = Manifest(version, dict(info), described, time.time())
   text = json.dumps(dataclasses.asdict(manifest)).encode()
-  kv.put_many(chunks)
   if not kv.create(f"{folder(version)}manifest", text):
     raise AlreadyExistsError(
       f"store {kv.url}: version {version} is published already; is another learner "
@@ -134,30 +157,32 @@ def read_manifest(kv: KeyValue, version: int) -> Manifest | None:
 def read(kv: KeyValue, manifest: Manifest) -> dict[str, np.ndarray]:
   """The arrays of a version, read-only where they came in one chunk.
 
+  One that several processes have published comes in blocks (`blocks.py`).
+
   Raises:
     ParamsGoneError: deleted meanwhile; take the latest again.
     StoreError: the bytes are not those that were written, or not those that the
       manifest describes.
   """
-  names = [
-    (name, index)
-    for name, array in manifest.arrays.items()
-    for index in range(len(array["checksums"]))
-  ]
   prefix = folder(manifest.version)
-  reads = kv.get_many(f"{prefix}{name}.{index:04d}" for name, index in names)
-  chunks: dict[str, list[bytes]] = {name: [] for name in manifest.arrays}
-  for (name, index), found in zip(names, reads, strict=True):
-    if found.value is None:
+
+  def get(name: str, said: Mapping[str, Any]) -> np.ndarray:
+    if "blocks" in said:
+      array = blocks.read(kv, prefix, said)
+    else:
+      keys = [f"{prefix}{name}.{index:04d}" for index in range(len(said["checksums"]))]
+      array = _array(kv, said, dict(zip(keys, kv.get_many(keys), strict=True)))
+    if array is None:
       raise ParamsGoneError(
         f"store {kv.url}: params of version {manifest.version} were deleted"
       )
-    if zlib.crc32(found.value) != manifest.arrays[name]["checksums"][index]:
-      raise StoreError(f"store {kv.url}: {prefix}{name}.{index:04d} is damaged")
-    chunks[name].append(found.value)
+    return array
+
   try:
-    return {name: _array(manifest.arrays[name], chunks[name]) for name in chunks}
-  except (TypeError, ValueError) as error:
+    with ThreadPoolExecutor(_THREADS) as threads:
+      arrays = threads.map(get, manifest.arrays, manifest.arrays.values())
+      return dict(zip(manifest.arrays, arrays, strict=True))
+  except (MemoryError, TypeError, ValueError) as error:
     raise StoreError(
       f"store {kv.url}: {prefix}manifest does not fit its arrays: {error}"
     ) from error
@@ -176,13 +201,25 @@ def _described(array: np.ndarray) -> tuple[dict[str, Any], list[memoryview]]:
 
 
 def _is_described(said: Any) -> bool:
-  """Whether a manifest's entry is one of an array, and of one that fits its bytes."""
-  if not isinstance(said, dict) or said.keys() != {"dtype", "shape", "checksums"}:
+  """Whether a manifest's entry is one of an array, whole or in blocks."""
+  if not isinstance(said, dict) or not isinstance(said.get("dtype"), str):
     return False
-  counts = (said["shape"], said["checksums"])
-  if not all(isinstance(x, list) and all(type(n) is int for n in x) for x in counts):
+  if said.keys() == {"dtype", "shape", "checksums"}:
+    return _are_counts(said["shape"]) and _are_counts(said["checksums"])
+  if said.keys() != {"dtype", "shape", "blocks"} or not _are_counts(said["shape"]):
     return False
-  return isinstance(said["dtype"], str) and all(n >= 0 for n in said["shape"])
+  return isinstance(said["blocks"], list) and all(map(_is_block, said["blocks"]))
+
+
+def _is_block(said: Any) -> bool:
+  if not isinstance(said, dict) or said.keys() != {"key", "start", "shape", "checksum"}:
+    return False
+  placed = _are_counts(said["start"]) and _are_counts(said["shape"])
+  return placed and isinstance(said["key"], str) and type(said["checksum"]) is int
+
+
+def _are_counts(x: Any) -> bool:
+  return isinstance(x, list) and all(type(n) is int and n >= 0 for n in x)
 
 
 def _digest(described: Mapping[str, Mapping[str, Any]]) -> str:
@@ -190,12 +227,17 @@ def _digest(described: Mapping[str, Mapping[str, Any]]) -> str:
   return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def _array(described, chunks):
+def _array(
+  kv: KeyValue, said: Mapping[str, Any], reads: Mapping[str, Read]
+) -> np.ndarray | None:
+  for (key, found), checksum in zip(reads.items(), said["checksums"], strict=True):
+    if found.value is None:
+      return None
+    if zlib.crc32(found.value) != checksum:
+      raise StoreError(f"store {kv.url}: {key} is damaged")
+  chunks = [found.value for found in reads.values()]
   data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-  # ml_dtypes gives names such as bfloat16 to NumPy; a plain np.dtype may not know them.
-  name = described["dtype"]
-  dtype = np.dtype(getattr(ml_dtypes, name, name))
-  return np.frombuffer(data, dtype).reshape(described["shape"])
+  return np.frombuffer(data, blocks.dtype_of(said["dtype"])).reshape(said["shape"])
 
 
 def versions(kv: KeyValue) -> dict[int, bool]:

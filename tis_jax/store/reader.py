@@ -81,8 +81,8 @@ class RolloutReader:
 
     Args:
       records: how many, in records (one sampler batch each).
-      learner_version: the newest version published; a record of a later one is set
-        aside.
+      learner_version: the newest version published, or being published; a record of
+        a later one is set aside.
       timeout: seconds to wait for them all.
       while_waiting: called between looks at an empty store; may raise.
 
@@ -94,7 +94,7 @@ class RolloutReader:
     taken: list[Rollout] = []
     while len(taken) < records:
       if time.monotonic() - self._discovered > self._discovery_seconds:
-        self._discover(cursor)
+        self._discover(cursor, learner_version)
       found = self._next(cursor)
       if found is not None:
         self._pauses.restart()
@@ -182,7 +182,7 @@ class RolloutReader:
     if self._on_quarantine is not None:
       self._on_quarantine(f"set aside {writer}/{seq} ({error.reason}): {error}")
 
-  def _discover(self, cursor):
+  def _discover(self, cursor, learner_version):
     """Finds new writers, and steps over sequence numbers that have no record."""
     self._discovered = time.monotonic()
     present: dict[str, set[int]] = {}
@@ -212,7 +212,7 @@ class RolloutReader:
           self._lose(writer, cursor[writer])
         cursor[writer] += 1
     if len(self.lost) > lost:
-      self.store.release(cursor)  # Their places are free.
+      self.store.release(cursor, learner_version)  # Their places are free.
 
   def _is_taken_from(self, writer: str) -> bool:
     if self._strictly is not None:

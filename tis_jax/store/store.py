@@ -5,7 +5,7 @@ run                              JSON: run id, schema, incarnation, sampler conf
 stop                             JSON: which incarnation wants no more rollouts, and why
 cursor                           JSON: what the learner has taken since it published
 rollouts/<writer>/<seq:010d>     a record (tis_jax.rollouts); never changes
-params/...                      params.py
+params/...                      params.py, blocks.py
 heartbeats/<writer>              JSON: who is alive and what it is doing
 claims/<writer>                  JSON: which incarnation of a writer may write
 walks/<writer>/<seq:010d>        JSON: prompts that it has begun and not handed over
@@ -27,8 +27,10 @@ from typing import Any
 
 import numpy as np
 
-from tis_jax.rollouts import Rollout, decode, encode
-from tis_jax.store import notes, params
+from tis_jax.rollouts import Rollout, decode
+from tis_jax.rollouts.frame import encoded
+from tis_jax.store import blocks, notes, params
+from tis_jax.store.blocks import Blocks
 from tis_jax.store.errors import (
   AlreadyExistsError,
   StoreError,
@@ -124,6 +126,50 @@ class Store:
       TakenOverError: another learner has opened the run since; nothing is written.
       WrongRunError: the run has been deleted.
     """
+    self._check_incarnation()
+    manifest = params.write(self.kv, version, arrays, info)
+    params.move_latest(self.kv, version)
+    return manifest
+
+  def publish_blocks(
+    self,
+    version: int,
+    arrays: Mapping[str, Blocks],
+    info: Mapping[str, Any],
+    *,
+    part: int,
+    parts: int,
+  ) -> Manifest | None:
+    """Publishes params together with other processes: each its blocks of the arrays.
+
+    Process 0 waits for the others and makes the version known; it reads what they say
+    of their blocks, never the blocks.
+
+    Args:
+      version: above every earlier one, the same in all processes.
+      arrays: the blocks of this process by name, as `learner.local_blocks` finds them.
+      info: as in `publish`; of process 0.
+      part: number of this process.
+      parts: how many there are.
+
+    Returns:
+      The manifest in process 0, None in the others.
+
+    Raises:
+      AlreadyExistsError, TakenOverError, WrongRunError: as in `publish`.
+      StoreUnreachableError: a process did not write its part in time.
+    """
+    self._check_incarnation()
+    prefix = params.folder(version)
+    blocks.write(self.kv, prefix, arrays, part)
+    if part:
+      return None
+    described = blocks.gather(self.kv, prefix, parts, self.kv.timeout)
+    manifest = params.write_manifest(self.kv, version, described, info)
+    params.move_latest(self.kv, version)
+    return manifest
+
+  def _check_incarnation(self) -> None:
     now = self._incarnation_now()
     if now is None:
       raise WrongRunError(f"store {self.url} holds run {self.run!r} no longer")
@@ -132,9 +178,6 @@ class Store:
         f"store {self.url}: another learner has gone on with run {self.run!r} (as its "
         f"incarnation {now}; this one is {self.incarnation}), so this one ends"
       )
-    manifest = params.write(self.kv, version, arrays, info)
-    params.move_latest(self.kv, version)
-    return manifest
 
   def next_version(self, at_least: int = 0) -> int:
     """The smallest version number from `at_least` on that was never used."""
@@ -213,13 +256,13 @@ class Store:
     header = dataclasses.replace(
       rollout.header, run=self.run, writer=writer, seq=seq, created=time.time()
     )
-    data = encode(dataclasses.replace(rollout, header=header))
-    if not self.kv.create(rollout_key(writer, seq), data):
+    parts = encoded(dataclasses.replace(rollout, header=header))
+    if not self.kv.create(rollout_key(writer, seq), *parts):
       raise AlreadyExistsError(
         f"store {self.url}: {rollout_key(writer, seq)} exists; are two samplers named "
         f"{writer!r}?"
       )
-    return len(data)
+    return sum(map(len, parts))
 
   def get_rollout(self, writer: str, seq: int) -> Rollout | None:
     """The record that `writer` wrote as `seq`; None where there is none (any longer).
@@ -230,8 +273,8 @@ class Store:
     Raises:
       BadRolloutError: the bytes are not a record.
     """
-    data = self.kv.get(rollout_key(writer, seq)).value
-    return None if data is None else decode(data)
+    (found,) = self.kv.get_many([rollout_key(writer, seq)])
+    return None if found.value is None else decode(found.value)
 
   def next_seq(self, writer: str) -> int:
     """The first sequence number that `writer` has never used."""
@@ -249,16 +292,29 @@ class Store:
     for writer, seq in cursor.items():
       self.kv.delete_span(f"rollouts/{check_writer(writer)}/", f"{seq:010d}")
 
-  def release(self, cursor: Mapping[str, int]) -> None:
+  def release(self, cursor: Mapping[str, int], version: int | None = None) -> None:
     """Lets writers go on up to `cursor` + capacity before the next publication.
 
     For a learner that needs more records for a step than usual (it filtered groups).
     It holds until the next publication: a learner that goes on from further back
     takes it back by publishing.
+
+    Args:
+      cursor: what has been taken; what was released before under the version stays so.
+      version: of the publication that it holds under, which may be under way still;
+        None for the latest.
     """
-    manifest = self.latest()
-    version = -1 if manifest is None else manifest.version
-    note = {"version": version, "cursor": dict(cursor)}
+    if version is None:
+      manifest = self.latest()
+      version = -1 if manifest is None else manifest.version
+    before, released = notes.cursor(self.kv.get("cursor").value)
+    if before != version:
+      released = {}
+    furthest = {
+      writer: max(cursor.get(writer, 0), released.get(writer, 0))
+      for writer in released.keys() | cursor.keys()
+    }
+    note = {"version": version, "cursor": furthest}
     self.kv.put("cursor", json.dumps(note).encode())
 
   def taken(self, manifest: Manifest | None = None) -> dict[str, int]:

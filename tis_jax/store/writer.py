@@ -48,6 +48,7 @@ class RolloutWriter:
     incarnation: how often the name has been claimed, from 1.
     left: draws of its walk over the prompts that it had begun when its last holder
       ended, and not handed over.
+    idle: the share of the time from turn to turn in which the last turn was waited for.
     health: numbers by name that the learner shows and logs, set by whoever makes the
       records: what the engine says of the last one (`NativeEngine.health`), and, as
       `reward_CAUSE`, how many responses have no reward so far. Heartbeats carry it.
@@ -80,6 +81,7 @@ class RolloutWriter:
     parent: int | None = None,
   ):
     self.incarnation = store.claim(name)
+    self.idle = 0.0
     self._store, self._name = store, name
     capacity = store.config["capacity"] if capacity is None else capacity
     self._allowance = Allowance(store, name, capacity, writers)
@@ -115,6 +117,7 @@ class RolloutWriter:
   def turns(self) -> Iterator[Turn]:
     """Waits until a record may be made, gives it out, and again, until the run ends."""
     watch, heard = self._watch, time.monotonic()
+    turned, waited = heard, 0.0
     while self._goes_on():
       # Permitted by the very publication whose params make it: a learner that goes on
       # from further back publishes a newer version, and takes progress back with it.
@@ -132,13 +135,18 @@ class RolloutWriter:
             continue
           watch.version = manifest.version
         watch.state = "generating"
+        now = time.monotonic()
+        self.idle = waited / max(now - turned, 1e-9)
+        turned, waited = now, 0.0
         yield Turn(watch.seq, manifest.version, params, last)
         self._pauses.restart()
         continue
       watch.state = "waiting for the learner"
       if time.monotonic() - heard > _PATIENCE_SECONDS:
         watch.reason = f"no new params for {_PATIENCE_SECONDS:.0f} s"
+      began = time.monotonic()
       self._pauses.wait(lambda: watch.reason)
+      waited += time.monotonic() - began
 
   def newer(self) -> tuple[Mapping[str, np.ndarray], int] | None:
     """Params published since this turn's, inside it, and their version.
