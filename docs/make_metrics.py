@@ -156,9 +156,15 @@ GROUPS: dict[str, dict[str, Metric]] = {
       "At its bound all the time, the sampler is the faster side.",
     ),
     "staleness/max": Metric("the largest"),
-    "time/wait": Metric("seconds a step that the learner waited for rollouts"),
+    "time/wait": Metric(
+      "seconds a step that the learner waited for rollouts or a publication"
+    ),
     "time/update": Metric("seconds of an update"),
-    "time/publish": Metric("seconds of a publication"),
+    "time/publish": Metric("seconds of a publication, beside the steps"),
+    "guard/alarms": Metric(
+      "metrics that have left the range that `guard` gives them",
+      "Above 0: the run's log says which, and since when.",
+    ),
   },
   "The update": {
     "loss/total": Metric("what is differentiated"),

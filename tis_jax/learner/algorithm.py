@@ -128,13 +128,13 @@ class Algorithm:
     aggregation: how token losses become one number.
     kl: the KL to a reference policy.
     overlong: what becomes of responses near the length limit.
+    late: what becomes of tokens staler than `max_staleness`.
+    max_staleness: the bound, in learner steps; None: nothing is late.
     score_centering: take what the sampler expects of the weighted score out of the
       update, see `losses.score_centering`. The rollouts have to record the sampler's
       most probable tokens (sampler.top_logprobs), the correction to be one of single
       tokens (`corrections.token_law`), and the loss to hold no ratio at the start of
       the update.
-    late: what becomes of tokens staler than `max_staleness`.
-    max_staleness: the bound, in versions; None: nothing is late.
     entropy_coefficient: of the entropy bonus.
     temperature: of the policy that is trained; the sampler must have used it.
     epochs: passes over the batch.
