@@ -53,7 +53,7 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
       _say(f"{name}: {note}")
     for turn in writer.turns():
       if turn.params is not None:
-        engine.update(turn.params, turn.version)
+        engine.update(turn.params, turn.version, turn.digest)
       before = environment.set_aside.copy()
       rollout = worker.rollout(turn.seq)
       writer.health = getattr(engine, "health", {})

@@ -28,11 +28,14 @@ class Turn(NamedTuple):
     seq: its place in the writer's sequence.
     version: of the params to make it by.
     params: these, by name, if they are newer than those of the last turn; else None.
+    digest: of the params of `version`, as `digest` would make it of them: the store
+      has looked at every byte already.
   """
 
   seq: int
   version: int
   params: Mapping[str, np.ndarray] | None
+  digest: str = ""
 
 
 class RolloutWriter:
@@ -60,12 +63,13 @@ class RolloutWriter:
 
   Example:
     >>> store = Store.open("memory://doctest-writer", create=True)
-    >>> _ = store.publish(0, {"w": np.ones(2, np.float32)}, {"cursor": {}})
+    >>> _ = store.publish(0, {"w": np.zeros(2, np.float32)}, {"cursor": {}})
     >>> with RolloutWriter(store, "mine", capacity=4) as writer:
     ...   for turn in writer.turns():
     ...     print(turn)  # here: if turn.params is not None, load them; then write
     ...     break
-    Turn(seq=0, version=0, params={'w': array([1., 1.], dtype=float32)})
+    Turn(seq=0, version=0, params={'w': array([0., 0.], dtype=float32)},
+         digest='48b114933f8ad5a0')
   """
 
   def __init__(
@@ -84,7 +88,7 @@ class RolloutWriter:
     self._watch = Watch(store, name, self.incarnation, store.next_seq(name), parent)
     scheme = urlsplit(store.url).scheme
     self._poll_seconds = _POLL_SECONDS.get(scheme, _REMOTE_POLL_SECONDS)
-    self._looked = -math.inf
+    self._looked, self._digest = -math.inf, ""
 
   def __enter__(self) -> "RolloutWriter":
     self._watch.__enter__()
@@ -135,25 +139,25 @@ class RolloutWriter:
             params = self._store.read_params(manifest)
           except ParamsGoneError:
             continue
-          watch.version = manifest.version
+          watch.version, self._digest = manifest.version, manifest.digest
         watch.state = "generating"
         assert watch.version is not None
-        yield Turn(watch.seq, watch.version, params)
+        yield Turn(watch.seq, watch.version, params, self._digest)
         continue
       watch.state = "waiting for the learner"
       if time.monotonic() - heard > _PATIENCE_SECONDS:
         watch.reason = f"no new params for {_PATIENCE_SECONDS:.0f} s"
       time.sleep(self._poll_seconds)
 
-  def newer(self) -> tuple[Mapping[str, np.ndarray], int] | None:
-    """Params published since this turn's, inside it, and their version.
+  def newer(self) -> tuple[Mapping[str, np.ndarray], int, str] | None:
+    """Params published since this turn's, inside it, their version and their digest.
 
     For engines that take new params between tokens; a record's header then has the
     newest version that made a token of it, and that version's digest. Looks at the
     store no more often than `turns` does, so it may be called at every step.
 
     Returns:
-      (params by name, version), each version once; None while there are none.
+      (params by name, version, digest), each version once; None while there are none.
     """
     if time.monotonic() - self._looked < self._poll_seconds:
       return None
@@ -165,8 +169,8 @@ class RolloutWriter:
       params = self._store.read_params(manifest)
     except ParamsGoneError:
       return None
-    self._watch.version = manifest.version
-    return params, manifest.version
+    self._watch.version, self._digest = manifest.version, manifest.digest
+    return params, manifest.version, manifest.digest
 
   def write(self, rollout: Rollout) -> None:
     """Hands a record to the learner, as this turn's.
