@@ -4,7 +4,7 @@
   tis train --config=llama_cpp_smollm2 --workdir=runs/llama --config.data.gsm8k_dir=...
 
 The task and the algorithm are those of `smollm2_steps`, smaller: 8 prompts x 8 answers
-a step, 8 steps; `llama_cpp_smollm2:none` is the same without a correction. llama.cpp
+a step, 6 steps; `llama_cpp_smollm2:none` is the same without a correction. llama.cpp
 samples at temperature 1, the only one that its log-probs are of, and is started again
 for each version of the params, which it gets as a new GGUF file. The learner is fp32.
 """
@@ -24,7 +24,7 @@ def get_config(arm: str = "tis") -> ConfigDict:
   # A second thread waits for the first one in a loop, beside a learner.
   config.sampler.llama_cpp.threads = 1
   config.train.prompts_per_step = 8
-  config.train.steps = 8
+  config.train.steps = 6
   config.optimizer.warmup_steps = 2
   config.algorithm.micro_batches = 2
   config.eval.every = 0
