@@ -3,11 +3,11 @@
   python benchmarks/atlas.py --vllm .venv-vllm/bin/python --llama .venv-llama/bin/python
   python benchmarks/atlas.py --table     # docs/atlas/atlas.md of docs/atlas/atlas.csv
 
-SmolLM2-135M-Instruct continues 16 texts four times each by 64 tokens (llama.cpp, whose
-quantised kernels are slow here, twice); the same ids then go through one fp32 forward
-pass of the learner's decoder. A difference d is the learner's log-prob less the
-engine's, in nats. Only engines that are asked for are sampled, and their rows in the
-CSV replaced; transformers runs in vLLM's environment, which has it.
+SmolLM2-135M-Instruct continues 16 texts four times each by 64 tokens (llama.cpp twice,
+and once where its matrices are quantised: it is slow here); the same ids then go
+through one fp32 forward pass of the learner's decoder. A difference d is the learner's
+log-prob less the engine's, in nats. Only engines that are asked for are sampled, and
+their rows in the CSV replaced; transformers runs in vLLM's environment, which has it.
 """
 
 import argparse
@@ -30,7 +30,8 @@ from tis_jax.logprobs import Sampling
 
 ROOT = Path(__file__).parents[1]
 CSV = ROOT / "docs" / "atlas" / "atlas.csv"
-SAMPLES, LLAMA_SAMPLES, LENGTH = 4, 2, 64
+SAMPLES, LENGTH = 4, 64
+LLAMA_SAMPLES = {"float32": 2, "int8": 1, "int4": 1}
 _AT_ONCE = 8
 TEXTS = (
   "The harbour was quiet in the morning, and",
@@ -155,7 +156,7 @@ def vllm(model: Model, python: str) -> Iterator[Samples]:
 
 
 def llama(model: Model, python: str) -> Iterator[Samples]:
-  for precision in ("float32", "int8", "int4"):
+  for precision, samples in LLAMA_SAMPLES.items():
     with tempfile.TemporaryDirectory() as folder:
       server = LlamaCpp(
         model.graph,
@@ -167,7 +168,7 @@ def llama(model: Model, python: str) -> Iterator[Samples]:
         threads=1,  # Two wait for each other in a loop: minutes, on a busy machine.
       )
       try:
-        yield _served(model, server, "llama.cpp", 1.0, LLAMA_SAMPLES)
+        yield _served(model, server, "llama.cpp", 1.0, samples)
       finally:
         server.close()
 
