@@ -106,10 +106,12 @@ def _shared() -> str | None:
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   parser.add_argument("--vllm", metavar="PYTHON", required=True, help="that has vLLM")
+  both = ("float32", "bfloat16")
+  parser.add_argument("--dtypes", nargs="+", choices=both, default=both)
   parser.add_argument("--json", type=Path, help="also write the numbers there")
   known = parser.parse_args()
   numbers = {}
-  for dtype in ("float32", "bfloat16"):
+  for dtype in known.dtypes:
     numbers |= measure(dtype, known.vllm)
   for name, value in numbers.items():
     print(f"{name:30} {value:.3g}")
