@@ -321,6 +321,12 @@ def test_a_server_that_refuses_new_params_is_said_to(connect, params, server):
     engine.update(params, 0)
 
 
+def test_a_digest_that_the_store_has_made_is_not_made_again(connect, params):
+  engine, _ = connect()
+  engine.update(params, 0, "5ca1ab1e5ca1ab1e")
+  assert engine.params_digest == "5ca1ab1e5ca1ab1e"
+
+
 def test_what_a_killed_holder_left_is_deleted(policy, params, tmp_path):
   graph = models.decoder_graph(policy[0])
   left = Handover(graph, tmp_path).write(params, "3-x")

@@ -9,6 +9,7 @@ import numpy as np
 
 from tis_jax import models, tasks
 from tis_jax.engines import Engine, NativeEngine, play
+from tis_jax.engines.served import ServedEngine
 from tis_jax.rollouts import ABORTED, Header, Rollout
 from tis_jax.sampler.carry import Carry, check_interruptible
 from tis_jax.sampler.served import served_engine
@@ -136,7 +137,9 @@ class Worker:
     )
 
 
-def build(assignment: Assignment, name: str = "") -> tuple[Engine, Environment]:
+def build(
+  assignment: Assignment, name: str = ""
+) -> tuple[NativeEngine | ServedEngine, Environment]:
   """The engine and the environment that a run asks for.
 
   Args:

@@ -31,7 +31,7 @@ from tis_jax.logprobs.contract import check_rules
 from tis_jax.models import decoder_graph, unflatten
 from tis_jax.models.params import config_of, dtype_of
 from tis_jax.numerics.checks import check_number
-from tis_jax.store import digest
+from tis_jax.store import digest as digest_of
 
 # Tokens drawn by one call, before the host looks again.
 _STEPS = 32
@@ -40,7 +40,7 @@ _SMALL_STEP = 1e9
 _CPU_SLOTS = 16
 _SLOTS = 256
 
-Newer = Callable[[], tuple[Mapping[str, Any], int] | None]
+Newer = Callable[[], tuple[Mapping[str, Any], int, str] | None]
 
 
 class NativeEngine:
@@ -134,26 +134,28 @@ class NativeEngine:
     )
     self._version: Version | None = None
 
-  def update(self, params: nnx.State | Mapping[str, Any], version: int) -> None:
+  def update(
+    self, params: nnx.State | Mapping[str, Any], version: int, digest: str = ""
+  ) -> None:
     """Generates with these params from now on, in the engine's precision.
 
     Args:
       params: the decoder's tree, or its arrays by name (`tis_jax.models.flatten`).
       version: said of each token they sample.
+      digest: of the arrays, from whoever has made it already.
 
     Raises:
       ValueError: a name is missing or unknown, or a shape is wrong; the params that it
         had stay.
       ImportError: int8, int4 or float8 without qwix.
     """
-    told = ""
     if not isinstance(params, nnx.State):
-      told = digest(params)
+      digest = digest or digest_of(params)
       arrays = {name: jnp.asarray(array) for name, array in params.items()}
       params = unflatten(self._graph, arrays)
     head = params if self._precision.head else None
     made = layout(self._graph, self._precision.of(params), head)
-    self._version, self.params_digest = Version(made, version), told
+    self._version, self.params_digest = Version(made, version), digest
 
   def generate(
     self,

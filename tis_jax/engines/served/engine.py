@@ -21,7 +21,7 @@ from tis_jax.engines.served.errors import (
 from tis_jax.engines.served.probe import Probe
 from tis_jax.logprobs import Sampling, truncates
 from tis_jax.rollouts import ABORTED, LENGTH, STOP, tight_sets
-from tis_jax.store import digest
+from tis_jax.store import digest as digest_of
 
 _AT_ONCE = 64
 _DEATHS = 3
@@ -129,17 +129,24 @@ class ServedEngine:
       dtype=self._server.dtype,
     )
 
-  def update(self, params: Mapping[str, np.ndarray], version: int) -> None:
+  def update(
+    self, params: Mapping[str, np.ndarray], version: int, digest: str = ""
+  ) -> None:
     """Has the server sample from these params, and looks whether it does.
+
+    Args:
+      params: arrays by name.
+      version: number of their publication.
+      digest: of the arrays, from whoever has made it already.
 
     Raises:
       EngineError: it cannot be had to.
       WrongParamsError: it says that it does, and its log-probs say otherwise.
     """
-    told = digest(params)
-    self._label = f"{version}-{told}"
+    digest = digest or digest_of(params)
+    self._label = f"{version}-{digest}"
     self._server.load(params, self._label)
-    self._params, self._version, self.params_digest = params, version, told
+    self._params, self._version, self.params_digest = params, version, digest
     self._look()
 
   def generate(
