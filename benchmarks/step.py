@@ -4,7 +4,7 @@
   python benchmarks/step.py --trl .venv-trl/bin/python [--json FILE]
 
 SmolLM2-135M-Instruct in fp32 on the machine's cores. A step is 2 prompts of 40 tokens,
-8 answers of 64 new ones to each at temperature 1 (none of which ends an answer), a
+8 answers of 32 new ones to each at temperature 1 (none of which ends an answer), a
 reward, the log-probs of all answers, and two AdamW updates with gradients clipped to
 norm 1, on half of the answers each: PPO's clip at 0.2, group-normalised advantages, the
 mean over tokens, no KL, no checkpointing of activations. Both sides read the same
@@ -30,7 +30,7 @@ from sampler import prompts
 
 from tis_jax import models
 
-PROMPTS, GROUP, LENGTH, STEPS = 2, 8, 64, 3
+PROMPTS, GROUP, LENGTH, STEPS = 2, 8, 32, 3
 SIDES = {"trl": "step_trl.py", "tis_jax": "step_native.py"}
 
 

@@ -16,7 +16,7 @@ from datasets import Dataset
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import WhitespaceSplit
-from transformers import AutoConfig, PreTrainedTokenizerFast
+from transformers import AutoConfig, PreTrainedTokenizerFast, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer
 
 MINI_BATCHES = 2
@@ -38,6 +38,16 @@ def tokenizer_of(asked: dict, size: int) -> PreTrainedTokenizerFast:
     eos_token=str(asked["eos"]),
     padding_side="left",
   )
+
+
+class Ends(TrainerCallback):
+  """When the optimizer's updates were done."""
+
+  def __init__(self):
+    self.at = []
+
+  def on_step_end(self, args, state, control, **kwargs):
+    self.at.append(time.perf_counter())
 
 
 class Timed(GRPOTrainer):
@@ -87,17 +97,19 @@ def main(folder: str) -> None:
     save_strategy="no",
     disable_tqdm=True,
   )
+  ends = Ends()
   trainer = Timed(
     f"{folder}/model",
     distinct,
     config,
     train_dataset=Dataset.from_dict({"prompt": texts}),
     processing_class=tokenizer_of(asked, size),
+    callbacks=[ends],
   )
   trainer.train()
-  ends = [*trainer.began[1:], time.perf_counter()]
+  last = ends.at[MINI_BATCHES - 1 :: MINI_BATCHES]
   found = trainer.seconds | {
-    "step": [end - began for began, end in zip(trainer.began, ends, strict=True)]
+    "step": [end - began for began, end in zip(trainer.began, last, strict=True)]
   }
   found["update"] = [
     step - generate - log_probs
