@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from test_decoder import PLAIN, random_params
+from test_decoder import GEMMA, MIXTURE, PLAIN, random_params
 
 from tis_jax import models
 from tis_jax.engines.native import cache
@@ -143,3 +143,31 @@ def test_rounding_is_to_127_parts_of_the_largest():
   assert numbers.dtype == np.int8 and scale.shape == (2, 3, 4)
   assert np.abs(numbers * scale[..., None] - x).max() <= np.abs(x).max() / 254 + 1e-6
   assert not numbers[0, 0, 0].any()
+
+
+def test_a_layout_with_windows_computes_what_the_decoder_does(monkeypatch):
+  graph, params = models.decoder_graph(GEMMA), random_params(GEMMA)
+  want = np.asarray(decoder_logits(graph, params))
+  made = layout(graph, params)
+  found = engine_logits(graph, made, (5, 4, 1))
+  np.testing.assert_allclose(found, want, atol=5e-5)
+  monkeypatch.setattr(sys.modules[forward.__module__], "is_long", lambda *_: True)
+  monkeypatch.setattr(long_attention, "_QUERIES", 2)
+  monkeypatch.setattr(long_attention, "_SLOTS", 3)
+  found = engine_logits(graph, made, (9, 1))
+  np.testing.assert_allclose(found, want, atol=1e-4)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16", "int8"])
+def test_a_layout_of_a_mixture_computes_what_the_decoder_does(precision):
+  if precision == "int8":
+    pytest.importorskip("qwix")
+  chosen = Precision(precision)
+  graph = models.decoder_graph(MIXTURE, dtype=chosen.activations)
+  params = random_params(MIXTURE)
+  low = chosen.of(params)
+  want = np.asarray(decoder_logits(graph, low))
+  found = engine_logits(graph, layout(graph, low), (9, 1))
+  # A token on the edge between two experts may be sent to the other one.
+  gap = np.median(np.abs(found - want))
+  assert gap < (2e-5 if precision == "float32" else 0.02)

@@ -239,6 +239,8 @@ class Run:
     flat = jax.device_get(models.flatten(params))
     self.version += 1
     info = {"step": self.step, "cursor": self._stream.position["cursor"]}
+    if self._parts.base_digest:
+      info["base"] = self._parts.base_digest
     self._store.publish(self.version, flat, info)
     self._store.delete_params(keep=self._settings.store.keep)
 
@@ -296,7 +298,7 @@ class Run:
       self._state,
       self._parts.pack(batch),
       np.int32(self.version),
-      *self._parts.reference,
+      *self._parts.frozen,
     )
     self.step += 1
     position = self._stream.position

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 from tis_jax.engines.native.cache import Memory, places_of, write
 from tis_jax.engines.native.layout import LayerLayout, Layout
 from tis_jax.models.config import DecoderConfig
-from tis_jax.models.layers import MASKED, rms_norm, rotary_angles, rotate
+from tis_jax.models.layers import (
+  MASKED,
+  Near,
+  gate_activation,
+  rms_norm,
+  rotary_angles,
+  rotate,
+)
 from tis_jax.models.long_attention import attend_in_blocks, is_long
 from tis_jax.models.precision import multiply
 
@@ -65,19 +72,29 @@ def forward(
   """
   rows, new = tokens_BS.shape
   places_BS = jnp.broadcast_to(start + jnp.arange(new), (rows, new))
-  length_B = 0 if past is None else past.length_B
-  angles = rotary_angles(config, places_BS + jnp.reshape(length_B, (-1, 1)))
+  length_B1 = jnp.reshape(0 if past is None else past.length_B, (-1, 1))
+  positions_BS = places_BS + length_B1
+
+  def sees(window: int | None) -> _Sees:
+    seen = [_up_to(places_BS, cache[0], places_BS, window)]
+    if past is not None:
+      before_BS = jnp.broadcast_to(length_B1 - 1, (rows, new))
+      seen.insert(0, _up_to(before_BS, past.cache[0], positions_BS, window))
+    angles = rotary_angles(config, positions_BS, windowed=window is not None)
+    return _Sees(angles, places_BS, window, seen)
+
+  full = sees(None)
+  windowed = full if config.window is None else sees(config.window.size)
   x_BSD = jnp.take(layout.embedding_VD, tokens_BS, axis=0).astype(dtype)
+  if config.scaled_embedding:
+    x_BSD = x_BSD * jnp.asarray(config.hidden_size**0.5, dtype)
   x_TD = x_BSD.reshape(rows * new, -1)
-  seen = [_up_to(places_BS, cache[0])]
-  if past is not None:
-    before_BS = jnp.broadcast_to(past.length_B[:, None] - 1, (rows, new))
-    seen.insert(0, _up_to(before_BS, past.cache[0]))
   memories = []
   for index, (layer, memory) in enumerate(zip(layout.layers, cache, strict=True)):
+    sees_all = config.window is None or config.window.is_full(index)
     before = [] if past is None else [past.cache[index]]
     x_TD, memory = _block(
-      config, layer, x_TD, angles, places_BS, start, memory, before, seen
+      config, layer, x_TD, full if sees_all else windowed, start, memory, before
     )
     memories.append(memory)
   hidden_TD = rms_norm(x_TD, layout.final_norm, config.rms_norm_eps)
@@ -90,33 +107,70 @@ def logits(layout: Layout, hidden_BD: jax.Array) -> jax.Array:
   return multiply("bd,dv->bv", hidden_BD.astype(head_DV.dtype), head_DV)
 
 
-def _block(
-  config, layer: LayerLayout, x_TD, angles, places_BS, start, memory, before, seen
-):
+class _Sees(NamedTuple):
+  """What the new tokens see in a layer.
+
+  Attributes:
+    angles: of their positions.
+    places_BS: where they stand in the cache.
+    window: how many places each sees, its own included; None for all.
+    seen: bool [B, S, C] of the past, if there is one, and of the cache.
+  """
+
+  angles: tuple[jax.Array, jax.Array]
+  places_BS: jax.Array
+  window: int | None
+  seen: list[jax.Array]
+
+
+def _block(config, layer: LayerLayout, x_TD, sees: _Sees, start, memory, before):
   eps, kv = config.rms_norm_eps, config.num_kv_heads
   heads = layer.heads(rms_norm(x_TD, layer.attention_norm, eps))
   if layer.bias is not None:
     heads = heads + layer.bias.astype(heads.dtype)[None, :]
-  heads = heads.reshape(*places_BS.shape, -1, config.head_dim)
+  heads = heads.reshape(*sees.places_BS.shape, -1, config.head_dim)
   query, key, value = jnp.split(heads, [config.num_heads, config.num_heads + kv], 2)
   if layer.query_norm is not None and layer.key_norm is not None:
     query = rms_norm(query, layer.query_norm, eps)
     key = rms_norm(key, layer.key_norm, eps)
-  query, key = rotate(query, angles), rotate(key, angles)
+  query, key = rotate(query, sees.angles), rotate(key, sees.angles)
   memory = write(memory, key, value, start)
-  if before or not is_long(places_BS.shape[1], places_of(memory)):
-    mixed_BSHK = _attend(query, [*before, memory], seen, kv)
+  if before or not is_long(sees.places_BS.shape[1], places_of(memory)):
+    mixed_BSHK = _attend(query, [*before, memory], sees.seen, kv)
   else:
-    mixed_BSHK = _attend_in_blocks(query, memory, places_BS, kv)
-  x_TD = x_TD + layer.out(mixed_BSHK.reshape(x_TD.shape[0], -1))
-  inner = layer.gate_up(rms_norm(x_TD, layer.mlp_norm, eps))
-  gate, up = jnp.split(inner, 2, axis=1)
-  return x_TD + layer.down(jax.nn.silu(gate) * up), memory
+    mixed_BSHK = _attend_in_blocks(query, memory, sees, kv)
+  added_TD = layer.out(mixed_BSHK.reshape(x_TD.shape[0], -1))
+  if layer.attention_post_norm is not None:
+    added_TD = rms_norm(added_TD, layer.attention_post_norm, eps)
+  x_TD = x_TD + added_TD
+  added_TD = _mlp(config, layer, rms_norm(x_TD, layer.mlp_norm, eps))
+  if layer.mlp_post_norm is not None:
+    added_TD = rms_norm(added_TD, layer.mlp_post_norm, eps)
+  return x_TD + added_TD, memory
 
 
-def _up_to(last_BS, memory: Memory) -> jax.Array:
-  """bool [B, S, C]: the places up to the last that each token sees."""
-  return jnp.arange(places_of(memory))[None, None, :] <= last_BS[:, :, None]
+def _mlp(config, layer: LayerLayout, x_TD):
+  if layer.experts is not None:
+    return layer.experts(x_TD, config.experts_per_token, config.normalize_experts)[0]
+  assert layer.gate_up is not None and layer.down is not None
+  gate, up = jnp.split(layer.gate_up(x_TD), 2, axis=1)
+  return layer.down(gate_activation(config)(gate) * up)
+
+
+def _up_to(last_BS, memory: Memory, at_BS, window: int | None) -> jax.Array:
+  """bool [B, S, C]: the places up to the last, and in a token's window, if it has one.
+
+  Args:
+    last_BS: the last place.
+    memory: whose places.
+    at_BS: where the token stands, counted as the places are.
+    window: as in `_Sees`.
+  """
+  places_11C = jnp.arange(places_of(memory))[None, None, :]
+  seen_BSC = places_11C <= last_BS[:, :, None]
+  if window is not None:
+    seen_BSC &= at_BS[:, :, None] - places_11C < window
+  return seen_BSC
 
 
 def _attend(query_BSHK, memories: list[Memory], seen: list, kv: int) -> jax.Array:
@@ -156,14 +210,21 @@ def _product(query_BNQK, memory: Memory) -> jax.Array:
   return product * memory.key_scale_BNC[:, :, None, :]
 
 
-def _attend_in_blocks(query_BSHK, memory: Memory, places_BS, kv: int) -> jax.Array:
+def _attend_in_blocks(query_BSHK, memory: Memory, sees: _Sees, kv: int) -> jax.Array:
   """What `_attend` computes of one memory, without an array of all tokens by places."""
   rows, new, heads, width = query_BSHK.shape
   query_BSNGK = query_BSHK.reshape(rows, new, kv, heads // kv, width)
   keys_BCNK = _floats(memory.keys_BNKC.swapaxes(2, 3), memory.key_scale_BNC)
   values_BCNK = _floats(memory.values_BNCK, memory.value_scale_BNC)
-  one = jnp.ones((rows, new), jnp.int32), jnp.ones(keys_BCNK.shape[:2], jnp.int32)
-  mixed = attend_in_blocks(query_BSNGK, keys_BCNK, values_BCNK, places_BS, *one)
+  places_BS, places = sees.places_BS, keys_BCNK.shape[:2]
+  one = jnp.ones((rows, new), jnp.int32), jnp.ones(places, jnp.int32)
+  near = None
+  if sees.window is not None:
+    places_BC = jnp.broadcast_to(jnp.arange(places[1])[None, :], places)
+    near = Near(sees.window, places_BS, places_BC)
+  mixed = attend_in_blocks(
+    query_BSNGK, keys_BCNK, values_BCNK, places_BS, *one, near=near
+  )
   return mixed.reshape(query_BSHK.shape)
 
 

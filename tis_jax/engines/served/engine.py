@@ -89,6 +89,8 @@ class ServedEngine:
     top_logprobs: how many of the most probable tokens are recorded.
     kept_width: room for the ids that top-k, top-p and min-p keep.
     probe: asks after every update what the server holds; None trusts it.
+    whole: makes params of what is published, where that is an adapter; None where it is
+      params.
     say: told in a sentence what went wrong and was mended.
   """
 
@@ -104,6 +106,7 @@ class ServedEngine:
     top_logprobs: int = 0,
     kept_width: int = 0,
     probe: Probe | None = None,
+    whole: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None,
     say: Callable[[str], None] = print,
   ):
     self._server, self._law, self._probe, self._say = server, law, probe, say
@@ -115,6 +118,7 @@ class ServedEngine:
       "top_logprobs": top_logprobs,
       "kept_width": kept_width,
     }
+    self._whole = whole
     self._params: Mapping[str, np.ndarray] | None = None
     self._version, self.params_digest, self._label = -1, "", ""
     self._pool = ThreadPoolExecutor(_AT_ONCE)
@@ -145,6 +149,7 @@ class ServedEngine:
     """
     digest = digest or digest_of(params)
     self._label = f"{version}-{digest}"
+    params = params if self._whole is None else self._whole(params)
     self._server.load(params, self._label)
     self._params, self._version, self.params_digest = params, version, digest
     self._look()
