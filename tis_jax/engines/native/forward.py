@@ -221,7 +221,7 @@ def _attend_in_blocks(query_BSHK, memory: Memory, sees: _Sees, kv: int) -> jax.A
   near = None
   if sees.window is not None:
     places_BC = jnp.broadcast_to(jnp.arange(places[1])[None, :], places)
-    near = Near(sees.window, places_BS, places_BC)
+    near = Near(jnp.asarray(sees.window), places_BS, places_BC)
   mixed = attend_in_blocks(
     query_BSNGK, keys_BCNK, values_BCNK, places_BS, *one, near=near
   )
