@@ -89,8 +89,6 @@ vllm-run: $(VENV)/.smollm2 $(VLLM)/.done  ## SmolLM2 learns, and vLLM samples fo
 benchmarks: $(VENV)/.peers  ## speed and memory, each against a peer or a limit
 	$(PY) benchmarks/corrections.py | tee docs/benchmarks/corrections.txt
 	$(PY) benchmarks/logprobs.py | tee docs/benchmarks/logprobs.txt
-	$(PY) benchmarks/learner.py $(if $(GSM8K_DIR),--gsm8k-dir $(GSM8K_DIR)) \
-	  | tee docs/benchmarks/learner.txt
 
 docs: $(VENV)/.docs  ## build the site into site/
 	$(VENV)/bin/mkdocs build --strict
