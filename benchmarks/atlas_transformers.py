@@ -16,6 +16,8 @@ from transformers import AutoModelForCausalLM
 
 
 def main(folder: str, dtype: str, temperature: str) -> None:
+  # Two threads wait for each other in a loop, after each of its many small products.
+  torch.set_num_threads(1)
   asked = json.loads((Path(folder) / "asked.json").read_text())
   model = AutoModelForCausalLM.from_pretrained(
     f"{folder}/model", dtype=getattr(torch, dtype)

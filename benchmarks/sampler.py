@@ -1,6 +1,7 @@
 """How many tokens a second the native engine samples, beside other ways to do it.
 
   python benchmarks/sampler.py [--transformers PYTHON] [--vllm PYTHON] [--json FILE]
+                               [--parts native ragged ...]
   python benchmarks/sampler.py --quickstart
 
 SmolLM2-135M-Instruct on the machine's cores: 16 prompts of 40 tokens (out of the texts
@@ -9,10 +10,11 @@ so that everyone does the same work. The first batch compiles and is not counted
 median of the next three is.
 
 Ragged: 64 answers of 4 to 256 tokens, 16 at once, continuously batched against the same
-engine given 16 at a time, each batch waiting for its longest.
+engine given 16 at a time, each batch waiting for its longest, and against vLLM, which
+is asked for all 64 at once.
 
 Transformers and vLLM run in environments of their own; `make vllm` builds one that has
-both. --quickstart times the small policy's batch of 64 prompts x 8 answers instead.
+both. --quickstart times batches of the small policy instead.
 """
 
 import argparse
@@ -22,6 +24,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import jax
@@ -30,7 +33,7 @@ from atlas import Model, vllm_server
 
 from tis_jax import models
 from tis_jax.engines import NativeEngine, NativeSettings
-from tis_jax.engines.served import ServedEngine
+from tis_jax.engines.served.answer import Request
 from tis_jax.logprobs import Sampling
 
 PROMPT, LENGTH, ROUNDS, SLOTS = 40, 64, 3, 16
@@ -48,9 +51,10 @@ def prompts(model: Model, count: int, seed: int) -> tuple[np.ndarray, np.ndarray
   return tokens, np.ones(tokens.shape, bool)
 
 
-def rate(sample: Callable[[int], int], rounds: int = ROUNDS) -> float:
+def rate(sample: Callable[[int], int], rounds: int = ROUNDS, warm=True) -> float:
   """Tokens a second of `sample(seed)`, which says how many it drew."""
-  sample(0)
+  if warm:
+    sample(0)
   found = []
   for seed in range(1, rounds + 1):
     began = time.perf_counter()
@@ -73,14 +77,8 @@ def engine_of(model: Model, precision: str, length: int, **settings) -> NativeEn
   return engine
 
 
-def native(model: Model) -> Iterator[tuple[str, float]]:
-  for name, settings in (
-    ("float32", {}),
-    ("bfloat16", {}),
-    ("bfloat16", {"head": "float32"}),
-    ("int8", {}),
-    ("bfloat16", {"cache": "int8"}),
-  ):
+def rows_of(model: Model, *variants) -> Iterator[tuple[str, float]]:
+  for name, settings in variants:
     engine = engine_of(model, name, LENGTH, **settings)
 
     def sample(seed, engine=engine):
@@ -92,28 +90,44 @@ def native(model: Model) -> Iterator[tuple[str, float]]:
     yield f"engine_{name}{more}/tokens_per_s", rate(sample)
 
 
-def ragged(model: Model) -> Iterator[tuple[str, float]]:
-  """Answers of given lengths, so that both ways draw the same tokens."""
-  engine = engine_of(model, "bfloat16", LONGEST)
+def native(model: Model) -> Iterator[tuple[str, float]]:
+  return rows_of(model, ("float32", {}), ("bfloat16", {}))
+
+
+def mixed(model: Model) -> Iterator[tuple[str, float]]:
+  head, cache = {"head": "float32"}, {"cache": "int8"}
+  return rows_of(model, ("bfloat16", head), ("int8", {}), ("bfloat16", cache))
+
+
+def lengths() -> np.ndarray:
+  """Tokens of each ragged answer: given, so that everyone draws as many."""
   rng = np.random.default_rng(0)
-  limits = rng.integers(SHORTEST, LONGEST + 1, RAGGED)
+  return rng.integers(SHORTEST, LONGEST + 1, RAGGED)
 
-  def answer(tokens, mask, seed, limits):
-    key = jax.random.key(seed)
-    found = engine.generate(tokens, mask, samples=1, key=key, limits=limits)
-    return int(found.mask.sum())
 
-  def continuous(seed):
-    return answer(*prompts(model, RAGGED, seed), seed, limits)
+def ragged(model: Model) -> Iterator[tuple[str, float]]:
+  limits = lengths()
+  for precision, name in (("bfloat16", "engine"), ("float32", "engine_float32")):
+    engine = engine_of(model, precision, LONGEST)
 
-  def static(seed):
-    tokens, mask = prompts(model, RAGGED, seed)
-    parts = [slice(i, i + SLOTS) for i in range(0, RAGGED, SLOTS)]
-    return sum(answer(tokens[p], mask[p], seed, limits[p]) for p in parts)
+    def answer(tokens, mask, seed, limits, engine=engine):
+      key = jax.random.key(seed)
+      found = engine.generate(tokens, mask, samples=1, key=key, limits=limits)
+      return int(found.mask.sum())
 
-  yield "static/ragged/tokens_per_s", rate(static, rounds=1)
-  yield "engine/ragged/tokens_per_s", rate(continuous, rounds=1)
-  yield "engine/ragged/occupancy", engine.health["occupancy"]
+    def continuous(seed, answer=answer):
+      return answer(*prompts(model, RAGGED, seed), seed, limits)
+
+    def static(seed, answer=answer):
+      tokens, mask = prompts(model, RAGGED, seed)
+      parts = [slice(i, i + SLOTS) for i in range(0, RAGGED, SLOTS)]
+      return sum(answer(tokens[p], mask[p], seed, limits[p]) for p in parts)
+
+    yield f"{name}/ragged/tokens_per_s", rate(continuous, rounds=1)
+    yield f"{name}/ragged/occupancy", engine.health["occupancy"]
+    if precision == "bfloat16":
+      # Compiled above: the same slots, the same widths.
+      yield "static/ragged/tokens_per_s", rate(static, rounds=1, warm=False)
 
 
 def transformers(model: Model, python: str) -> Iterator[tuple[str, float]]:
@@ -135,54 +149,72 @@ def transformers(model: Model, python: str) -> Iterator[tuple[str, float]]:
 
 
 def vllm(model: Model, python: str) -> Iterator[tuple[str, float]]:
+  room = PROMPT + LONGEST
   for dtype in ("float32", "bfloat16"):
-    with tempfile.TemporaryDirectory() as folder:
-      server = vllm_server(model, dtype, python, folder, SLOTS, max_length=256)
-      engine = ServedEngine(
-        server,
-        Sampling(),
-        vocab_size=model.config.vocab_size,
-        max_new_tokens=LENGTH,
-        eos_ids=(),
-        pad_id=model.tokenizer.pad_id,
-      )
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(RAGGED) as pool:
+      server = vllm_server(model, dtype, python, folder, SLOTS, max_length=room)
+
+      def answer(tokens, limits, seed, server=server, pool=pool):
+        requests = [
+          Request(
+            prompt=row.tolist(),
+            samples=1,
+            seed=seed * RAGGED + index,
+            law=Sampling(),
+            max_new_tokens=int(limit),
+            stop_ids=(),
+            vocab_size=model.config.vocab_size,
+          )
+          for index, (row, limit) in enumerate(zip(tokens, limits, strict=True))
+        ]
+        found = sum(len(one.tokens) for (one,) in pool.map(server.ask, requests))
+        assert found == sum(limits)
+        return found
+
+      def fixed(seed, answer=answer):
+        return answer(prompts(model, SLOTS, seed)[0], [LENGTH] * SLOTS, seed)
+
+      def ragged(seed, answer=answer):
+        return answer(prompts(model, RAGGED, seed)[0], lengths(), seed)
+
       try:
-        engine.update(model.flat, 0)
-
-        def sample(seed, engine=engine):
-          asked = prompts(model, SLOTS, seed)
-          out = engine.generate(*asked, samples=1, key=jax.random.key(seed))
-          return int(out.mask.sum())
-
-        yield f"vllm_{dtype}/tokens_per_s", rate(sample)
+        server.load(model.flat, "0")
+        yield f"vllm_{dtype}/tokens_per_s", rate(fixed)
+        yield f"vllm_{dtype}/ragged/tokens_per_s", rate(ragged, rounds=1)
       finally:
-        engine.close()
+        server.close()
 
 
 def quickstart() -> Iterator[tuple[str, float]]:
-  """The policy of the quickstart: 64 prompts x 8 answers of at most 5 tokens."""
+  """The quickstart's policy: 8 or 16 answers of at most 5 tokens to 64 prompts."""
   config, params, tokenizer = models.load("builtin:arithmetic")
   rng = np.random.default_rng(0)
   mask = np.arange(8) >= rng.integers(0, 5, (64, 1))
   prompts = np.where(mask, rng.integers(2, config.vocab_size, (64, 8)), 0)
-  engine = NativeEngine(
-    models.decoder_graph(config),
-    Sampling(),
-    max_new_tokens=5,
-    eos_ids=tokenizer.eos_ids,
-    pad_id=tokenizer.pad_id,
-    precision="bfloat16",
-  )
-  engine.update(params, 0)
-
-  def sample(seed):
-    out = engine.generate(
-      prompts.astype(np.int32), mask, samples=8, key=jax.random.key(seed)
+  # A record of the sampler's, and a batch of an evaluation.
+  for precision, samples in (("bfloat16", 8), ("float32", 16)):
+    engine = NativeEngine(
+      models.decoder_graph(config),
+      Sampling(),
+      max_new_tokens=5,
+      eos_ids=tokenizer.eos_ids,
+      pad_id=tokenizer.pad_id,
+      precision=precision,
     )
-    return out.tokens.shape[0]
+    engine.update(params, 0)
 
-  answers = rate(sample, rounds=30)
-  yield "quickstart/ms_per_batch", 1e3 * 512 / answers
+    def sample(seed, engine=engine, samples=samples):
+      out = engine.generate(
+        prompts.astype(np.int32), mask, samples=samples, key=jax.random.key(seed)
+      )
+      return out.tokens.shape[0]
+
+    answers = rate(sample, rounds=30)
+    rows = len(prompts) * samples
+    yield f"quickstart_{precision}/ms_per_batch", 1e3 * rows / answers
+
+
+PARTS = {"native": native, "mixed": mixed, "ragged": ragged}
 
 
 def main() -> None:
@@ -190,6 +222,9 @@ def main() -> None:
   parser.add_argument("--transformers", metavar="PYTHON", help="that has transformers")
   parser.add_argument("--vllm", metavar="PYTHON", help="that has vLLM")
   parser.add_argument("--quickstart", action="store_true", help="the small policy")
+  parser.add_argument(
+    "--parts", nargs="*", choices=PARTS, default=list(PARTS), help="of the run; all"
+  )
   parser.add_argument("--json", type=Path, help="also write the numbers there")
   known = parser.parse_args()
   numbers: Numbers = {}
@@ -203,8 +238,9 @@ def main() -> None:
     tell(quickstart())
   else:
     model = Model()
-    tell(native(model))
-    tell(ragged(model))
+    for part, of in PARTS.items():
+      if part in known.parts:
+        tell(of(model))
     if known.transformers:
       tell(transformers(model, known.transformers))
     if known.vllm:

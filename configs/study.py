@@ -18,6 +18,8 @@ are 8 versions old. Only what an arm or an axis names differs. Parts:
                  the record and without, beside the whole distribution       9 runs
   smollm2        a real language model, a version behind: the runs that
                  `make smollm2` and `make smollm2 ARM=none` leave in runs/   2 runs
+  q4             the same model and task, shorter, with llama.cpp's four-bit
+                 matrices for a sampler (`configs/llama_cpp_smollm2.py`)     2 runs
 
 Seeds 5 to 9 in the headline, 5 to 7 in the rest: docs/study/protocol.md says what they
 were to show before they were run, and that seeds 0 to 4 were for looking around. Parts
@@ -97,14 +99,18 @@ TOP_P_ARMS = {
   "top_p_unrecorded": _TOP_P | {"sampler.kept_tokens": 0, "algorithm.inexact": "train"},
 }
 
+# part -> the recipe of its runs, and their seeds.
+LANGUAGE_MODEL = {"smollm2": ("smollm2_steps", ()), "q4": ("llama_cpp_smollm2", (5,))}
+
 
 def get_config(part: str = "headline") -> Study:
   pair = _arms("none", "token_tis")
   three = _arms("none", "token_tis", "sequence_tis")
-  if part == "smollm2":
-    stages = {"smollm2_none": (), "smollm2_tis": ("truncate",)}
+  if part in LANGUAGE_MODEL:
+    recipe, seeds = LANGUAGE_MODEL[part]
+    stages = {f"{part}_none": (), f"{part}_tis": ("truncate",)}
     arms = {n: {"algorithm.correction.stages": x} for n, x in stages.items()}
-    return Study("smollm2_steps", {}, arms)
+    return Study(recipe, {}, arms, seeds=seeds)
   parts = {
     "headline": (BASE, three, {}),
     "long": (BASE, three, {"train.steps": (300,)}),

@@ -30,6 +30,9 @@ COMMANDS = {
   "inspect": Command(
     "tis_jax.runner.commands.inspect", "train", "look at a run through its store"
   ),
+  "export": Command(
+    "tis_jax.runner.commands.export", "train", "a run's policy or adapter as files"
+  ),
   "study": Command(
     "tis_jax.runner.commands.study", "train", "several runs, and what they come to"
   ),

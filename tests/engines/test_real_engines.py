@@ -198,10 +198,10 @@ def test_a_vllm_that_is_killed_in_a_batch_is_started_again(
 ):
   run = Connected(smollm2, vllm, Sampling(), new_tokens=128)
   run.engine.update(params, 0)
-  process = vllm._process._process
+  process = vllm._endpoint.process._process
   threading.Timer(0.5, os.kill, (process.pid, signal.SIGKILL)).start()
   out = sample(run.engine, prompts, samples=4)
-  assert vllm._process._process.pid != process.pid
+  assert vllm._endpoint.process._process.pid != process.pid
   with pytest.raises(ProcessLookupError):
     os.killpg(process.pid, 0)  # Nor has it left workers behind.
   assert any("its batch is sampled again" in words for words in run.said)

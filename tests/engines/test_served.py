@@ -1,5 +1,6 @@
 """Engines behind a server: what is asked, what is believed, and what is refused."""
 
+import functools
 import re
 
 import jax
@@ -27,6 +28,7 @@ from tis_jax.engines.served.handover import Handover
 from tis_jax.logprobs import Sampling, logprobs_from_logits
 from tis_jax.logprobs.reference import materialized_logits
 from tis_jax.rollouts import ABORTED, turn_ids
+from tis_jax.sampler.served import merged
 from tis_jax.store import digest
 
 _PROMPTS = ("12+7=", "48/2=", "3*9=", "90-7=")
@@ -128,6 +130,26 @@ def own_logp(policy, params, prompts, out, samples):
   return np.asarray(
     logprobs_from_logits(logits, out.tokens, temperature=0.7, entropy=False).logp
   )
+
+
+def test_a_server_is_given_an_adapter_merged(connect, policy, prompts):
+  config, params, _ = policy
+  lora = models.LoRA(rank=2)
+  draw = np.random.default_rng(4)
+  adapter = jax.tree.map(
+    lambda x: np.float32(0.05 * draw.standard_normal(x.shape)),
+    models.abstract_adapter(config, lora),
+  )
+  whole = functools.partial(merged, config, models.Base(params, lora))
+  engine, said = connect(whole=whole)
+  arrays = jax.device_get(models.flatten(adapter))
+  engine.update(arrays, 4)
+  out = sample(engine, prompts)
+  beside = models.merge(params, adapter, lora)
+  logp = own_logp(policy, models.flatten(beside), prompts, out, 3)
+  np.testing.assert_allclose(out.sampler_logp[out.mask], logp[out.mask], atol=1e-4)
+  # The learner knows the params by what it has published.
+  assert engine.params_digest == digest(arrays) and not said
 
 
 def test_a_server_samples_what_a_forward_pass_says(
@@ -319,6 +341,12 @@ def test_a_server_that_refuses_new_params_is_said_to(connect, params, server):
   server.faults = {"refuses"}
   with pytest.raises(EngineError, match="refuses new params: Failed to load: shape"):
     engine.update(params, 0)
+
+
+def test_a_digest_that_the_store_has_made_is_not_made_again(connect, params):
+  engine, _ = connect()
+  engine.update(params, 0, "5ca1ab1e5ca1ab1e")
+  assert engine.params_digest == "5ca1ab1e5ca1ab1e"
 
 
 def test_what_a_killed_holder_left_is_deleted(policy, params, tmp_path):

@@ -29,6 +29,21 @@ EVERYTHING = dataclasses.replace(
   rope_scaling=models.RopeScaling(4.0, 1.0, 4.0, 64),
 )
 
+MIXTURE = dataclasses.replace(
+  PLAIN, intermediate_size=24, num_experts=5, experts_per_token=2, qk_norm=True
+)
+
+GEMMA = dataclasses.replace(
+  PLAIN,
+  num_layers=4,
+  qk_norm=True,
+  rope_theta=5000.0,
+  window=models.SlidingWindow(size=3, full_every=2, rope_theta=50.0),
+  post_norms=True,
+  gelu=True,
+  scaled_embedding=True,
+)
+
 
 def random_params(config, seed=0):
   """Parameters with nothing left at one or zero, where a slip would not show."""
@@ -71,10 +86,11 @@ def reference(config, params, tokens):
   def norm(x, scale):
     return x / np.sqrt(np.mean(x * x) + config.rms_norm_eps) * scale
 
-  def turn(x, position):
+  def turn(x, position, windowed):
     out = np.empty_like(x)
+    theta = config.window.rope_theta if windowed else config.rope_theta
     for k in range(half):
-      frequency = config.rope_theta ** (-k / half)
+      frequency = theta ** (-k / half)
       if (scaling := config.rope_scaling) is not None:
         turns = scaling.original_positions * frequency / (2 * np.pi)
         if turns < scaling.low_frequency_factor:
@@ -88,7 +104,29 @@ def reference(config, params, tokens):
       out[k + half] = x[k + half] * c + x[k] * s
     return out
 
-  xs = [w["embedding"][token] for token in tokens]
+  def gated(h, gate, up, down):
+    gate = h @ gate
+    slope = 1 / (1 + np.exp(-gate))
+    if config.gelu:
+      cubed = np.sqrt(2 / np.pi) * (gate + 0.044715 * gate**3)
+      slope = (1 + np.tanh(cubed)) / 2
+    return (gate * slope * (h @ up)) @ down
+
+  def mlp(p, h):
+    if not config.num_experts:
+      return gated(h, *(p[f"mlp/{name}"] for name in ("gate", "up", "down")))
+    share = np.exp(h @ p["mlp/router"])
+    share /= share.sum()
+    chosen = np.argsort(-share)[: config.experts_per_token]
+    whole = share[chosen].sum() if config.normalize_experts else 1.0
+    names = ("expert_gate", "expert_up", "expert_down")
+    return sum(
+      share[e] / whole * gated(h, *(p[f"mlp/{name}"][e] for name in names))
+      for e in chosen
+    )
+
+  scale = np.sqrt(config.hidden_size) if config.scaled_embedding else 1.0
+  xs = [scale * w["embedding"][token] for token in tokens]
   for layer in range(config.num_layers):
     p = {
       name.removeprefix("layers/"): x[layer]
@@ -96,6 +134,7 @@ def reference(config, params, tokens):
       if name.startswith("layers/")
     }
     keys, values, ys = [], [], []
+    windowed = config.window is not None and (layer + 1) % config.window.full_every
     for position, x in enumerate(xs):
       h = norm(x, p["attention_norm"])
       key_heads, value_heads, out = [], [], np.zeros_like(x)
@@ -107,7 +146,7 @@ def reference(config, params, tokens):
           value = value + p["attention/value_bias"][n]
         if config.qk_norm:
           key = norm(key, p["attention/key_norm"])
-        key_heads.append(turn(key, position))
+        key_heads.append(turn(key, position, windowed))
         value_heads.append(value)
       keys.append(key_heads)
       values.append(value_heads)
@@ -118,16 +157,19 @@ def reference(config, params, tokens):
             query = query + p["attention/query_bias"][n, g]
           if config.qk_norm:
             query = norm(query, p["attention/query_norm"])
-          query = turn(query, position)
-          logits = np.array([query @ k[n] for k in keys]) / np.sqrt(config.head_dim)
+          query = turn(query, position, windowed)
+          first = max(0, position + 1 - config.window.size) if windowed else 0
+          near, its = keys[first:], values[first:]
+          logits = np.array([query @ k[n] for k in near]) / np.sqrt(config.head_dim)
           weights = np.exp(logits - logits.max())
           weights /= weights.sum()
-          mixed = sum(a * v[n] for a, v in zip(weights, values, strict=True))
+          mixed = sum(a * v[n] for a, v in zip(weights, its, strict=True))
           out = out + mixed @ p["attention/out"][n, g]
+      if config.post_norms:
+        out = norm(out, p["attention_post_norm"])
       y = x + out
-      h = norm(y, p["mlp_norm"])
-      gate = h @ p["mlp/gate"]
-      ys.append(y + (gate / (1 + np.exp(-gate)) * (h @ p["mlp/up"])) @ p["mlp/down"])
+      out = mlp(p, norm(y, p["mlp_norm"]))
+      ys.append(y + (norm(out, p["mlp_post_norm"]) if config.post_norms else out))
     xs = ys
   head = w["embedding"].T if config.tie_embeddings else w["output"]
   logits = np.stack([norm(x, w["final_norm"]) for x in xs]) @ head
@@ -135,7 +177,17 @@ def reference(config, params, tokens):
   return logits - np.log(np.exp(logits).sum(-1, keepdims=True))
 
 
-@pytest.mark.parametrize("config", [PLAIN, EVERYTHING], ids=["plain", "everything"])
+@pytest.mark.parametrize(
+  "config",
+  [
+    PLAIN,
+    EVERYTHING,
+    MIXTURE,
+    GEMMA,
+    dataclasses.replace(MIXTURE, normalize_experts=False, experts_per_token=3),
+  ],
+  ids=["plain", "everything", "mixture", "gemma", "mixture, unnormalised"],
+)
 def test_agrees_with_a_float64_decoder(config):
   params = random_params(config)
   logp, _ = make(config)(params, TOKENS[:1], None)
@@ -163,6 +215,20 @@ def test_packed_segments_do_not_see_each_other(plain):
       inside = segments[row] == segment
       alone = reference(PLAIN, params, tokens[inside])
       np.testing.assert_allclose(packed[row][inside], alone, atol=2e-5)
+
+
+def test_a_window_moves_with_the_cache_and_stops_at_padding():
+  logp_of, params = make(GEMMA), random_params(GEMMA)
+  padded, _ = logp_of(params, TOKENS, LEFT_PADDED)
+  for row, segments in enumerate(LEFT_PADDED):
+    alone = reference(GEMMA, params, TOKENS[row][segments > 0])
+    np.testing.assert_allclose(padded[row][segments > 0], alone, atol=3e-5)
+  cache = models.init_cache(GEMMA, batch=3, capacity=12)
+  first, cache = logp_of(params, TOKENS[:, :5], LEFT_PADDED[:, :5], cache)
+  then, _ = logp_of(params, TOKENS[:, 5:], LEFT_PADDED[:, 5:], cache)
+  found = np.concatenate([first, then], axis=1)
+  real = LEFT_PADDED > 0
+  np.testing.assert_allclose(found[real], padded[real], atol=1e-4)
 
 
 @pytest.mark.parametrize("chunks", [[10], [6, 1, 1, 1, 1], [3, 4, 3]], ids=str)
@@ -239,8 +305,13 @@ def test_impossible_shapes_are_refused():
     dataclasses.replace(PLAIN, num_kv_heads=3)
   with pytest.raises(ValueError, match="odd"):
     dataclasses.replace(PLAIN, head_dim=7)
+  with pytest.raises(ValueError, match=r"experts_per_token=6 is not in 1\.\.5"):
+    dataclasses.replace(MIXTURE, experts_per_token=6)
+  with pytest.raises(ValueError, match="experts have SiLU gates"):
+    dataclasses.replace(MIXTURE, gelu=True)
 
 
 def test_a_config_survives_json():
-  text = json.dumps(dataclasses.asdict(EVERYTHING))
-  assert models.DecoderConfig(**json.loads(text)) == EVERYTHING
+  for config in (EVERYTHING, GEMMA):
+    text = json.dumps(dataclasses.asdict(config))
+    assert models.DecoderConfig(**json.loads(text)) == config

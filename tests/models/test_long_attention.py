@@ -8,7 +8,7 @@ from flax import nnx
 
 from tis_jax import models
 from tis_jax.models import decoder, long_attention
-from tis_jax.models.layers import attend
+from tis_jax.models.layers import Near, attend
 from tis_jax.models.long_attention import attend_in_blocks, sees
 
 B, S, N, G, K = 2, 37, 2, 3, 8
@@ -24,14 +24,16 @@ def inputs():
   return (2 * draw(B, S, N, G, K), 2 * draw(B, S, N, K), draw(B, S, N, K)), segments
 
 
-def in_blocks(arrays, segments):
+def in_blocks(arrays, segments, width=None):
   places = np.broadcast_to(np.arange(S), (B, S))
-  return attend_in_blocks(*arrays, places, segments, segments)
+  near = Near(width, places, places) if width else None
+  return attend_in_blocks(*arrays, places, segments, segments, near=near)
 
 
-def whole(arrays, segments):
+def whole(arrays, segments, width=None):
   same = segments[:, :, None] == segments[:, None, :]
-  mask = same & np.tri(S, dtype=bool) & (segments != 0)[:, :, None]
+  near = np.tri(S, dtype=bool) ^ np.tri(S, k=-(width or S), dtype=bool)
+  mask = same & near & (segments != 0)[:, :, None]
   return attend(*arrays, mask)
 
 
@@ -42,14 +44,16 @@ def small_blocks(monkeypatch):
   monkeypatch.setattr(long_attention, "_MOST", 16)
 
 
-def test_value_and_gradient_are_those_of_the_whole(inputs, small_blocks):
+@pytest.mark.parametrize("width", [None, 7])
+def test_value_and_gradient_are_those_of_the_whole(inputs, small_blocks, width):
   arrays, segments = inputs
   real = (segments != 0)[:, :, None, None, None]
   weight = np.random.default_rng(1).standard_normal(arrays[0].shape)
 
   def loss(attention):
     def loss(arrays):
-      return jnp.sum(jnp.where(real, weight, 0) * attention(arrays, segments) ** 2)
+      out = attention(arrays, segments, width)
+      return jnp.sum(jnp.where(real, weight, 0) * out**2)
 
     return jax.jit(jax.value_and_grad(loss))
 

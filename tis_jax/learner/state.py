@@ -10,7 +10,13 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from tis_jax.learner.mesh import replicated
-from tis_jax.models import abstract_params, critic_params, params_sharding
+from tis_jax.models import (
+  LoRA,
+  abstract_adapter,
+  abstract_params,
+  critic_params,
+  params_sharding,
+)
 from tis_jax.models.params import config_of
 
 
@@ -30,9 +36,10 @@ class TrainState(NamedTuple):
   """The learner's state; a pytree, donated to every update.
 
   Attributes:
-    params: `nnx.State`, the fp32 master copy. The decoder casts them to the dtype of
-      its activations where it uses them.
-    opt_state: of the optax optimizer.
+    params: `nnx.State`, the fp32 master copy of what is trained: the decoder's, or the
+      adapter's alone. The decoder casts them to the dtype of its activations where it
+      uses them.
+    opt_state: of the optax optimizer, of what is trained.
     step: int32 scalar, batches trained on.
     key: PRNG key; split at every update.
     healthy: bool scalar; False once a loss or a gradient was not finite, and then no
@@ -59,7 +66,8 @@ def init_state(
   """A fresh state on the mesh: step 0, an empty optimizer, fp32 master params.
 
   Args:
-    params: of a `Decoder`, any float dtype, on any device; left untouched.
+    params: of a `Decoder`, or an adapter (`init_adapter`), any float dtype, on any
+      device; left untouched.
     optimizer: optax.
     key: PRNG key.
     mesh: from `make_mesh`.
@@ -82,6 +90,7 @@ def abstract_state(
   mesh: Mesh,
   *,
   critic_optimizer: optax.GradientTransformation | None = None,
+  lora: LoRA | None = None,
 ) -> TrainState:
   """Shapes, dtypes and shardings of a decoder's state, without allocating it.
 
@@ -90,14 +99,16 @@ def abstract_state(
     optimizer: optax.
     mesh: from `make_mesh`.
     critic_optimizer: optax, where there is a critic.
+    lora: which adapters are trained; None where all params are.
 
   Returns:
     TrainState of `jax.ShapeDtypeStruct`: what to restore a checkpoint into, or to lower
     an update for.
   """
+  config = config_of(graph)
+  trained = abstract_adapter(config, lora) if lora else abstract_params(config)
   shapes = jax.eval_shape(
-    lambda p: _fresh(p, jax.random.key(0), optimizer, critic_optimizer),
-    abstract_params(config_of(graph)),
+    lambda p: _fresh(p, jax.random.key(0), optimizer, critic_optimizer), trained
   )
   return jax.tree.map(
     lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),

@@ -21,6 +21,7 @@ from tis_jax.learner.rows import Rows
 from tis_jax.learner.state import TrainState
 from tis_jax.logprobs import Sampling, agree, truncates
 from tis_jax.losses import traits
+from tis_jax.models import LoRA
 from tis_jax.numerics.metrics import merge_stacked
 
 
@@ -32,6 +33,7 @@ def make_update(
   *,
   sampling: Sampling | None = None,
   critic_optimizer: optax.GradientTransformation | None = None,
+  lora: LoRA | None = None,
 ) -> Callable:
   """Compiles `algorithm` into `update(state, batch, version) -> (state, metrics)`.
 
@@ -56,6 +58,8 @@ def make_update(
       from all tokens, at the algorithm's temperature.
     critic_optimizer: the one the state's critic was made with, if
       `algorithm.needs_critic`.
+    lora: which adapters are trained, beside params that stay as they are; None trains
+      all params.
 
   Returns:
     A jitted function of
@@ -63,14 +67,16 @@ def make_update(
       batch: Batch, or PackedBatch from `pack`, in numpy or on the mesh. Its rows must
         divide by data x fsdp x mini_batches x micro_batches.
       version: int32 scalar, this policy's version; staleness is counted from it.
-      reference: parameters of the reference policy, if `algorithm.needs_reference`.
+      reference: parameters of the reference policy, if `algorithm.needs_reference`;
+        under LoRA an adapter, too.
+      base: under LoRA, the params beside which the adapters stand, on the mesh.
     that returns the new state and a dict of fp32 scalars, with one exception:
     "weight_histogram" holds `raw` and `applied`, `[K]` counts, and `edges`, `[K + 1]`.
 
   Raises:
     ValueError: now, where log-probs made like `sampling` cannot be compared with the
-      learner's, or a critic has no optimizer; at the first batch, where it lacks what
-      the comparison needs.
+      learner's, a critic has no optimizer, or stands beside adapters; at the first
+      batch, where it lacks what the comparison needs.
   """
   if sampling is None:
     sampling = Sampling(temperature=algorithm.temperature)
@@ -94,20 +100,28 @@ def make_update(
       if algorithm.needs_critic
       else f"{name} takes no values, so there is no critic for a critic_optimizer"
     )
-  learner = Learner(graph, algorithm, optimizer, mesh, sampling, critic_optimizer)
+  if lora is not None and critic_optimizer is not None:
+    raise ValueError(
+      "a critic is a decoder of its own, all of which trains, and LoRA is there to "
+      "train little: take an advantage without values, or no adapters"
+    )
+  learner = Learner(graph, algorithm, optimizer, mesh, sampling, critic_optimizer, lora)
   shardings = jax.tree.map(lambda x: x.sharding, learner.abstract_state())
-  arguments = (shardings, row_sharding(mesh), replicated(mesh))
+  arguments: tuple = (shardings, row_sharding(mesh), replicated(mesh))
+  further = []
   if algorithm.needs_reference:
     arguments += (shardings.params,)
+    further.append("reference")
+  if lora is not None:
+    # In whatever precision and place it is.
+    arguments += (None,)
+    further.append("base")
 
-    def update(state, batch, version, reference):
-      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return _update(learner, state, batch, version, reference)
-  else:
-
-    def update(state, batch, version):
-      with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        return _update(learner, state, batch, version, None)
+  def update(state, batch, version, *given):
+    frozen = dict(zip(further, given, strict=True))
+    whole = learner._replace(base=frozen.get("base"))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+      return _update(whole, state, batch, version, frozen.get("reference"))
 
   return jax.jit(
     update,

@@ -8,10 +8,12 @@ from flax import nnx
 
 from tis_jax.models.cache import KVCache
 from tis_jax.models.config import DecoderConfig
-from tis_jax.models.layers import Block, attend, rms_norm, rotary_angles
+from tis_jax.models.layers import Block, Near, attend, rms_norm, rotary_angles
 from tis_jax.models.long_attention import attend_in_blocks, is_long, sees
 from tis_jax.models.sharding import constrain
 
+# The width of a window that nothing lies outside of.
+_EVERYTHING = 2**30
 # Mesh axes that split the rows of a batch.
 _ROWS = ("data", "fsdp")
 
@@ -110,18 +112,30 @@ class Decoder(nnx.Module):
     if positions_BS is None:
       positions_BS = _positions(segment_ids_BS, cache)
     attend = _attends(segment_ids_BS, prefixes_BS, cache)
-    angles = rotary_angles(self.config, positions_BS)
+    window = self.config.window
+    positions = _window_positions(positions_BS, cache)
+    angles = full_angles = rotary_angles(self.config, positions_BS)
+    if window is not None:
+      angles = rotary_angles(self.config, positions_BS, windowed=True)
     # The table is gathered over fsdp before the lookup, like all params.
     embedding_VD = constrain(self.embedding[...], "tensor")
     x_BSD = jnp.take(embedding_VD, tokens_BS, axis=0).astype(self.dtype)
+    if self.config.scaled_embedding:
+      x_BSD = x_BSD * jnp.asarray(self.config.hidden_size**0.5, self.dtype)
     x_BSD = constrain(x_BSD, _ROWS)
     graph, stacked = nnx.split(self.layers)
 
     def layer(carry, layer_inputs):
       x_BSD, memory = carry
       params, index = layer_inputs
-      attention = functools.partial(_attention, attend, memory, index)
-      x_BSD, memory = nnx.merge(graph, params)(x_BSD, angles, attention)
+      attends, turns = attend, angles
+      if window is not None:
+        full = window.is_full(index)
+        turns = jax.tree.map(functools.partial(jnp.where, full), full_angles, angles)
+        width = jnp.where(full, _EVERYTHING, window.size)
+        attends = functools.partial(attend, near=Near(width, *positions))
+      attention = functools.partial(_attention, attends, memory, index)
+      x_BSD, memory = nnx.merge(graph, params)(x_BSD, turns, attention)
       return (constrain(x_BSD, _ROWS), memory), None
 
     if self.remat:
@@ -172,8 +186,20 @@ def _positions(segment_ids_BS, cache):
   return positions_BS + jnp.sum(same_BSC, axis=-1, dtype=jnp.int32)
 
 
+def _window_positions(positions_BS, cache):
+  """Positions of the tokens and of the slots, as far as their differences go."""
+  if cache is None:
+    return positions_BS, positions_BS
+  # A row of a cache holds one segment, without a gap.
+  rows, slots = cache.segment_ids_BC.shape
+  slots_BC = jnp.broadcast_to(jnp.arange(slots)[None, :], (rows, slots))
+  slots_1S = cache.length + jnp.arange(positions_BS.shape[1])[None, :]
+  return jnp.broadcast_to(slots_1S, positions_BS.shape), slots_BC
+
+
 def _attends(segment_ids_BS, prefixes_BS, cache):
-  """`attend(query, keys, values)`: to one's segment and its prefix, and not later."""
+  """`attend(query, keys, values, near=None)`: to one's segment and its prefix, not
+  later, and to what is near."""
   slots_S = jnp.arange(segment_ids_BS.shape[1])
   segment_ids_BC = segment_ids_BS
   if cache is not None:
@@ -190,4 +216,9 @@ def _attends(segment_ids_BS, prefixes_BS, cache):
   causal_1SC = (slots_C[None, :] <= slots_S[:, None])[None]
   same_BSC = sees(segment_ids_BS, prefixes_BS, segment_ids_BC)
   mask_BSC = causal_1SC & same_BSC & (segment_ids_BS != 0)[:, :, None]
-  return functools.partial(attend, mask_BSC=mask_BSC)
+
+  def attends(query, keys, values, near: Near | None = None):
+    seen_BSC = mask_BSC if near is None else mask_BSC & near.mask_BSC
+    return attend(query, keys, values, seen_BSC)
+
+  return attends

@@ -1,4 +1,5 @@
-"""Directories of Hugging Face safetensors: the Llama, Qwen2/2.5 and Qwen3 families."""
+"""Directories of Hugging Face safetensors: Llama, Qwen2/2.5, Qwen3, Qwen3-MoE and the
+text models of Gemma 3."""
 
 import json
 from pathlib import Path
@@ -9,10 +10,15 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from tis_jax.models.config import DecoderConfig, RopeScaling
+from tis_jax.models.gemma import is_gemma, read_gemma, write_gemma
 from tis_jax.models.layout import from_published, to_published
 
-_FAMILIES = {"llama": "LlamaForCausalLM"} | {
-  name: f"{name.capitalize()}ForCausalLM" for name in ("qwen2", "qwen3")
+_FAMILIES = {
+  "llama": "LlamaForCausalLM",
+  "qwen2": "Qwen2ForCausalLM",
+  "qwen3": "Qwen3ForCausalLM",
+  "qwen3_moe": "Qwen3MoeForCausalLM",
+  "gemma3_text": "Gemma3ForCausalLM",
 }
 
 
@@ -82,32 +88,50 @@ def config_from_hugging_face(described: dict) -> DecoderConfig:
     "use_sliding_window": False,
     "mlp_bias": False,
     "attention_bias": family == "qwen2",
+    # Layers of a mixture that have one MLP for all.
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
   }
   for option, computed in refused.items():
-    if (asked := described.get(option, computed)) != computed:
+    asked = described.get(option, computed)
+    if asked != computed and (asked or computed):
       raise ValueError(f"{family} with {option}={asked!r} is not supported")
   heads = described["num_attention_heads"]
   default_width = 128 if family == "qwen3" else described["hidden_size"] // heads
-  return DecoderConfig(
-    vocab_size=described["vocab_size"],
-    hidden_size=described["hidden_size"],
-    intermediate_size=described["intermediate_size"],
-    num_layers=described["num_hidden_layers"],
-    num_heads=heads,
-    num_kv_heads=described.get("num_key_value_heads") or heads,
-    head_dim=described.get("head_dim") or default_width,
-    rms_norm_eps=described.get("rms_norm_eps", 1e-6),
-    tie_embeddings=described.get("tie_word_embeddings", False),
-    attention_bias=family == "qwen2",
-    qk_norm=family == "qwen3",
-    **_rope(described),
-  )
+  width, further = described["intermediate_size"], {}
+  if family == "gemma3_text":
+    further = read_gemma(described)
+  if family == "qwen3_moe":
+    width = described["moe_intermediate_size"]
+    further = {
+      # transformers 5 has a name for all families.
+      "num_experts": described.get("num_local_experts") or described["num_experts"],
+      "experts_per_token": described["num_experts_per_tok"],
+      "normalize_experts": described.get("norm_topk_prob", False),
+    }
+  fields: dict[str, Any] = {
+    "vocab_size": described["vocab_size"],
+    "hidden_size": described["hidden_size"],
+    "intermediate_size": width,
+    "num_layers": described["num_hidden_layers"],
+    "num_heads": heads,
+    "num_kv_heads": described.get("num_key_value_heads") or heads,
+    "head_dim": described.get("head_dim") or default_width,
+    "rms_norm_eps": described.get("rms_norm_eps", 1e-6),
+    "tie_embeddings": described.get("tie_word_embeddings", False),
+    "attention_bias": family == "qwen2",
+    "qk_norm": family in ("qwen3", "qwen3_moe"),
+  }
+  return DecoderConfig(**fields | further | _rope(described))
 
 
 def _rope(described) -> dict[str, Any]:
   # transformers 5 moved rope_theta and rope_scaling into rope_parameters.
   rope = described.get("rope_parameters") or described.get("rope_scaling") or {}
-  theta = rope.get("rope_theta") or described.get("rope_theta") or 10_000.0
+  # Gemma has parameters for each kind of layer; `read_gemma` takes the other ones.
+  rope = rope.get("full_attention", rope)
+  default = 1e6 if described["model_type"] == "gemma3_text" else 10_000.0
+  theta = rope.get("rope_theta") or described.get("rope_theta") or default
   kind = rope.get("rope_type") or rope.get("type") or "default"
   if kind == "default":
     return {"rope_theta": float(theta), "rope_scaling": None}
@@ -126,13 +150,21 @@ def config_to_hugging_face(config: DecoderConfig) -> dict:
   """The contents of a `config.json` for a decoder, readable by `transformers` 4 and 5.
 
   Raises:
-    ValueError: no family has both query-key norms and attention biases.
+    ValueError: no family has both query-key norms and attention biases, or experts
+      without such norms.
   """
   if config.qk_norm and config.attention_bias:
     raise ValueError("no published family has both qk_norm and attention_bias")
+  if config.num_experts and not config.qk_norm:
+    raise ValueError("no published family has experts and no qk_norm")
   family = "llama"
   if config.qk_norm or config.attention_bias:
     family = "qwen3" if config.qk_norm else "qwen2"
+  if config.num_experts:
+    family = "qwen3_moe"
+  gemma = is_gemma(config)
+  if gemma:
+    family = "gemma3_text"
   rope = {"rope_type": "default"}
   if (scaling := config.rope_scaling) is not None:
     rope = {
@@ -160,4 +192,17 @@ def config_to_hugging_face(config: DecoderConfig) -> dict:
     "tie_word_embeddings": config.tie_embeddings,
     # Qwen2 has its biases always, and no such option.
     **({} if family == "qwen2" else {"attention_bias": False}),
+    **(_mixture(config) if config.num_experts else {}),
+    **(write_gemma(config) if gemma else {}),
+  }
+
+
+def _mixture(config: DecoderConfig) -> dict:
+  return {
+    "num_experts": config.num_experts,
+    "num_experts_per_tok": config.experts_per_token,
+    "norm_topk_prob": config.normalize_experts,
+    "moe_intermediate_size": config.intermediate_size,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
   }

@@ -4,15 +4,38 @@ Letters in names: B rows, S new tokens, C slots to attend to, D width, N key hea
 G query heads a key head, K head width, F MLP width.
 """
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from tis_jax.models.config import DecoderConfig
+from tis_jax.models.experts import ExpertMatrix, Experts
 from tis_jax.models.precision import contract, multiply
 
 # Finite, so that a row with nothing to attend to gives numbers and not NaN.
 MASKED = -1e30
+
+
+class Near(NamedTuple):
+  """A sliding window: a token sees positions less than `width` before its own.
+
+  Attributes:
+    width: int32 scalar.
+    positions_BS: int32, of the tokens.
+    positions_BC: int32, of the slots.
+  """
+
+  width: jax.Array
+  positions_BS: jax.Array
+  positions_BC: jax.Array
+
+  @property
+  def mask_BSC(self) -> jax.Array:
+    """Which slots are near which tokens; those that come later, too."""
+    back_BSC = self.positions_BS[:, :, None] - self.positions_BC[:, None, :]
+    return back_BSC < self.width
 
 
 def rms_norm(x, scale, eps: float):
@@ -23,16 +46,25 @@ def rms_norm(x, scale, eps: float):
   return (x32 * scale).astype(x.dtype)
 
 
-def rotary_angles(config: DecoderConfig, positions_BS):
+def gate_activation(config: DecoderConfig):
+  """What the gate of a gated MLP goes through."""
+  return jax.nn.gelu if config.gelu else jax.nn.silu
+
+
+def rotary_angles(config: DecoderConfig, positions_BS, *, windowed: bool = False):
   """Cosines and sines of the rotary angles, fp32 [B, S, K/2].
 
   The k-th pair turns by position * theta^(-2k/K); `rope_scaling` slows the slow ones.
+  Layers with a window have a theta of their own.
 
   Source: Su et al. 2021 (arXiv 2104.09864); Llama 3's stretching as in `transformers`.
   """
   half = config.head_dim // 2
-  frequency = config.rope_theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
-  if (scaling := config.rope_scaling) is not None:
+  theta, scaling = config.rope_theta, config.rope_scaling
+  if windowed and config.window is not None:
+    theta, scaling = config.window.rope_theta, None
+  frequency = theta ** (-jnp.arange(half, dtype=jnp.float32) / half)
+  if scaling is not None:
     turns = scaling.original_positions * frequency / (2 * jnp.pi)
     low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
     kept = jnp.clip((turns - low) / (high - low), 0.0, 1.0)
@@ -120,11 +152,12 @@ class Attention(nnx.Module):
 
 
 class MLP(nnx.Module):
-  """down(silu(gate(x)) * up(x)), known as SwiGLU (Shazeer 2020, arXiv 2002.05202)."""
+  """down(act(gate(x)) * up(x)): SwiGLU or GeGLU (Shazeer 2020, arXiv 2002.05202)."""
 
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype):
     width, inner = config.hidden_size, config.intermediate_size
     gain = (2 * config.num_layers) ** -0.5
+    self.activation = gate_activation(config)
     self.gate = _weight(rngs, (width, inner), width, param_dtype)
     self.up = _weight(rngs, (width, inner), width, param_dtype)
     self.down = _weight(rngs, (inner, width), inner, param_dtype, gain)
@@ -132,23 +165,59 @@ class MLP(nnx.Module):
   def __call__(self, x_BSD):
     gate = contract("td,df->tf", x_BSD, self.gate)
     up = contract("td,df->tf", x_BSD, self.up)
-    return contract("tf,fd->td", jax.nn.silu(gate) * up, self.down)
+    return contract("tf,fd->td", self.activation(gate) * up, self.down)
+
+
+class MixtureMLP(nnx.Module):
+  """The gated MLPs of a few experts a token, weighed by a router's shares."""
+
+  def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype):
+    width, inner, count = (
+      config.hidden_size,
+      config.intermediate_size,
+      config.num_experts,
+    )
+    gain = (2 * config.num_layers) ** -0.5
+    self.chosen, self.normalized = config.experts_per_token, config.normalize_experts
+    self.router = _weight(rngs, (width, count), width, param_dtype)
+    self.expert_gate = _weight(rngs, (count, width, inner), width, param_dtype)
+    self.expert_up = _weight(rngs, (count, width, inner), width, param_dtype)
+    self.expert_down = _weight(rngs, (count, inner, width), inner, param_dtype, gain)
+
+  def __call__(self, x_BSD):
+    matrices = (self.expert_gate, self.expert_up, self.expert_down)
+    experts = Experts(
+      self.router[...], *(ExpertMatrix.of(matrix.get_value()) for matrix in matrices)
+    )
+    x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
+    out_TD, _ = experts(x_TD, self.chosen, self.normalized)
+    return out_TD.reshape(x_BSD.shape)
 
 
 class Block(nnx.Module):
-  """x + attention(norm(x)), then x + mlp(norm(x))."""
+  """x + attention(norm(x)), then x + mlp(norm(x)); each in a second norm, of Gemma."""
 
   def __init__(self, config: DecoderConfig, *, rngs: nnx.Rngs, param_dtype):
     self.eps = config.rms_norm_eps
     self.attention_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
     self.attention = Attention(config, rngs=rngs, param_dtype=param_dtype)
     self.mlp_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
-    self.mlp = MLP(config, rngs=rngs, param_dtype=param_dtype)
+    mlp = MixtureMLP if config.num_experts else MLP
+    self.mlp = mlp(config, rngs=rngs, param_dtype=param_dtype)
+    self.has_post_norms = config.post_norms
+    if config.post_norms:
+      self.attention_post_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
+      self.mlp_post_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
 
   def __call__(self, x_BSD, angles, attention):
     """Runs the block; `attention(query, key, value)` decides what is attended to."""
     normed = rms_norm(x_BSD, self.attention_norm[...], self.eps)
     heads, memory = attention(*self.attention.project(normed, angles))
-    x_BSD = x_BSD + self.attention.merge(heads)
-    normed = rms_norm(x_BSD, self.mlp_norm[...], self.eps)
-    return x_BSD + self.mlp(normed), memory
+    added = self.attention.merge(heads)
+    if self.has_post_norms:
+      added = rms_norm(added, self.attention_post_norm[...], self.eps)
+    x_BSD = x_BSD + added
+    added = self.mlp(rms_norm(x_BSD, self.mlp_norm[...], self.eps))
+    if self.has_post_norms:
+      added = rms_norm(added, self.mlp_post_norm[...], self.eps)
+    return x_BSD + added, memory

@@ -1,8 +1,8 @@
 """Hugging Face's names and shapes for the parameters, to ours and back.
 
 A published matrix is [outputs, inputs] with heads merged; ours is [inputs, outputs]
-with heads apart and layers stacked in front. Transposing and reshaping is all there is
-between them.
+with heads apart, and layers and experts stacked in front. Transposing and reshaping is
+all there is between them, but for Gemma's norms, which are published less 1.
 """
 
 import math
@@ -23,6 +23,7 @@ _OUTSIDE = {
 # Ours to (theirs, how many leading axes of ours are inputs; 0 for a vector).
 _LAYER = {
   "attention_norm": ("input_layernorm.weight", 0),
+  "attention_post_norm": ("post_attention_layernorm.weight", 0),
   "attention/query": ("self_attn.q_proj.weight", 1),
   "attention/key": ("self_attn.k_proj.weight", 1),
   "attention/value": ("self_attn.v_proj.weight", 1),
@@ -36,6 +37,16 @@ _LAYER = {
   "mlp/gate": ("mlp.gate_proj.weight", 1),
   "mlp/up": ("mlp.up_proj.weight", 1),
   "mlp/down": ("mlp.down_proj.weight", 1),
+  "mlp/router": ("mlp.gate.weight", 1),
+  "mlp/expert_gate": ("mlp.experts.{expert}.gate_proj.weight", 1),
+  "mlp/expert_up": ("mlp.experts.{expert}.up_proj.weight", 1),
+  "mlp/expert_down": ("mlp.experts.{expert}.down_proj.weight", 1),
+}
+
+# Where Gemma's names are others: its second norm is that of what attention has added.
+_GEMMA = {
+  "mlp_norm": ("pre_feedforward_layernorm.weight", 0),
+  "mlp_post_norm": ("post_feedforward_layernorm.weight", 0),
 }
 
 
@@ -62,7 +73,7 @@ def from_published(
   """
   needed = {}
   for name, leaf in flatten(abstract_params(config)).items():
-    needed[name] = _published_names(config, name), leaf.shape
+    needed[name] = published_names(config, name), leaf.shape
   wanted = {theirs for many, _ in needed.values() for theirs in many}
   present = {name for name in names if not name.endswith("rotary_emb.inv_freq")}
   if config.tie_embeddings:
@@ -78,12 +89,18 @@ def from_published(
     if not name.startswith("layers/"):
       array = read(theirs[0])
       return (array.T if name == "output" else array).reshape(shape)
-    return np.stack([read(one).T.reshape(shape[1:]) for one in theirs])
+    stacked = (
+      len(shape) - 2 if "{expert}" in _theirs(config, name)[0] else len(shape) - 1
+    )
+    parts = [read(one).T.reshape(shape[-stacked:]) for one in theirs]
+    return np.stack(parts).reshape(shape)
 
   flat = {}
   for name in needed:
     try:
       array = build(name)
+      if (offset := _offset(config, name)) is not None:
+        array = array.astype(np.float32) + offset
     except ValueError as error:
       raise ValueError(f"{needed[name][0][0]} does not fit {name}: {error}") from error
     flat[name] = place(name, array)
@@ -95,11 +112,15 @@ def to_published(config: DecoderConfig, params: nnx.State) -> dict[str, np.ndarr
   tensors = {}
   for name, leaf in flatten(params).items():
     array = np.asarray(leaf)
-    names = _published_names(config, name)
+    if (offset := _offset(config, name)) is not None:
+      array = (array.astype(np.float32) - offset).astype(array.dtype)
+    names = published_names(config, name)
     if not name.startswith("layers/"):
       tensors[names[0]] = array.T if name == "output" else array
       continue
-    inputs = _LAYER[name.removeprefix("layers/")][1]
+    theirs, inputs = _theirs(config, name)
+    if "{expert}" in theirs:
+      array = array.reshape(-1, *array.shape[2:])
     for one, layer in zip(names, array, strict=True):
       if inputs:
         layer = layer.reshape(math.prod(layer.shape[:inputs]), -1).T
@@ -107,11 +128,27 @@ def to_published(config: DecoderConfig, params: nnx.State) -> dict[str, np.ndarr
   return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
 
-def _published_names(config, name):
+def published_names(config: DecoderConfig, name: str) -> list[str]:
+  """Hugging Face's names of a parameter of ours: of each layer, and of each expert."""
   if name in _OUTSIDE:
     return [_OUTSIDE[name]]
-  theirs = _LAYER[name.removeprefix("layers/")][0]
-  return [f"model.layers.{layer}.{theirs}" for layer in range(config.num_layers)]
+  theirs, _ = _theirs(config, name)
+  experts = range(config.num_experts if "{expert}" in theirs else 1)
+  return [
+    f"model.layers.{layer}.{theirs.format(expert=expert)}"
+    for layer in range(config.num_layers)
+    for expert in experts
+  ]
+
+
+def _theirs(config, name):
+  own = name.removeprefix("layers/")
+  return (_GEMMA if config.post_norms else {}).get(own) or _LAYER[own]
+
+
+def _offset(config, name):
+  """What a norm of ours is above theirs: Gemma's files hold scale - 1."""
+  return np.float32(1) if config.post_norms and name.endswith("norm") else None
 
 
 def _few(names):

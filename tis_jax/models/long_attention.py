@@ -7,7 +7,7 @@ block, N key heads, G query heads a key head, K head width.
 import jax
 import jax.numpy as jnp
 
-from tis_jax.models.layers import MASKED
+from tis_jax.models.layers import MASKED, Near
 from tis_jax.models.precision import multiply
 
 _MOST = 2**22
@@ -45,6 +45,7 @@ def attend_in_blocks(
   segments_BS,
   segments_BC,
   prefixes_BS=None,
+  near: Near | None = None,
 ):
   """What `attend` computes, in blocks of 512 queries by 1,024 slots.
 
@@ -61,6 +62,7 @@ def attend_in_blocks(
     segments_BS: int32, the segment of each token, 0 for padding.
     segments_BC: int32, the segment of each slot; a token looks at its own.
     prefixes_BS: int32, a further one that it looks at, 0 for none.
+    near: a `Near`, outside of which a token sees nothing; None for everything.
 
   Returns:
     [B, S, N, G, K] in the dtype of the queries; 0 of a token that sees nothing.
@@ -76,16 +78,16 @@ def attend_in_blocks(
     [[1.0, 0.0], [0.33, 0.67]]
   """
   rows, tokens = query_BSNGK.shape[:2]
-  queries = (query_BSNGK, places_BS, segments_BS, prefixes_BS)
+  places = near and near.positions_BS
+  queries = (query_BSNGK, places_BS, segments_BS, prefixes_BS, places)
   blocks = jax.tree.map(lambda x: _split(x, _QUERIES), queries)
-  slots = jax.tree.map(
-    lambda x: _split(x, _SLOTS), (keys_BCNK, values_BCNK, segments_BC)
-  )
+  slots = (keys_BCNK, values_BCNK, segments_BC, near and near.positions_BC)
+  slots = jax.tree.map(lambda x: _split(x, _SLOTS), slots)
   first = jnp.arange(slots[2].shape[0]) * slots[2].shape[2]
 
   @jax.checkpoint
   def block(_, queries):
-    return None, _over_slots(queries, (*slots, first))
+    return None, _over_slots(queries, (*slots, first), near and near.width)
 
   _, out = jax.lax.scan(block, None, blocks)
   out = out.swapaxes(0, 1).reshape(rows, -1, *query_BSNGK.shape[2:])
@@ -101,20 +103,22 @@ def _split(x, size: int):
   return x.reshape(x.shape[0], -1, size, *x.shape[2:]).swapaxes(0, 1)
 
 
-def _over_slots(queries, slots):
-  query_BQNGK, places_BQ, segments_BQ, prefixes_BQ = queries
+def _over_slots(queries, slots, width):
+  query_BQNGK, places_BQ, segments_BQ, prefixes_BQ, positions_BQ = queries
   dtype = query_BQNGK.dtype
   scale = query_BQNGK.shape[-1] ** -0.5
   query_BNGQK = query_BQNGK.transpose(0, 2, 3, 1, 4)
 
   @jax.checkpoint
   def add(carry, block):
-    keys_BJNK, values_BJNK, segments_BJ, first = block
+    keys_BJNK, values_BJNK, segments_BJ, positions_BJ, first = block
 
     def seen(carry):
       peak_BNGQ, total_BNGQ, mixed_BNGQK = carry
       slots_J = first + jnp.arange(segments_BJ.shape[1])
       mask_BQJ = slots_J[None, None, :] <= places_BQ[:, :, None]
+      if width is not None:
+        mask_BQJ &= positions_BQ[:, :, None] - positions_BJ[:, None, :] < width
       mask_BQJ &= sees(segments_BQ, prefixes_BQ, segments_BJ)
       mask_BQJ &= (segments_BQ != 0)[:, :, None]
       mask = mask_BQJ[:, None, None]
@@ -130,9 +134,12 @@ def _over_slots(queries, slots):
       total_BNGQ = total_BNGQ * shrink_BNGQ + weights.sum(axis=-1)
       return new_BNGQ, total_BNGQ, mixed_BNGQK * shrink_BNGQ[..., None] + more
 
-    # Slots that come later than all of the block's tokens are half of a causal square.
-    later = first > places_BQ.max()
-    return jax.lax.cond(later, lambda carry: carry, seen, carry), None
+    # Slots that come later than all of the block's tokens are half of a causal square;
+    # those before all of their windows are most of a long row.
+    unseen = first > places_BQ.max()
+    if width is not None:
+      unseen |= positions_BQ.min() - positions_BJ.max() >= width
+    return jax.lax.cond(unseen, lambda carry: carry, seen, carry), None
 
   shape = query_BNGQK.shape
   start = (

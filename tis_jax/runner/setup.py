@@ -7,16 +7,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax
 from flax import nnx
 
 from tis_jax import learner, models, tasks
 from tis_jax.engines import NativeEngine
 from tis_jax.learner import Algorithm, Batch, Learner, PackedBatch
 from tis_jax.logprobs import Sampling, truncates
-from tis_jax.models import DecoderConfig
+from tis_jax.models import Base, DecoderConfig
 from tis_jax.models.tokenizers import Tokenizer
 from tis_jax.numerics.arguments import bind, check_name
 from tis_jax.numerics.checks import check_choice
+from tis_jax.runner.adapters import first_adapter, frozen_base
 from tis_jax.runner.config import refusing
 from tis_jax.runner.deterministic import check_deterministic
 from tis_jax.runner.evaluate import Accuracy, Evaluation
@@ -33,11 +35,12 @@ class Parts:
   Attributes:
     decoder: shapes of the model.
     tokenizer: of the model.
-    params: what the run starts from, and its reference policy.
+    params: of what is trained: what the run starts from, and its reference policy.
     learner: what updates are compiled from.
     evaluate: `evaluate(params)`, held-out accuracy.
     prompts: how many there are to train on.
     notes: sentences on the task's rows and held-out prompts, to be said once.
+    base: under LoRA, the params that stay, on the learner's mesh; else None.
   """
 
   decoder: DecoderConfig
@@ -47,18 +50,20 @@ class Parts:
   evaluate: Callable[[nnx.State], Accuracy]
   prompts: int
   notes: tuple[str, ...] = ()
+  base: Base | None = None
 
   @functools.cached_property
   def update(self) -> Callable:
-    """`update(state, batch, version, *reference) -> (state, metrics)`."""
-    graph, algorithm, optimizer, mesh, sampling, critic_optimizer = self.learner
+    """`update(state, batch, version, *frozen) -> (state, metrics)`."""
+    parts = self.learner
     return learner.make_update(
-      graph,
-      algorithm,
-      optimizer,
-      mesh,
-      sampling=sampling,
-      critic_optimizer=critic_optimizer,
+      parts.graph,
+      parts.algorithm,
+      parts.optimizer,
+      parts.mesh,
+      sampling=parts.sampling,
+      critic_optimizer=parts.critic_optimizer,
+      lora=parts.lora,
     )
 
   def pack(self, batch: Batch) -> Batch | PackedBatch:
@@ -76,18 +81,40 @@ class Parts:
       self.learner.algorithm,
       self.learner.mesh,
     )
-    return learner.make_score(graph, mesh, temperature=algorithm.temperature)
+    whole = learner.make_score(graph, mesh, temperature=algorithm.temperature)
+    return lambda params, batch: whole(self.whole(params), batch)
 
   @property
-  def reference(self) -> tuple[nnx.State, ...]:
-    """Further arguments of `update`."""
-    return (self.params,) if self.learner.algorithm.needs_reference else ()
+  def frozen(self) -> tuple[nnx.State, ...]:
+    """Further arguments of `update`: what it reads and does not train."""
+    reference = (self.params,) if self.learner.algorithm.needs_reference else ()
+    return (*reference, *(() if self.base is None else (self.base.params,)))
+
+  @property
+  def base_digest(self) -> str:
+    """Of the params under adapters; "" where all params train."""
+    return "" if self.base is None else self.base.digest
+
+  def whole(self, params: nnx.State) -> nnx.State:
+    """The decoder's params, from those that are trained."""
+    if self.base is None:
+      return params
+    return models.adapt(self.base.params, params, self.base.lora)
+
+  def identity(self, run: str) -> dict[str, str]:
+    """What a checkpoint of a run must agree in, to be one of these parts."""
+    return {"run": run} | ({"base": self.base_digest} if self.base else {})
 
   def header(self, settings: Settings) -> str:
     """What is trained, and on what."""
+    trained = ""
+    if self.base is not None:
+      count = sum(x.size for x in jax.tree.leaves(self.params))
+      trained = f"; {count:,} of adapters train"
+    model = f"{settings.model.source}, {self.decoder.num_parameters:,} params"
     return "\n".join(
       (
-        f"model    {settings.model.source}, {self.decoder.num_parameters:,} params",
+        f"model    {model}{trained}",
         f"task     {settings.data.task}, {self.prompts:,} prompts",
         f"regime   {settings.regime}",
         *(f"         {note}" for note in self.notes),
@@ -120,13 +147,19 @@ def build(settings: Settings) -> Parts:
     critic_optimizer = None
     if algorithm.needs_critic:
       critic_optimizer = learner.make_optimizer(algorithm.critic.optimizer, updates)
+    mesh = learner.make_mesh(**settings.mesh)
+    base = None
+    if lora := settings.model.lora if settings.model.lora.rank else None:
+      base = frozen_base(params, lora, mesh)
+      params = first_adapter(settings, decoder)
     parts = Learner(
       graph,
       algorithm,
       learner.make_optimizer(settings.optimizer, updates),
-      learner.make_mesh(**settings.mesh),
+      mesh,
       settings.sampler.sampling,
       critic_optimizer,
+      lora,
     )
     environment = environment_of(
       task, task.test, tokenizer, settings.data, settings.sampler.turns
@@ -147,13 +180,14 @@ def build(settings: Settings) -> Parts:
       max_new_tokens=settings.sampler.tokens_at_once(environment),
       eos_ids=tokenizer.eos_ids,
       pad_id=tokenizer.pad_id,
+      base=base,
     )
     engine.update(params, version=0)
     with environment:
       return evaluation(engine)
 
   prompts, notes = len(task.train), environment.notes
-  return Parts(decoder, tokenizer, params, parts, evaluate, prompts, notes)
+  return Parts(decoder, tokenizer, params, parts, evaluate, prompts, notes, base)
 
 
 def environment_of(
@@ -252,8 +286,13 @@ def task_source(data: DataSettings) -> tasks.Source:
   return tasks.settled(data.task, options)
 
 
-def assignment(settings: Settings) -> Assignment:
-  """What the samplers of a run are told."""
+def assignment(settings: Settings, base_digest: str = "") -> Assignment:
+  """What the samplers of a run are told.
+
+  Args:
+    settings: of the run.
+    base_digest: of the params under adapters.
+  """
   # Records of one learner step; a step's worth more for each step that a rollout may be
   # late.
   records = settings.train.prompts_per_step / settings.sampler.prompts_per_record
@@ -270,6 +309,8 @@ def assignment(settings: Settings) -> Assignment:
     groups=settings.train.steps * settings.train.prompts_per_step * interrupted,
     greedy=settings.algorithm.takes("greedy_rewards"),
     named_rewards=settings.algorithm.takes("named_rewards"),
+    lora=settings.model.lora,
+    base_digest=base_digest,
     reward_seconds=settings.data.reward_seconds,
     reward_processes=settings.data.reward_processes,
     deterministic=settings.deterministic,

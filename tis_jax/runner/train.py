@@ -76,7 +76,9 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
     interrupts = stack.enter_context(Interrupts(seconds))
     checkpoints = stack.enter_context(
       Checkpoints(
-        workdir / "checkpoints", {"run": identity.run}, keep=settings.checkpoint.keep
+        workdir / "checkpoints",
+        parts.identity(identity.run),
+        keep=settings.checkpoint.keep,
       )
     )
     restored = checkpoints.restore(parts.learner.abstract_state())
@@ -101,7 +103,7 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       identity.store,
       identity.run,
       create=True,
-      config=assignment(settings).to_json(),
+      config=assignment(settings, parts.base_digest).to_json(),
     )
     keep_config(config, workdir)
     position = info["position"]

@@ -1,15 +1,14 @@
 """The sampler process: newest params in, rollout records out."""
 
 import contextlib
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 
-from tis_jax.engines import Engine, NativeEngine
+from tis_jax.engines import NativeEngine
+from tis_jax.engines.served import ServedEngine
 from tis_jax.sampler.settings import Assignment
 from tis_jax.sampler.worker import Worker, build
-from tis_jax.store import RECONFIGURED, RolloutWriter, Store
+from tis_jax.store import RECONFIGURED, RolloutWriter, Store, Turn
 
 
 def run_sampler(url: str, name: str, parent: int | None = None) -> str | None:
@@ -58,7 +57,7 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
     taken = False
     for turn in writer.turns():
       if turn.params is not None:
-        taken = _take(engine, turn.params, turn.version, taken)
+        taken = _take(engine, turn, taken)
       before = environment.set_aside.copy()
       rollout = worker.rollout(turn.seq, turn.last)
       writer.health = {**worker.health, "idle": writer.idle}
@@ -71,14 +70,15 @@ def _serve(store: Store, name: str, parent: int | None) -> str | None:
     return writer.reason
 
 
-def _take(engine: Engine, params: Mapping[str, Any], version: int, has: bool) -> bool:
+def _take(engine: NativeEngine | ServedEngine, turn: Turn, has: bool) -> bool:
   """Gives an engine new params; one that has some goes on with those if it must."""
+  assert turn.params is not None
   try:
-    engine.update(params, version)
+    engine.update(turn.params, turn.version, turn.digest)
   except ValueError as error:
     if not has:
       raise
-    _say(f"version {version} is refused, the old one used on: {error}")
+    _say(f"version {turn.version} is refused, the old one used on: {error}")
   return True
 
 

@@ -2,14 +2,19 @@
 
 import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from tis_jax import models
 from tis_jax.engines.served import VLLM, LlamaCpp, Probe, ServedEngine, Server, SGLang
+from tis_jax.models import DecoderConfig
 from tis_jax.models.params import config_of
 from tis_jax.sampler.settings import Assignment
 from tis_jax.store import default_url
@@ -25,6 +30,7 @@ def served_engine(
   environment: Environment,
   name: str,
   asked: dict[str, Any],
+  base: models.Base | None = None,
 ) -> ServedEngine:
   """The engine of `assignment.sampler.engine`.
 
@@ -34,6 +40,7 @@ def served_engine(
     environment: whose prompts a probe takes.
     name: of the run and the sampler.
     asked: `max_new_tokens`, `eos_ids`, `pad_id`, `kept_width` and `top_logprobs`.
+    base: of the run's adapters, which the server is given merged into it.
 
   Raises:
     EngineError: neither a program nor a URL is given.
@@ -61,9 +68,19 @@ def served_engine(
     settings.sampling,
     vocab_size=config.vocab_size,
     probe=probe,
+    whole=None if base is None else functools.partial(merged, config, base),
     say=functools.partial(print, flush=True),
     **asked,
   )
+
+
+def merged(
+  config: DecoderConfig, base: models.Base, arrays: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+  """Params by name, from an adapter's arrays: its sum with the base, in fp32."""
+  halves = {name: jnp.asarray(array) for name, array in arrays.items()}
+  adapter = models.unflatten_adapter(config, base.lora, halves)
+  return jax.device_get(models.flatten(models.merge(base.params, adapter, base.lora)))
 
 
 def _server(assignment: Assignment, graph, folder: Path, asked, said: int) -> Server:

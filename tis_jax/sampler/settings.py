@@ -11,6 +11,7 @@ from tis_jax.engines.served.settings import (
   VLLMSettings,
 )
 from tis_jax.logprobs.contract import Sampling, check_rules, truncates
+from tis_jax.models import LoRA
 from tis_jax.numerics.checks import check_choice, check_number
 from tis_jax.tasks import Environment
 from tis_jax.tasks.conversation import Turns
@@ -176,6 +177,8 @@ class Assignment:
       where nobody can say.
     greedy: record the reward of one greedy answer a prompt, too.
     named_rewards: record the task's further rewards, too.
+    lora: the adapters that are published; those of rank 0 are none, and params are.
+    base_digest: of the params that adapters stand beside (`tis_jax.store.digest`).
     reward_seconds: that the rewards of one response may take, of a task of one's own.
     reward_processes: that judge responses to such a task, a sampler.
     deterministic: a record made again is the same again, and not of other noise.
@@ -194,6 +197,8 @@ class Assignment:
   groups: int = 0
   greedy: bool = False
   named_rewards: bool = False
+  lora: LoRA = LoRA()
+  base_digest: str = ""
   reward_seconds: float = 10.0
   reward_processes: int = 2
   deterministic: bool = False
@@ -216,7 +221,9 @@ class Assignment:
   def from_json(cls, config: Mapping[str, Any]) -> "Assignment":
     """From the store."""
     told = dict(config)
-    return cls(sampler=_from_json(SamplerSettings, told.pop("sampler")), **told)
+    sampler = _from_json(SamplerSettings, told.pop("sampler"))
+    lora = _from_json(LoRA, told.pop("lora", {}))
+    return cls(sampler=sampler, lora=lora, **told)
 
 
 def _from_json(cls: type, told: Mapping[str, Any]) -> Any:

@@ -6,13 +6,16 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import nnx
 
 from tis_jax import models, tasks
 from tis_jax.engines import Engine, NativeEngine, play
+from tis_jax.engines.served import ServedEngine
 from tis_jax.rollouts import ABORTED, Header, Rollout
 from tis_jax.sampler.carry import Carry, check_interruptible
 from tis_jax.sampler.served import served_engine
 from tis_jax.sampler.settings import Assignment
+from tis_jax.store import StoreError, digest
 from tis_jax.tasks import Environment, prompt_order
 
 
@@ -136,14 +139,16 @@ class Worker:
     )
 
 
-def build(assignment: Assignment, name: str = "") -> tuple[Engine, Environment]:
+def build(
+  assignment: Assignment, name: str = ""
+) -> tuple[NativeEngine | ServedEngine, Environment]:
   """The engine and the environment that a run asks for.
 
   Args:
     assignment: from the store.
     name: of the run and the sampler; an engine behind a server keeps its files there.
   """
-  decoder, _, tokenizer = models.load(assignment.model)
+  decoder, params, tokenizer = models.load(assignment.model)
   task = tasks.load(assignment.task, **assignment.task_options)
   settings = assignment.sampler
   environment = Environment(
@@ -155,7 +160,7 @@ def build(assignment: Assignment, name: str = "") -> tuple[Engine, Environment]:
     reward_seconds=assignment.reward_seconds,
     reward_processes=assignment.reward_processes,
   )
-  graph = models.decoder_graph(decoder)
+  graph, base = models.decoder_graph(decoder), base_of(assignment, params)
   asked: dict[str, Any] = {
     "max_new_tokens": settings.tokens_at_once(environment),
     "eos_ids": tokenizer.eos_ids,
@@ -169,8 +174,30 @@ def build(assignment: Assignment, name: str = "") -> tuple[Engine, Environment]:
       settings.sampling,
       precision=settings.precision,
       settings=settings.native,
+      base=base,
       **asked,
     )
   else:
-    engine = served_engine(assignment, graph, environment, name, asked)
+    engine = served_engine(assignment, graph, environment, name, asked, base)
   return engine, environment
+
+
+def base_of(assignment: Assignment, params: nnx.State) -> models.Base | None:
+  """The params that a run's adapters stand beside; None where it has no adapters.
+
+  Args:
+    assignment: from the store.
+    params: of `assignment.model`, as they were loaded here.
+
+  Raises:
+    StoreError: they are others than the learner's.
+  """
+  if not assignment.lora.rank:
+    return None
+  told = digest(jax.tree.map(np.asarray, models.flatten(params)))
+  if told != assignment.base_digest:
+    raise StoreError(
+      f"the params of {assignment.model} are others here ({told}) than the learner's "
+      f"({assignment.base_digest}): its adapters are of no use beside them"
+    )
+  return models.Base(params, assignment.lora, told)

@@ -28,12 +28,15 @@ class Turn(NamedTuple):
     params: these, by name, if they are newer than those of the last turn; else None.
     last: the last record that tokens sampled by them may stand in, within the run's
       bound on staleness.
+    digest: of the params of `version`, as `digest` would make it of them: the store
+      has looked at every byte already.
   """
 
   seq: int
   version: int
   params: Mapping[str, np.ndarray] | None
   last: int
+  digest: str = ""
 
 
 class RolloutWriter:
@@ -68,7 +71,8 @@ class RolloutWriter:
     ...   for turn in writer.turns():
     ...     print(turn)  # here: if turn.params is not None, load them; then write
     ...     break
-    Turn(seq=0, version=0, params={'w': array([1., 1.], dtype=float32)}, last=3)
+    Turn(seq=0, version=0, params={'w': array([1., 1.], dtype=float32)}, last=3,
+         digest='...')
   """
 
   def __init__(
@@ -88,7 +92,7 @@ class RolloutWriter:
     self._watch = Watch(store, name, self.incarnation, store.next_seq(name), parent)
     self.left = read_left(store, name, self._watch.seq)
     self._pauses = Pauses(store.url)
-    self._looked = -math.inf
+    self._looked, self._digest = -math.inf, ""
 
   def __enter__(self) -> "RolloutWriter":
     self._watch.__enter__()
@@ -133,12 +137,12 @@ class RolloutWriter:
             params = self._store.read_params(manifest)
           except ParamsGoneError:
             continue
-          watch.version = manifest.version
+          watch.version, self._digest = manifest.version, manifest.digest
         watch.state = "generating"
         now = time.monotonic()
         self.idle = waited / max(now - turned, 1e-9)
         turned, waited = now, 0.0
-        yield Turn(watch.seq, manifest.version, params, last)
+        yield Turn(watch.seq, manifest.version, params, last, self._digest)
         self._pauses.restart()
         continue
       watch.state = "waiting for the learner"
@@ -148,15 +152,15 @@ class RolloutWriter:
       self._pauses.wait(lambda: watch.reason)
       waited += time.monotonic() - began
 
-  def newer(self) -> tuple[Mapping[str, np.ndarray], int] | None:
-    """Params published since this turn's, inside it, and their version.
+  def newer(self) -> tuple[Mapping[str, np.ndarray], int, str] | None:
+    """Params published since this turn's, inside it, their version and their digest.
 
     For engines that take new params between tokens; a record's header then has the
     newest version that made a token of it, and that version's digest. Looks at the
     store no more often than `turns` does, so it may be called at every step.
 
     Returns:
-      (params by name, version), each version once; None while there are none.
+      (params by name, version, digest), each version once; None while there are none.
     """
     if time.monotonic() - self._looked < self._pauses.first:
       return None
@@ -168,8 +172,8 @@ class RolloutWriter:
       params = self._store.read_params(manifest)
     except ParamsGoneError:
       return None
-    self._watch.version = manifest.version
-    return params, manifest.version
+    self._watch.version, self._digest = manifest.version, manifest.digest
+    return params, manifest.version, manifest.digest
 
   def write(self, rollout: Rollout, left: Sequence[int] | None = None) -> None:
     """Hands a record to the learner, as this turn's.

@@ -1,11 +1,12 @@
 """Keys and values of the tokens that slots have seen, a layer at a time.
 
 Letters in names: B slots, C places of a slot, N key heads, K head width, S new tokens.
-Heads stand before places, so that a head's places lie beside each other.
+Heads stand before places, so that a head's places lie beside each other; keys have the
+places last, which is how a query meets them: on a CPU that is up to four times faster.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +17,20 @@ _LEAST = 128
 _STEP = 8
 
 
-class Half(NamedTuple):
-  """The keys or the values of one layer.
+class Memory(NamedTuple):
+  """Keys and values of one layer.
 
   Attributes:
-    numbers_BNCK: in the cache's dtype.
-    scale_BNC: fp32, what whole numbers are multiplied by; None of floats.
+    keys_BNKC: in the cache's dtype.
+    values_BNCK: likewise.
+    key_scale_BNC: fp32, what whole numbers are multiplied by; None of floats.
+    value_scale_BNC: likewise.
   """
 
-  numbers_BNCK: jax.Array
-  scale_BNC: jax.Array | None = None
-
-
-class Memory(NamedTuple):
-  """Keys and values of one layer."""
-
-  keys: Half
-  values: Half
+  keys_BNKC: jax.Array
+  values_BNCK: jax.Array
+  key_scale_BNC: jax.Array | None = None
+  value_scale_BNC: jax.Array | None = None
 
 
 def capacities(longest: int) -> tuple[int, ...]:
@@ -64,32 +62,77 @@ def empty(config: DecoderConfig, slots: int, places: int, dtype) -> tuple[Memory
     places: C.
     dtype: of floats, or int8.
   """
-  shape = (slots, config.num_kv_heads, places, config.head_dim)
+  heads, width = (slots, config.num_kv_heads), config.head_dim
 
-  def half() -> Half:
-    scale = jnp.zeros(shape[:3]) if dtype == jnp.int8 else None
-    return Half(jnp.zeros(shape, dtype), scale)
+  def one() -> Memory:
+    scales = 2 * (jnp.zeros((*heads, places)),) if dtype == jnp.int8 else ()
+    keys = jnp.zeros((*heads, width, places), dtype)
+    return Memory(keys, jnp.zeros((*heads, places, width), dtype), *scales)
 
-  return tuple(Memory(half(), half()) for _ in range(config.num_layers))
+  return tuple(one() for _ in range(config.num_layers))
+
+
+def places_of(memory: Memory) -> int:
+  """C."""
+  return memory.values_BNCK.shape[2]
+
+
+def by_places(function, *memories: Memory) -> Memory:
+  """`function(axis of the places, array of the first memory, of the second, ...)`."""
+  scales = (None, None) if memories[0].key_scale_BNC is None else (2, 2)
+  axes: Any = (3, 2, *scales)
+  return jax.tree.map(function, Memory(*axes), *memories)
 
 
 def write(memory: Memory, key_BSNK, value_BSNK, start) -> Memory:
-  """The memory with new keys and values at `start`, a scalar or one a slot, and on."""
-  new = Memory(_stored(memory.keys, key_BSNK), _stored(memory.values, value_BSNK))
-  if jnp.ndim(start) == 0:
-    return jax.tree.map(lambda x, new: _put(x, new, 0, start), memory, new)
-  if key_BSNK.shape[1] > 1:
-    return _scattered(memory, new, start)
-  # XLA on a CPU scatters bf16 by way of an fp32 copy of the whole cache: for 30 layers
-  # of 16 slots of 128 places that is 130 ms, and to write all of it anew 5 ms.
-  return jax.lax.platform_dependent(memory, new, start, cpu=_chosen, default=_scattered)
+  """The memory with new keys and values from the place `start`, a scalar, on."""
+
+  def one(axis, memory, new):
+    return jax.lax.dynamic_update_slice_in_dim(memory, new, start, axis)
+
+  return by_places(one, memory, _stored(memory, key_BSNK, value_BSNK))
 
 
-def _stored(half: Half, new_BSNK) -> Half:
-  new_BNSK = new_BSNK.swapaxes(1, 2)
-  if half.scale_BNC is None:
-    return Half(new_BNSK.astype(half.numbers_BNCK.dtype))
-  return Half(*rounded(new_BNSK))
+def append(memory: Memory, recent: Memory, start_B, count) -> Memory:
+  """The memory with the first `count` places of `recent` from `start_B` on.
+
+  All of it is written, whatever the count: XLA on a CPU scatters bf16 by way of an fp32
+  copy of the whole, and this is done once in many steps.
+  """
+  place_BC = jnp.arange(places_of(memory))[None, :] - start_B[:, None]
+  inside_BC = (place_BC >= 0) & (place_BC < count)
+  from_BC = jnp.clip(place_BC, 0, places_of(recent) - 1)
+
+  def one(axis, memory, recent):
+    others = [i for i in range(1, memory.ndim) if i != axis]
+    taken = jnp.take_along_axis(recent, jnp.expand_dims(from_BC, others), axis)
+    return jnp.where(jnp.expand_dims(inside_BC, others), taken, memory)
+
+  return by_places(one, memory, recent)
+
+
+def refill(memory: Memory, read: Memory, source_B) -> Memory:
+  """The memory with row `source_B` of what was read in each slot; -1 for none."""
+  new_B, from_B = source_B >= 0, jnp.maximum(source_B, 0)
+
+  def one(axis, memory, read):
+    # Places behind the prompt hold what nobody looks at before it is written again.
+    width = min(memory.shape[axis], read.shape[axis])
+    read, kept = (jax.lax.slice_in_dim(x, 0, width, axis=axis) for x in (read, memory))
+    chosen = jnp.expand_dims(new_B, range(1, memory.ndim))
+    filled = jnp.where(chosen, jnp.take(read, from_B, axis=0), kept)
+    return jax.lax.dynamic_update_slice_in_dim(memory, filled, 0, axis)
+
+  return by_places(one, memory, read)
+
+
+def _stored(memory: Memory, key_BSNK, value_BSNK) -> Memory:
+  key_BNSK, value_BNSK = key_BSNK.swapaxes(1, 2), value_BSNK.swapaxes(1, 2)
+  if memory.key_scale_BNC is None:
+    dtype = memory.keys_BNKC.dtype
+    return Memory(key_BNSK.astype(dtype).swapaxes(2, 3), value_BNSK.astype(dtype))
+  (keys, key_scale), (values, value_scale) = rounded(key_BNSK), rounded(value_BNSK)
+  return Memory(keys.swapaxes(2, 3), values, key_scale, value_scale)
 
 
 def rounded(x_BNSK: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -105,42 +148,14 @@ def rounded(x_BNSK: jax.Array) -> tuple[jax.Array, jax.Array]:
   return jnp.round(x_BNSK / safe_BNS1).astype(jnp.int8), scale_BNS
 
 
-def _put(memory, new, slot, start):
-  at = (slot, 0, start) + (0,) * (memory.ndim - 3)
-  return jax.lax.dynamic_update_slice(memory, new, at)
-
-
-def _scattered(memory: Memory, new: Memory, start_B) -> Memory:
-  def one(memory, new, start):
-    at = (0, start) + (0,) * (memory.ndim - 2)
-    return jax.lax.dynamic_update_slice(memory, new, at)
-
-  return jax.tree.map(lambda x, new: jax.vmap(one)(x, new, start_B), memory, new)
-
-
-def _chosen(memory: Memory, new: Memory, start_B) -> Memory:
-  places = memory.keys.numbers_BNCK.shape[2]
-  here_BC = jnp.arange(places)[None, :] == start_B[:, None]
-
-  def one(x, new):
-    return jnp.where(jnp.expand_dims(here_BC, (1, *range(3, x.ndim))), new, x)
-
-  return jax.tree.map(one, memory, new)
-
-
 @functools.partial(jax.jit, static_argnums=1)
 def resize(cache: tuple[Memory, ...], places: int) -> tuple[Memory, ...]:
   """The cache with so many places, the first ones as they were."""
 
-  def one(x):
-    kept = x[:, :, :places]
+  def one(axis, x):
+    kept = jax.lax.slice_in_dim(x, 0, min(places, x.shape[axis]), axis=axis)
     spare = [(0, 0)] * x.ndim
-    spare[2] = (0, places - kept.shape[2])
+    spare[axis] = (0, places - kept.shape[axis])
     return jnp.pad(kept, spare)
 
-  return jax.tree.map(one, cache)
-
-
-def places_of(cache: tuple[Memory, ...]) -> int:
-  """C."""
-  return cache[0].keys.numbers_BNCK.shape[2]
+  return tuple(by_places(one, memory) for memory in cache)

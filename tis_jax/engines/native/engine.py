@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from tis_jax.engines.native.adapter import with_adapter
 from tis_jax.engines.native.answers import INTERRUPTED, Answers
 from tis_jax.engines.native.draw import GREEDY, Law, blank
 from tis_jax.engines.native.health import Health
-from tis_jax.engines.native.layout import layout
+from tis_jax.engines.native.layout import Layout, layout
 from tis_jax.engines.native.precision import Precision
 from tis_jax.engines.native.requests import (
   Requests,
@@ -28,10 +29,10 @@ from tis_jax.engines.native.steps import Plan
 from tis_jax.engines.protocol import Generation
 from tis_jax.logprobs import Sampling
 from tis_jax.logprobs.contract import check_rules
-from tis_jax.models import decoder_graph, unflatten
+from tis_jax.models import Base, decoder_graph, unflatten, unflatten_adapter
 from tis_jax.models.params import config_of, dtype_of
 from tis_jax.numerics.checks import check_number
-from tis_jax.store import digest
+from tis_jax.store import digest as digest_of
 
 # Tokens drawn by one call, before the host looks again.
 _STEPS = 32
@@ -40,7 +41,7 @@ _SMALL_STEP = 1e9
 _CPU_SLOTS = 16
 _SLOTS = 256
 
-Newer = Callable[[], tuple[Mapping[str, Any], int] | None]
+Newer = Callable[[], tuple[Mapping[str, Any], int, str] | None]
 
 
 class NativeEngine:
@@ -72,6 +73,8 @@ class NativeEngine:
       "int4" or "float8" for params in it under bfloat16 activations. None computes with
       the params as they are, and the graph's activations.
     settings: slots, head, cache, and when newer params are taken.
+    base: params that stay, in their own precision or `precision`; `update` then takes
+      adapters, which are applied beside them and never merged. None: it takes params.
     say: told in a sentence what was refused.
 
   Raises:
@@ -104,6 +107,7 @@ class NativeEngine:
     top_logprobs: int = 0,
     precision: str | None = None,
     settings: NativeSettings = NativeSettings(),
+    base: Base | None = None,
     say: Callable[[str], None] = print,
   ):
     self._precision = Precision(precision, settings.head, settings.cache)
@@ -124,6 +128,8 @@ class NativeEngine:
     self.newer: Newer = lambda: None
     self.health: dict[str, float] = {}
     self._graph, self._settings = graph, settings
+    # Made once: under adapters a new version is a few small arrays.
+    self._base = None if base is None else (self._layout(base.params), base.lora)
     self._room, self._pad_id, self._say = max_new_tokens, pad_id, say
     self._plan = Plan(
       config=self._config,
@@ -134,26 +140,40 @@ class NativeEngine:
     )
     self._version: Version | None = None
 
-  def update(self, params: nnx.State | Mapping[str, Any], version: int) -> None:
+  def update(
+    self, params: nnx.State | Mapping[str, Any], version: int, digest: str = ""
+  ) -> None:
     """Generates with these params from now on, in the engine's precision.
 
     Args:
-      params: the decoder's tree, or its arrays by name (`tis_jax.models.flatten`).
+      params: the decoder's tree, or its arrays by name (`tis_jax.models.flatten`); the
+        adapter's, where there is a `base`.
       version: said of each token they sample.
+      digest: of the arrays, from whoever has made it already.
 
     Raises:
       ValueError: a name is missing or unknown, or a shape is wrong; the params that it
         had stay.
       ImportError: int8, int4 or float8 without qwix.
     """
-    told = ""
     if not isinstance(params, nnx.State):
-      told = digest(params)
+      digest = digest or digest_of(params)
       arrays = {name: jnp.asarray(array) for name, array in params.items()}
-      params = unflatten(self._graph, arrays)
+      params = self._tree(arrays)
+    if self._base is None:
+      made = self._layout(params)
+    else:
+      made = with_adapter(self._graph, *self._base, adapter=params)
+    self._version, self.params_digest = Version(made, version), digest
+
+  def _tree(self, arrays: Mapping[str, jax.Array]) -> nnx.State:
+    if self._base is None:
+      return unflatten(self._graph, arrays)
+    return unflatten_adapter(self._config, self._base[1], arrays)
+
+  def _layout(self, params: nnx.State) -> Layout:
     head = params if self._precision.head else None
-    made = layout(self._graph, self._precision.of(params), head)
-    self._version, self.params_digest = Version(made, version), told
+    return layout(self._graph, self._precision.of(params), head)
 
   def generate(
     self,

@@ -3,49 +3,99 @@
 The arithmetic is that of `tis_jax.models.Decoder`: fp32 norms, angles and softmax,
 products accumulated in fp32 and rounded to the activations' dtype.
 
-Letters in names: B slots, S new tokens of each, T = B * S, C places in the cache, D
-width, N key heads, G query heads a key head, K head width.
+Letters in names: B slots, S new tokens of each, T = B * S, C places in a memory, D
+width, N key heads, G query heads a key head, K head width, Q = S * G.
 """
+
+import functools
+import itertools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from tis_jax.engines.native.cache import Half, Memory, write
+from tis_jax.engines.native.cache import Memory, places_of, write
 from tis_jax.engines.native.layout import LayerLayout, Layout
 from tis_jax.models.config import DecoderConfig
-from tis_jax.models.layers import MASKED, rms_norm, rotary_angles, rotate
+from tis_jax.models.layers import (
+  MASKED,
+  Near,
+  gate_activation,
+  rms_norm,
+  rotary_angles,
+  rotate,
+)
 from tis_jax.models.long_attention import attend_in_blocks, is_long
 from tis_jax.models.precision import multiply
 
 Cache = tuple[Memory, ...]
 
 
+class Past(NamedTuple):
+  """What slots have seen before: looked at, never written.
+
+  Attributes:
+    cache: of every layer.
+    length_B: int32, how many places of it each slot has.
+  """
+
+  cache: Cache
+  length_B: jax.Array
+
+
 def forward(
-  config: DecoderConfig, dtype, layout: Layout, tokens_BS, start, cache: Cache
+  config: DecoderConfig,
+  dtype,
+  layout: Layout,
+  tokens_BS,
+  start,
+  cache: Cache,
+  past: Past | None = None,
 ) -> tuple[jax.Array, Cache]:
   """Hidden states of new tokens after the final norm, and the cache with them in it.
 
-  A token at place p sees the places up to p of its slot, whatever was left behind them.
+  A token sees the past of its slot and the places of the cache up to its own, whatever
+  was left behind them. All slots write at the same places, so a step writes in place;
+  slots of different lengths differ in their past.
 
   Args:
     config: shapes and arithmetic.
     dtype: of the activations.
     layout: the params.
     tokens_BS: int32.
-    start: int32, the place of each slot's first new token: a scalar, or [B].
+    start: int32 scalar, the place of the first new token in the cache.
     cache: with places for them.
+    past: what comes before the cache; None for nothing.
 
   Returns:
     (hidden_BSD in `dtype`, the cache).
   """
   rows, new = tokens_BS.shape
-  positions_BS = jnp.broadcast_to(start, (rows,))[:, None] + jnp.arange(new)[None, :]
-  angles = rotary_angles(config, positions_BS)
+  places_BS = jnp.broadcast_to(start + jnp.arange(new), (rows, new))
+  length_B1 = jnp.reshape(0 if past is None else past.length_B, (-1, 1))
+  positions_BS = places_BS + length_B1
+
+  def sees(window: int | None) -> _Sees:
+    seen = [_up_to(places_BS, cache[0], places_BS, window)]
+    if past is not None:
+      before_BS = jnp.broadcast_to(length_B1 - 1, (rows, new))
+      seen.insert(0, _up_to(before_BS, past.cache[0], positions_BS, window))
+    angles = rotary_angles(config, positions_BS, windowed=window is not None)
+    return _Sees(angles, places_BS, window, seen)
+
+  full = sees(None)
+  windowed = full if config.window is None else sees(config.window.size)
   x_BSD = jnp.take(layout.embedding_VD, tokens_BS, axis=0).astype(dtype)
+  if config.scaled_embedding:
+    x_BSD = x_BSD * jnp.asarray(config.hidden_size**0.5, dtype)
   x_TD = x_BSD.reshape(rows * new, -1)
   memories = []
-  for layer, memory in zip(layout.layers, cache, strict=True):
-    x_TD, memory = _block(config, layer, x_TD, angles, positions_BS, start, memory)
+  for index, (layer, memory) in enumerate(zip(layout.layers, cache, strict=True)):
+    sees_all = config.window is None or config.window.is_full(index)
+    before = [] if past is None else [past.cache[index]]
+    x_TD, memory = _block(
+      config, layer, x_TD, full if sees_all else windowed, start, memory, before
+    )
     memories.append(memory)
   hidden_TD = rms_norm(x_TD, layout.final_norm, config.rms_norm_eps)
   return hidden_TD.reshape(rows, new, -1), tuple(memories)
@@ -57,63 +107,129 @@ def logits(layout: Layout, hidden_BD: jax.Array) -> jax.Array:
   return multiply("bd,dv->bv", hidden_BD.astype(head_DV.dtype), head_DV)
 
 
-def _block(config, layer: LayerLayout, x_TD, angles, positions_BS, start, memory):
+class _Sees(NamedTuple):
+  """What the new tokens see in a layer.
+
+  Attributes:
+    angles: of their positions.
+    places_BS: where they stand in the cache.
+    window: how many places each sees, its own included; None for all.
+    seen: bool [B, S, C] of the past, if there is one, and of the cache.
+  """
+
+  angles: tuple[jax.Array, jax.Array]
+  places_BS: jax.Array
+  window: int | None
+  seen: list[jax.Array]
+
+
+def _block(config, layer: LayerLayout, x_TD, sees: _Sees, start, memory, before):
   eps, kv = config.rms_norm_eps, config.num_kv_heads
   heads = layer.heads(rms_norm(x_TD, layer.attention_norm, eps))
   if layer.bias is not None:
     heads = heads + layer.bias.astype(heads.dtype)[None, :]
-  heads = heads.reshape(*positions_BS.shape, -1, config.head_dim)
+  heads = heads.reshape(*sees.places_BS.shape, -1, config.head_dim)
   query, key, value = jnp.split(heads, [config.num_heads, config.num_heads + kv], 2)
   if layer.query_norm is not None and layer.key_norm is not None:
     query = rms_norm(query, layer.query_norm, eps)
     key = rms_norm(key, layer.key_norm, eps)
-  query, key = rotate(query, angles), rotate(key, angles)
+  query, key = rotate(query, sees.angles), rotate(key, sees.angles)
   memory = write(memory, key, value, start)
-  mixed_BSHK = _attend(query, memory, positions_BS, kv)
-  x_TD = x_TD + layer.out(mixed_BSHK.reshape(x_TD.shape[0], -1))
-  inner = layer.gate_up(rms_norm(x_TD, layer.mlp_norm, eps))
-  gate, up = jnp.split(inner, 2, axis=1)
-  return x_TD + layer.down(jax.nn.silu(gate) * up), memory
+  if before or not is_long(sees.places_BS.shape[1], places_of(memory)):
+    mixed_BSHK = _attend(query, [*before, memory], sees.seen, kv)
+  else:
+    mixed_BSHK = _attend_in_blocks(query, memory, sees, kv)
+  added_TD = layer.out(mixed_BSHK.reshape(x_TD.shape[0], -1))
+  if layer.attention_post_norm is not None:
+    added_TD = rms_norm(added_TD, layer.attention_post_norm, eps)
+  x_TD = x_TD + added_TD
+  added_TD = _mlp(config, layer, rms_norm(x_TD, layer.mlp_norm, eps))
+  if layer.mlp_post_norm is not None:
+    added_TD = rms_norm(added_TD, layer.mlp_post_norm, eps)
+  return x_TD + added_TD, memory
 
 
-def _attend(query_BSHK, memory: Memory, positions_BS, kv: int) -> jax.Array:
-  """softmax(query . keys / sqrt(K)) . values over the places up to each token's own."""
+def _mlp(config, layer: LayerLayout, x_TD):
+  if layer.experts is not None:
+    return layer.experts(x_TD, config.experts_per_token, config.normalize_experts)[0]
+  assert layer.gate_up is not None and layer.down is not None
+  gate, up = jnp.split(layer.gate_up(x_TD), 2, axis=1)
+  return layer.down(gate_activation(config)(gate) * up)
+
+
+def _up_to(last_BS, memory: Memory, at_BS, window: int | None) -> jax.Array:
+  """bool [B, S, C]: the places up to the last, and in a token's window, if it has one.
+
+  Args:
+    last_BS: the last place.
+    memory: whose places.
+    at_BS: where the token stands, counted as the places are.
+    window: as in `_Sees`.
+  """
+  places_11C = jnp.arange(places_of(memory))[None, None, :]
+  seen_BSC = places_11C <= last_BS[:, :, None]
+  if window is not None:
+    seen_BSC &= at_BS[:, :, None] - places_11C < window
+  return seen_BSC
+
+
+def _attend(query_BSHK, memories: list[Memory], seen: list, kv: int) -> jax.Array:
+  """softmax(query . keys / sqrt(K)) . values over what is seen of all memories."""
   rows, new, heads, width = query_BSHK.shape
-  group, places = heads // kv, memory.keys.numbers_BNCK.shape[2]
-  if is_long(new, places):
-    query_BSNGK = query_BSHK.reshape(rows, new, kv, group, width)
-    keys, values = (_floats(half, query_BSHK.dtype) for half in memory)
-    one = jnp.ones_like(positions_BS), jnp.ones((rows, places), jnp.int32)
-    mixed = attend_in_blocks(query_BSNGK, keys, values, positions_BS, *one)
-    return mixed.reshape(query_BSHK.shape)
+  dtype, group = query_BSHK.dtype, heads // kv
   query_BNSGK = query_BSHK.reshape(rows, new, kv, group, width).swapaxes(1, 2)
   query_BNQK = query_BNSGK.reshape(rows, kv, new * group, width)
-  weights_BNQC = _product("bnqk,bnck->bnqc", query_BNQK, memory.keys)
-  seen_BSC = jnp.arange(places)[None, None, :] <= positions_BS[:, :, None]
-  seen_BQC = jnp.repeat(seen_BSC, group, axis=1)
+  weights_BNQC = jnp.concatenate(
+    [_product(query_BNQK, memory) for memory in memories], axis=-1
+  )
+  seen_BQC = jnp.repeat(jnp.concatenate(seen, axis=-1), group, axis=1)
   weights_BNQC = jnp.where(seen_BQC[:, None], weights_BNQC * width**-0.5, MASKED)
   weights_BNQC = jax.nn.softmax(weights_BNQC, axis=-1)
-  half = memory.values
-  if half.scale_BNC is not None:
-    weights_BNQC = weights_BNQC * half.scale_BNC[:, :, None, :]
-  weights_BNQC = weights_BNQC.astype(query_BSHK.dtype)
-  values_BNCK = half.numbers_BNCK.astype(query_BSHK.dtype)
-  mixed_BNQK = multiply("bnqc,bnck->bnqk", weights_BNQC, values_BNCK)
-  mixed_BNSGK = mixed_BNQK.astype(query_BSHK.dtype).reshape(query_BNSGK.shape)
+  ends = list(itertools.accumulate(map(places_of, memories)))
+  parts = jnp.split(weights_BNQC, ends[:-1], axis=-1)
+  mixed = [_mixed(*pair, dtype) for pair in zip(parts, memories, strict=True)]
+  mixed_BNSGK = functools.reduce(jnp.add, mixed).astype(dtype)
+  mixed_BNSGK = mixed_BNSGK.reshape(query_BNSGK.shape)
   return mixed_BNSGK.swapaxes(1, 2).reshape(query_BSHK.shape)
 
 
-def _product(equation: str, query_BNQK, half: Half) -> jax.Array:
+def _mixed(weights_BNQC, memory: Memory, dtype) -> jax.Array:
+  """fp32 [B, N, Q, K]: the values of a memory, weighted."""
+  if memory.value_scale_BNC is not None:
+    weights_BNQC = weights_BNQC * memory.value_scale_BNC[:, :, None, :]
+  values_BNCK = memory.values_BNCK.astype(dtype)
+  return multiply("bnqc,bnck->bnqk", weights_BNQC.astype(dtype), values_BNCK)
+
+
+def _product(query_BNQK, memory: Memory) -> jax.Array:
   """fp32 [B, N, Q, C]."""
-  product = multiply(equation, query_BNQK, half.numbers_BNCK.astype(query_BNQK.dtype))
-  if half.scale_BNC is None:
+  keys_BNKC = memory.keys_BNKC.astype(query_BNQK.dtype)
+  product = multiply("bnqk,bnkc->bnqc", query_BNQK, keys_BNKC)
+  if memory.key_scale_BNC is None:
     return product
-  return product * half.scale_BNC[:, :, None, :]
+  return product * memory.key_scale_BNC[:, :, None, :]
 
 
-def _floats(half: Half, dtype) -> jax.Array:
+def _attend_in_blocks(query_BSHK, memory: Memory, sees: _Sees, kv: int) -> jax.Array:
+  """What `_attend` computes of one memory, without an array of all tokens by places."""
+  rows, new, heads, width = query_BSHK.shape
+  query_BSNGK = query_BSHK.reshape(rows, new, kv, heads // kv, width)
+  keys_BCNK = _floats(memory.keys_BNKC.swapaxes(2, 3), memory.key_scale_BNC)
+  values_BCNK = _floats(memory.values_BNCK, memory.value_scale_BNC)
+  places_BS, places = sees.places_BS, keys_BCNK.shape[:2]
+  one = jnp.ones((rows, new), jnp.int32), jnp.ones(places, jnp.int32)
+  near = None
+  if sees.window is not None:
+    places_BC = jnp.broadcast_to(jnp.arange(places[1])[None, :], places)
+    near = Near(jnp.asarray(sees.window), places_BS, places_BC)
+  mixed = attend_in_blocks(
+    query_BSNGK, keys_BCNK, values_BCNK, places_BS, *one, near=near
+  )
+  return mixed.reshape(query_BSHK.shape)
+
+
+def _floats(numbers_BNCK, scale_BNC) -> jax.Array:
   """[B, C, N, K], as the learner's attention has them."""
-  numbers_BNCK = half.numbers_BNCK
-  if half.scale_BNC is not None:
-    numbers_BNCK = numbers_BNCK.astype(jnp.float32) * half.scale_BNC[..., None]
-  return numbers_BNCK.astype(dtype).swapaxes(1, 2)
+  if scale_BNC is not None:
+    numbers_BNCK = numbers_BNCK.astype(jnp.float32) * scale_BNC[..., None]
+  return numbers_BNCK.swapaxes(1, 2)

@@ -12,8 +12,29 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tis_jax.models.config import DecoderConfig
+from tis_jax.models.experts import ExpertMatrix, Experts
 from tis_jax.models.params import config_of, dtype_of, flatten
 from tis_jax.models.precision import multiply
+
+
+class LowRank(NamedTuple):
+  """An adapter beside a matrix, in the activations' dtype.
+
+  Attributes:
+    down_IR: to the rank.
+    up_RO: from it.
+    scale: of the product.
+  """
+
+  down_IR: jax.Array
+  up_RO: jax.Array
+  scale: jax.Array
+
+  def __call__(self, x_TI: jax.Array) -> jax.Array:
+    """scale (x @ down) @ up, fp32."""
+    narrow_TR = multiply("ti,ir->tr", x_TI, self.down_IR.astype(x_TI.dtype))
+    up_RO = self.up_RO.astype(x_TI.dtype)
+    return self.scale * multiply("tr,ro->to", narrow_TR.astype(x_TI.dtype), up_RO)
 
 
 class Matrix(NamedTuple):
@@ -23,16 +44,20 @@ class Matrix(NamedTuple):
     numbers_IO: floats, or the whole numbers (float8: the rounded ones) that `quantize`
       made.
     scale_O: fp32 scale an output; None of a matrix that is not quantised.
+    beside: an adapter; None without.
   """
 
   numbers_IO: jax.Array
   scale_O: jax.Array | None = None
+  beside: LowRank | None = None
 
   def __call__(self, x_TI: jax.Array) -> jax.Array:
     """x @ numbers * scale: accumulated and scaled in fp32, in the dtype of x."""
     product = multiply("ti,io->to", x_TI, self.numbers_IO.astype(x_TI.dtype))
     if self.scale_O is not None:
       product = product * self.scale_O[None, :]
+    if self.beside is not None:
+      product = product + self.beside(x_TI)
     return product.astype(x_TI.dtype)
 
 
@@ -47,8 +72,11 @@ class LayerLayout(NamedTuple):
     key_norm: [K]; None without.
     out: of the attention, I = N * G * K.
     mlp_norm: [D].
-    gate_up: gate and up beside each other, O = 2 F.
-    down: I = F.
+    gate_up: gate and up beside each other, O = 2 F; None of a mixture.
+    down: I = F; None of a mixture.
+    experts: of a mixture; else None.
+    attention_post_norm: [D]; None without.
+    mlp_post_norm: [D]; None without.
   """
 
   attention_norm: jax.Array
@@ -58,8 +86,11 @@ class LayerLayout(NamedTuple):
   key_norm: jax.Array | None
   out: Matrix
   mlp_norm: jax.Array
-  gate_up: Matrix
-  down: Matrix
+  gate_up: Matrix | None
+  down: Matrix | None
+  experts: Experts | None = None
+  attention_post_norm: jax.Array | None = None
+  mlp_post_norm: jax.Array | None = None
 
 
 class Layout(NamedTuple):
@@ -148,6 +179,15 @@ def _layer(config: DecoderConfig, dtype, widened, flat, index: int) -> LayerLayo
   if config.qk_norm:
     query_norm = _fp32(of("attention/query_norm")[index])
     key_norm = _fp32(of("attention/key_norm")[index])
+  post_norms = (None, None)
+  if config.post_norms:
+    names = ("attention_post_norm", "mlp_post_norm")
+    post_norms = tuple(_fp32(of(name)[index]) for name in names)
+  gate_up = down = experts = None
+  if config.num_experts:
+    experts = _experts(of, index, dtype, widened)
+  else:
+    gate_up, down = merged(1, "mlp/gate", "mlp/up"), merged(1, "mlp/down")
   return LayerLayout(
     attention_norm=_fp32(of("attention_norm")[index]),
     heads=merged(1, *(attention + name for name in projections)),
@@ -156,8 +196,26 @@ def _layer(config: DecoderConfig, dtype, widened, flat, index: int) -> LayerLayo
     key_norm=key_norm,
     out=merged(3, "attention/out"),
     mlp_norm=_fp32(of("mlp_norm")[index]),
-    gate_up=merged(1, "mlp/gate", "mlp/up"),
-    down=merged(1, "mlp/down"),
+    gate_up=gate_up,
+    down=down,
+    experts=experts,
+    attention_post_norm=post_norms[0],
+    mlp_post_norm=post_norms[1],
+  )
+
+
+def _experts(of, index: int, dtype, widened) -> Experts:
+  """The mixture of layer `index`."""
+
+  def one(name) -> ExpertMatrix:
+    made = ExpertMatrix.of(jax.tree.map(lambda x: x[index], of(f"mlp/expert_{name}")))
+    held = dtype if made.scale_EO is None else widened
+    return (
+      made if held is None else made._replace(numbers_EIO=made.numbers_EIO.astype(held))
+    )
+
+  return Experts(
+    of("mlp/router")[index].astype(dtype), *map(one, ("gate", "up", "down"))
   )
 
 

@@ -218,7 +218,7 @@ class Schedule:
     end_R = np.maximum(end_R - 1, self._length_R[row_R]) + self._plan.steps
     last_R = before_R + self._requests.limits[row_R] - 1
     places = covering(self._sizes, int(np.minimum(end_R, last_R).max(initial=1)))
-    if places != places_of(self._slots.cache):
+    if places != places_of(self._slots.cache[0]):
       cache = resize(self._slots.cache, places)
       self._slots = self._slots._replace(cache=cache)
 
@@ -237,7 +237,7 @@ class Schedule:
         steps=int(blocks[-1].steps),
         tokens=tokens[-1],
         places=int(ends.sum()),
-        capacity=len(live_B) * places_of(self._slots.cache),
+        capacity=len(live_B) * places_of(self._slots.cache[0]),
         queue=len(self._waiting),
       )
       self._request_B[~live_B] = -1

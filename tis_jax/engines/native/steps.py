@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tis_jax.engines.native.cache import Memory, places_of
+from tis_jax.engines.native.cache import Memory, append, empty, refill
 from tis_jax.engines.native.draw import Drawn, Law, draw
-from tis_jax.engines.native.forward import forward, logits
+from tis_jax.engines.native.forward import Past, forward, logits
 from tis_jax.engines.native.layout import Layout
 from tis_jax.models.config import DecoderConfig
 
@@ -92,7 +92,7 @@ class Block(NamedTuple):
 
 def no_slots(cache: tuple[Memory, ...], keys_B: jax.Array) -> Slots:
   """Free slots around an empty cache."""
-  rows = cache[0].keys.numbers_BNCK.shape[0]
+  rows = cache[0].keys_BNKC.shape[0]
   # Each in a buffer of its own: they are donated.
   token_B, place_B, count_B, limit_B = (jnp.zeros(rows, jnp.int32) for _ in range(4))
   live_B = jnp.zeros(rows, bool)
@@ -151,7 +151,7 @@ def fill(
   """
   new_B = source_B >= 0
   from_B = jnp.maximum(source_B, 0)
-  cache = refill(slots.cache, read.cache, source_B)
+  cache = _refill(slots.cache, read.cache, source_B)
   key_B = jnp.where(new_B, key_B, slots.key_B)
   drawn = draw(plan.law, read.logits_NV[from_B], _noise(key_B, said_B))
   stopped_B = new_B & _stops(plan, drawn.tokens)
@@ -174,28 +174,22 @@ def fill(
   return slots, Block(column, new_B[:, None], stopped_B, jnp.int32(1))
 
 
-def refill(cache, read_cache, source_B):
-  """The cache of slots, with what was read of prompt `source_B` in it; -1 for none."""
-  new_B, from_B = source_B >= 0, jnp.maximum(source_B, 0)
-
-  def one(memory, read):
-    # Places behind the prompt hold what nobody looks at before it is written again.
-    width = min(memory.shape[2], read.shape[2])
-    taken = jnp.take(read[:, :, :width], from_B, axis=0)
-    chosen = jnp.expand_dims(new_B, range(1, memory.ndim))
-    kept = memory[:, :, :width]
-    start = (0,) * memory.ndim
-    return jax.lax.dynamic_update_slice(memory, jnp.where(chosen, taken, kept), start)
-
-  return jax.tree.map(one, cache, read_cache)
+def _refill(cache, read_cache, source_B):
+  pairs = zip(cache, read_cache, strict=True)
+  return tuple(refill(memory, read, source_B) for memory, read in pairs)
 
 
-reread = jax.jit(refill, donate_argnums=0)
+reread = jax.jit(_refill, donate_argnums=0)
+"""The cache of slots, with what was read of row `source_B` in it; -1 for none."""
 
 
 @functools.partial(jax.jit, static_argnums=0, donate_argnames="slots")
 def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
   """Draws up to `steps` tokens for every response that goes on.
+
+  Keys and values of this call's tokens go to a cache of their own, at the same place of
+  every slot, and to the slots' places when it ends: a step writes one place of a few,
+  where a scatter would move the whole cache on a CPU.
 
   Args:
     plan: what is compiled.
@@ -208,7 +202,8 @@ def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
     (slots, Block).
   """
   rows, room = slots.token_B.shape[0], plan.steps
-  last = places_of(slots.cache) - 1
+  past, slots = Past(slots.cache, slots.place_B), slots._replace(cache=())
+  dtype = past.cache[0].keys_BNKC.dtype
 
   def goes_on(carry):
     step, slots, *_ = carry
@@ -221,8 +216,9 @@ def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
       plan.dtype,
       layout,
       slots.token_B[:, None],
-      jnp.minimum(slots.place_B, last),
+      step,
       slots.cache,
+      past,
     )
     logits_BV = logits(layout, hidden_B1D[:, 0])
     new = draw(plan.law, logits_BV, _noise(slots.key_B, slots.count_B))
@@ -250,8 +246,13 @@ def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
   )
   blank = jax.tree.map(lambda x: jnp.zeros((rows, room, *x.shape[1:]), x.dtype), shapes)
   nothing_BT, none_B = jnp.zeros((rows, room), bool), jnp.zeros((rows,), bool)
+  slots = slots._replace(cache=empty(plan.config, rows, room, dtype))
   start = (jnp.int32(0), slots, blank, nothing_BT, none_B)
   step, slots, drawn, mask_BT, stopped_B = jax.lax.while_loop(goes_on, one, start)
+  # Of a response that ended on the way nobody looks at any more.
+  pairs = zip(past.cache, slots.cache, strict=True)
+  cache = tuple(append(old, new, past.length_B, step) for old, new in pairs)
+  slots = slots._replace(cache=cache)
   return slots, Block(drawn, mask_BT, stopped_B, step)
 
 

@@ -21,7 +21,7 @@ from tis_jax.engines.served.errors import (
 from tis_jax.engines.served.probe import Probe
 from tis_jax.logprobs import Sampling, truncates
 from tis_jax.rollouts import ABORTED, LENGTH, STOP, tight_sets
-from tis_jax.store import digest
+from tis_jax.store import digest as digest_of
 
 _AT_ONCE = 64
 _DEATHS = 3
@@ -89,6 +89,8 @@ class ServedEngine:
     top_logprobs: how many of the most probable tokens are recorded.
     kept_width: room for the ids that top-k, top-p and min-p keep.
     probe: asks after every update what the server holds; None trusts it.
+    whole: makes params of what is published, where that is an adapter; None where it is
+      params.
     say: told in a sentence what went wrong and was mended.
   """
 
@@ -104,6 +106,7 @@ class ServedEngine:
     top_logprobs: int = 0,
     kept_width: int = 0,
     probe: Probe | None = None,
+    whole: Callable[[Mapping[str, np.ndarray]], Mapping[str, np.ndarray]] | None = None,
     say: Callable[[str], None] = print,
   ):
     self._server, self._law, self._probe, self._say = server, law, probe, say
@@ -115,6 +118,7 @@ class ServedEngine:
       "top_logprobs": top_logprobs,
       "kept_width": kept_width,
     }
+    self._whole = whole
     self._params: Mapping[str, np.ndarray] | None = None
     self._version, self.params_digest, self._label = -1, "", ""
     self._pool = ThreadPoolExecutor(_AT_ONCE)
@@ -129,17 +133,25 @@ class ServedEngine:
       dtype=self._server.dtype,
     )
 
-  def update(self, params: Mapping[str, np.ndarray], version: int) -> None:
+  def update(
+    self, params: Mapping[str, np.ndarray], version: int, digest: str = ""
+  ) -> None:
     """Has the server sample from these params, and looks whether it does.
+
+    Args:
+      params: arrays by name.
+      version: number of their publication.
+      digest: of the arrays, from whoever has made it already.
 
     Raises:
       EngineError: it cannot be had to.
       WrongParamsError: it says that it does, and its log-probs say otherwise.
     """
-    told = digest(params)
-    self._label = f"{version}-{told}"
+    digest = digest or digest_of(params)
+    self._label = f"{version}-{digest}"
+    params = params if self._whole is None else self._whole(params)
     self._server.load(params, self._label)
-    self._params, self._version, self.params_digest = params, version, told
+    self._params, self._version, self.params_digest = params, version, digest
     self._look()
 
   def generate(

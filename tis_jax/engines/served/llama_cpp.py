@@ -16,13 +16,8 @@ import numpy as np
 from flax import nnx
 
 from tis_jax.engines.served.answer import Answer, Request
-from tis_jax.engines.served.errors import (
-  EngineAnswerError,
-  EngineDownError,
-  EngineError,
-)
-from tis_jax.engines.served.http import Client
-from tis_jax.engines.served.process import ServerProcess, free_port
+from tis_jax.engines.served.endpoint import Endpoint
+from tis_jax.engines.served.errors import EngineAnswerError, EngineError
 from tis_jax.models import unflatten, write_gguf
 from tis_jax.models.params import config_of
 
@@ -72,20 +67,19 @@ class LlamaCpp:
     threads: int = 0,
     start_seconds: float = 120.0,
   ):
-    if not python and not url:
-      raise EngineError(
-        "llama.cpp needs sampler.llama_cpp.python, the interpreter of an environment"
-        " that has xllamacpp (make llama builds one) or a llama-server program, or"
-        " sampler.llama_cpp.url"
-      )
+    self._endpoint = Endpoint(
+      python,
+      url,
+      "llama.cpp needs sampler.llama_cpp.python, the interpreter of an environment that"
+      " has xllamacpp (make llama builds one) or a llama-server program, or"
+      " sampler.llama_cpp.url",
+    )
+    self._client = self._endpoint.client
     self.engine, self.dtype = "llama.cpp", _DTYPES[precision]
     self._graph, self._template, self._folder = graph, template, folder
     self._python, self._start_seconds = python, start_seconds
     self._slots, self._max_length = slots, max_length
     self._threads = threads or os.cpu_count() or 1
-    self._port = free_port() if python else 0
-    self._client = Client(f"http://127.0.0.1:{self._port}" if python else url)
-    self._process: ServerProcess | None = None
     self._pool = ThreadPoolExecutor(slots)
     self._loaded = False
 
@@ -102,8 +96,7 @@ class LlamaCpp:
         )
       self._loaded = True
       return
-    if self._process is not None:
-      self._process.stop()
+    self._endpoint.stop()
     path = self._folder / f"{label}.gguf"
     path.parent.mkdir(parents=True, exist_ok=True)
     self._clear()
@@ -114,15 +107,12 @@ class LlamaCpp:
       unflatten(self._graph, params),
       self.dtype,
     )
-    self._process = ServerProcess(
-      self._command(path), {}, self._folder / "llama_cpp.log"
-    )
-    self._process.start(self._ready, self._start_seconds)
+    log = self._folder / "llama_cpp.log"
+    self._endpoint.start(self._command(path), {}, log, self._start_seconds)
 
   def close(self) -> None:
     self._pool.shutdown(wait=False, cancel_futures=True)
-    if self._process is not None:
-      self._process.stop()
+    self._endpoint.stop()
     if self._python:
       self._clear()
 
@@ -132,7 +122,8 @@ class LlamaCpp:
       old.unlink(missing_ok=True)
 
   def _command(self, path: Path) -> list[str]:
-    port, slots, threads = str(self._port), str(self._slots), str(self._threads)
+    port, slots = str(self._endpoint.port), str(self._slots)
+    threads = str(self._threads)
     if "python" in Path(self._python).name:
       length = str(self._max_length)
       return [self._python, str(_SCRIPT), str(path), port, slots, length, threads]
@@ -140,13 +131,6 @@ class LlamaCpp:
     line = [self._python, "-m", str(path), "--port", port, "-np", slots]
     line += ["-c", context, "-t", threads, "--host", "127.0.0.1", "--kv-unified"]
     return [*line, "-ctk", "f32", "-ctv", "f32"]
-
-  def _ready(self) -> bool:
-    try:
-      self._client.get("/health")
-    except EngineDownError:
-      return False  # Or 503, while it loads.
-    return True
 
   def _one(self, request: Request, sample: int) -> Answer:
     greedy = request.law.temperature == 0

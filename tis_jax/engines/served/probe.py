@@ -9,7 +9,7 @@ version before or of the first one, or another temperature. If one of those expl
 log-probs better, it is what the server has.
 """
 
-import itertools
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,7 +37,8 @@ class Found(NamedTuple):
   """What a probe saw.
 
   Attributes:
-    differences: in words -> mean |log-prob difference|, in nats, of each explanation.
+    differences: in words -> mean |log-prob difference|, in nats, of each explanation;
+      of the right one alone where none could be better.
     tokens: how many were looked at.
   """
 
@@ -75,7 +76,7 @@ class Probe:
     self._graph, self._temperature = graph, law.temperature
     self._limit = LIMITS.get(dtype, _QUANTISED_LIMIT)
     self._earlier: dict[str, Mapping[str, np.ndarray]] = {}
-    self._length = max(map(len, prompts)) + new_tokens
+    self._length, self._new_tokens = max(map(len, prompts)) + new_tokens, new_tokens
     self.requests = [
       Request(
         prompt=list(prompt),
@@ -101,7 +102,11 @@ class Probe:
       WrongParamsError: says which it is.
     """
     said = np.concatenate([np.asarray(answer.logp, np.float64) for answer in answers])
-    errors = {words: said - logp for words, logp in self._explanations(answers, params)}
+    errors = {}
+    for words, logp in self._explanations(answers, params):
+      errors[words] = said - logp
+      if words == _RIGHT and np.abs(errors[words]).mean() <= _MATTERS:
+        break  # None could be better by what matters.
     differences = {words: float(np.abs(d).mean()) for words, d in errors.items()}
     best, off = min(differences, key=differences.__getitem__), differences[_RIGHT]
     # Log-likelihood that normal errors of unknown variance give the rival over the
@@ -127,41 +132,69 @@ class Probe:
   def _explanations(
     self, answers: Sequence[Answer], params: Mapping[str, np.ndarray]
   ) -> Iterator[tuple[str, np.ndarray]]:
-    """(in words, the log-probs of the answers' tokens that it would give)."""
-    tokens = np.concatenate([np.asarray(answer.tokens) for answer in answers])
-    states = {"given": params, **self._earlier}
-    if states.get("first") is states.get("before"):
-      states.pop("first", None)
-    found = {name: self._read(state, answers) for name, state in states.items()}
-    for (body, (hidden, _)), (head, (_, matrix)) in itertools.product(
-      found.items(), found.items()
-    ):
-      if body != head and "given" not in (body, head):
-        continue
-      logits = _logits(hidden, matrix)
-      yield _words(body, head), _logp(logits, tokens, self._temperature)
-      for temperature in _TEMPERATURES if body == head == "given" else ():
-        if temperature != self._temperature:
-          words = f"{_RIGHT} at temperature {temperature}, not {self._temperature:g}"
-          yield words, _logp(logits, tokens, temperature)
+    """(in words, the log-probs of the answers' tokens that it would give).
 
-  def _read(self, params: Mapping[str, np.ndarray], answers: Sequence[Answer]):
-    """Hidden states that predict the answers' tokens, `[tokens, D]`, and the head."""
+    The right one first; what the rivals cost is spent when they are asked for.
+    """
+    laid = self._laid(answers)
+    given = self._read(params, laid)
+    logits = _logits(*given)
+    own = (self._temperature,)
+    yield _RIGHT, _logp(logits, laid, own)[0]
+    others = tuple(t for t in _TEMPERATURES if t != self._temperature)
+    for temperature, logp in zip(others, _logp(logits, laid, others), strict=True):
+      words = f"{_RIGHT} at temperature {temperature}, not {self._temperature:g}"
+      yield words, logp
+    earlier = dict(self._earlier)
+    if earlier.get("first") is earlier.get("before"):
+      earlier.pop("first", None)
+    read = {name: self._read(state, laid) for name, state in earlier.items()}
+    for name, (hidden, head) in read.items():
+      for words, pair in (
+        (_words(name, "given"), (hidden, given[1])),
+        (_words("given", name), (given[0], head)),
+        (_words(name, name), (hidden, head)),
+      ):
+        yield words, _logp(_logits(*pair), laid, own)[0]
+
+  def _laid(self, answers: Sequence[Answer]) -> "_Laid":
     rows = [
       [*request.prompt, *answer.tokens]
       for request, answer in zip(self.requests, answers, strict=True)
     ]
     ids = np.zeros((len(rows), self._length), np.int32)
-    held = np.zeros(ids.shape, np.int32)
-    for row, tokens in enumerate(rows):
+    held, answered = np.zeros(ids.shape, np.int32), np.zeros(ids.shape, bool)
+    for row, (request, tokens) in enumerate(zip(self.requests, rows, strict=True)):
       ids[row, : len(tokens)], held[row, : len(tokens)] = tokens, 1
+      answered[row, len(request.prompt) : len(tokens)] = True
+    starts = [len(request.prompt) for request in self.requests]
+    places = np.add.outer(starts, np.arange(self._new_tokens))
+    tokens = np.take_along_axis(ids, places, axis=1)
+    return _Laid(ids, held, places, tokens, np.take_along_axis(answered, places, 1))
+
+  def _read(self, params: Mapping[str, np.ndarray], laid: "_Laid"):
+    """Hidden states that predict the answers' tokens, `[R, T, D]`, and the head."""
     arrays = {name: jnp.asarray(x, jnp.float32) for name, x in params.items()}
-    hidden, head = _forward(self._graph, unflatten(self._graph, arrays), ids, held)
-    predicting = [
-      hidden[row, len(request.prompt) - 1 : len(tokens) - 1]
-      for row, (request, tokens) in enumerate(zip(self.requests, rows, strict=True))
-    ]
-    return jnp.concatenate(predicting), head
+    params_tree = unflatten(self._graph, arrays)
+    return _forward(self._graph, params_tree, laid.ids, laid.held, laid.places)
+
+
+class _Laid(NamedTuple):
+  """Prompts and answers as arrays of one shape, however long the answers are.
+
+  Attributes:
+    ids: int32 [R, S].
+    held: int32 [R, S], 1 where there is a token.
+    places: int [R, T], of the answers' tokens in a row.
+    tokens: int32 [R, T], these.
+    mask: bool [R, T], where an answer has one.
+  """
+
+  ids: np.ndarray
+  held: np.ndarray
+  places: np.ndarray
+  tokens: np.ndarray
+  mask: np.ndarray
 
 
 def _words(body: str, head: str) -> str:
@@ -175,15 +208,24 @@ def _words(body: str, head: str) -> str:
   return f"a new head on a body {of[body]}"
 
 
-def _run(graph, params, ids, held):
+def _run(graph, params, ids, held, places):
   model = nnx.merge(graph, params)
-  return model(ids, segment_ids_BS=held)[0], model.head()
+  hidden = model(ids, segment_ids_BS=held)[0]
+  return jnp.take_along_axis(hidden, places[..., None] - 1, axis=1), model.head()
 
 
 _forward = jax.jit(_run, static_argnums=0)
 _logits = jax.jit(materialized_logits)
 
 
-def _logp(logits, tokens: np.ndarray, temperature: float) -> np.ndarray:
-  law = jax.nn.log_softmax(logits / temperature, axis=-1)
-  return np.asarray(law[np.arange(len(tokens)), tokens], np.float64)
+@functools.partial(jax.jit, static_argnums=2)
+def _laws(logits, tokens, temperatures):
+  at = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+  laws = [at / t - jax.nn.logsumexp(logits / t, axis=-1) for t in temperatures]
+  return jnp.stack(laws)
+
+
+def _logp(logits, laid: _Laid, temperatures: tuple[float, ...]) -> np.ndarray:
+  """Of the answers' tokens, one after the other: `[temperatures, tokens]`."""
+  laws = np.asarray(_laws(logits, laid.tokens, temperatures), np.float64)
+  return laws[:, laid.mask]

@@ -42,7 +42,8 @@ class LlamaCppSettings:
       .venv-llama/bin/python), or a llama-server program.
     url: of a llama-server that runs already. It cannot take new params.
     folder: where GGUF files are written; empty for shared memory.
-    threads: of the server; 0 for as many as there are cores.
+    threads: of the server; 0 for as many as there are cores. They wait for each other
+      in a loop, so beside other work one is faster than two.
     start_seconds: that its start may take.
     probe: prompts that are asked after every update, to see what the server holds; 0
       trusts it.

@@ -13,14 +13,9 @@ import numpy as np
 from flax import nnx
 
 from tis_jax.engines.served.answer import Answer, Request
-from tis_jax.engines.served.errors import (
-  EngineAnswerError,
-  EngineDownError,
-  EngineError,
-)
+from tis_jax.engines.served.endpoint import Endpoint
+from tis_jax.engines.served.errors import EngineAnswerError
 from tis_jax.engines.served.handover import Handover
-from tis_jax.engines.served.http import Client
-from tis_jax.engines.served.process import ServerProcess, free_port
 from tis_jax.logprobs import truncates
 
 _PLUGIN = Path(__file__).parent / "vllm_plugin"
@@ -111,19 +106,18 @@ class VLLM:
     max_logprobs: int = 20,
     start_seconds: float = 900.0,
   ):
-    if not python and not url:
-      raise EngineError(
-        "vLLM needs sampler.vllm.python, the interpreter of an environment that has it"
-        " (make vllm builds one), or sampler.vllm.url"
-      )
+    self._endpoint = Endpoint(
+      python,
+      url,
+      "vLLM needs sampler.vllm.python, the interpreter of an environment that has it"
+      " (make vllm builds one), or sampler.vllm.url",
+    )
+    self._client = self._endpoint.client
     self.engine, self.dtype = "vllm", dtype
     self._handover = Handover(graph, folder)
     self._python, self._arguments = python, list(arguments)
     self._max_length, self._logprobs = max_length, max_logprobs
     self._start_seconds = start_seconds
-    self._port = free_port() if python else 0
-    self._client = Client(f"http://127.0.0.1:{self._port}" if python else url)
-    self._process: ServerProcess | None = None
 
   def ask(self, request: Request) -> Sequence[Answer]:
     law = request.law
@@ -156,8 +150,7 @@ class VLLM:
 
   def load(self, params: Mapping[str, np.ndarray], label: str) -> None:
     folder = self._handover.write(params, label)
-    if self._python and (self._process is None or not self._process.alive):
-      self._stop()
+    if self._endpoint.must_start:
       self._start(folder)
     else:
       self._client.post("/pause?mode=wait")
@@ -169,12 +162,8 @@ class VLLM:
     self._handover.taken(folder)
 
   def close(self) -> None:
-    self._stop()
+    self._endpoint.stop()
     self._handover.clear()
-
-  def _stop(self) -> None:
-    if self._process is not None:
-      self._process.stop()
 
   def _start(self, folder: Path) -> None:
     own = [f"--max-model-len={self._max_length}", f"--max-logprobs={self._logprobs}"]
@@ -182,21 +171,12 @@ class VLLM:
       # A prompt that is read in parts sets its generator back, which PyTorch's cannot
       # be on a CPU: the engine dies of it (seen in 0.32.0).
       own.append("--no-enable-chunked-prefill")
-    line = command(
-      self._python, folder, self._port, self.dtype, [*own, *self._arguments]
-    )
+    port, arguments = self._endpoint.port, [*own, *self._arguments]
+    line = command(self._python, folder, port, self.dtype, arguments)
     log = self._handover.folder / "vllm.log"
     cache = {_CACHE: os.environ.get(_CACHE, _CACHE_GIB)}
-    self._process = ServerProcess(line, _ENVIRONMENT | cache, log)
-    self._process.start(self._ready, self._start_seconds)
+    self._endpoint.start(line, _ENVIRONMENT | cache, log, self._start_seconds)
     self.engine = f"vllm {self._client.get('/version')['version']}"
-
-  def _ready(self) -> bool:
-    try:
-      self._client.get("/health")
-    except EngineDownError:
-      return False
-    return True
 
 
 def _asked_for(request: Request) -> int:
