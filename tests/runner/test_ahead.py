@@ -73,6 +73,23 @@ def test_writers_are_let_go_on_only_when_the_learner_waits(store):
   assert rows(batch) == [(0, 4), (0, 5), (1, 0), (1, 1)]
 
 
+def test_a_short_step_is_no_deadlock_while_params_are_being_published(store):
+  """What is released before a publication is seen has to hold after it, too."""
+  store.publish(0, {}, {"cursor": {}})
+  store.put_rollout("a", 0, record(0, [1, 1, 1, 1, 1, 0]))
+  with Ahead(stream(store, groups=2, filter_groups=True), prepare=rows) as ahead:
+    ahead.begin(1, 1)
+    until = time.monotonic() + 0.3
+
+    def published():
+      if store.next_version() == 1 and time.monotonic() > until:
+        store.publish(1, {}, {"cursor": {}})
+      if store.taken() == {"a": 1}:
+        store.put_rollout("a", 1, record(1, [0, 1] * GROUPS))
+
+    assert ahead.take(published) == [(0, 4), (0, 5), (1, 0), (1, 1)]
+
+
 def params(value):
   return {"w": jax.numpy.full((4, 4), value, jax.numpy.float32)}
 

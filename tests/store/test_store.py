@@ -433,6 +433,24 @@ def test_what_was_released_holds_until_the_next_publication(store):
   assert store.taken() == {"a": 2}
 
 
+def test_what_is_released_under_a_publication_under_way_holds_with_it(store):
+  store.publish(0, _PARAMS, {"cursor": {"a": 1}})
+  store.release({"a": 4}, version=1)
+  assert store.taken() == {"a": 1}
+  # Nothing of one publication is taken back.
+  store.release({"a": 3, "b": 2}, version=1)
+  store.publish(1, _PARAMS, {"cursor": {"a": 2}})
+  assert store.taken() == {"a": 4, "b": 2}
+
+
+def test_what_a_killed_writer_had_begun_goes_with_its_folder(tmp_path):
+  kv = KeyValue(tmp_path.as_uri())
+  kv.put("params/v1/w", b"x")
+  (tmp_path / "params/v1/w.1234.__lock").write_bytes(b"half")
+  kv.delete_span("params/v1/")
+  assert not (tmp_path / "params/v1").exists()
+
+
 def test_no_name_leaves_the_runs_prefix(tmp_path, make_rollout):
   outside = tmp_path / "outside"
   outside.write_bytes(b"mine")

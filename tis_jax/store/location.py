@@ -14,6 +14,8 @@ from tis_jax.store.errors import StoreUnreachableError
 
 _SHARED_MEMORY = Path("/dev/shm")
 _IN_MEMORY_FILE_SYSTEMS = {"tmpfs", "ramfs"}
+# Of values that are being written: TensorStore lists no key that ends so.
+UNLISTED = ".__lock"
 
 
 def default_url(name: str, needed_bytes: int = 1 << 30) -> tuple[str, str]:
@@ -125,11 +127,15 @@ def on_memory_file_system(path: str) -> bool:
 def remove_empty_folders(url: str, prefix: str = "") -> None:
   """Removes the folders below a prefix that hold nothing; stores without any have none.
 
-  A file system keeps the folder of every key that ever was.
+  A file system keeps the folder of every key that ever was, and of a writer that was
+  killed the part that it had written: nobody may be writing there.
   """
   parts = urlsplit(url)
   if parts.scheme != "file":
     return
-  for folder, _, _ in os.walk(unquote(parts.path) + prefix, topdown=False):
+  for folder, _, files in os.walk(unquote(parts.path) + prefix, topdown=False):
     with contextlib.suppress(OSError):  # It holds something.
+      for name in files:
+        if name.endswith(UNLISTED):
+          os.unlink(os.path.join(folder, name))
       os.rmdir(folder)

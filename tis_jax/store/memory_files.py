@@ -14,12 +14,10 @@ import secrets
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from tis_jax.store.location import on_memory_file_system
+from tis_jax.store.location import UNLISTED, on_memory_file_system
 
 Buffer = bytes | memoryview | mmap.mmap
 
-# The driver lists no key that ends so.
-_UNLISTED = ".__lock"
 # Below, a mapping costs more than a copy.
 _MAPPED_BYTES = 1 << 20
 
@@ -51,7 +49,7 @@ class MemoryFiles:
     (True, False, False)
     """
     names = key.split("/")
-    bad = any(name in ("", ".", "..") or name.endswith(_UNLISTED) for name in names)
+    bad = any(name in ("", ".", "..") or name.endswith(UNLISTED) for name in names)
     return not bad and "\0" not in key
 
   def read(self, key: str) -> Buffer | None:
@@ -85,7 +83,7 @@ class MemoryFiles:
 
   def _beside(self, key: str, *parts: Buffer) -> Path:
     path = self._folder / key
-    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_UNLISTED}")
+    beside = path.with_name(f"{path.name}.{secrets.token_hex(4)}{UNLISTED}")
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
       with beside.open("wb") as file:
