@@ -66,7 +66,7 @@ def test_writers_are_let_go_on_only_when_the_learner_waits(store):
     assert store.taken() == {}
 
     def released():
-      if store.taken() == {"a": 1}:
+      if store.taken() == {"a": 1} and store.next_seq("a") == 1:
         store.put_rollout("a", 1, record(1, [0, 1] * GROUPS))
 
     batch = ahead.take(released)
@@ -84,7 +84,7 @@ def test_a_short_step_is_no_deadlock_while_params_are_being_published(store):
     def published():
       if store.next_version() == 1 and time.monotonic() > until:
         store.publish(1, {}, {"cursor": {}})
-      if store.taken() == {"a": 1}:
+      if store.taken() == {"a": 1} and store.next_seq("a") == 1:
         store.put_rollout("a", 1, record(1, [0, 1] * GROUPS))
 
     assert ahead.take(published) == [(0, 4), (0, 5), (1, 0), (1, 1)]
