@@ -22,7 +22,7 @@ QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
 	-m "not (peers or chaos or learning or engines or processes or tunix or fuzz)"
 FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
 
-.PHONY: quickstart compare setup test test-chaos test-learning test-processes test-peers \
+.PHONY: quickstart compare setup test test-functions test-chaos test-learning test-processes test-peers \
 	test-engines test-tunix fuzz fuzz-guided lint gsm8k smollm2 vllm llama trl vllm-run \
 	benchmarks docs notebook clean help
 
@@ -34,9 +34,11 @@ compare: $(VENV)/.run  ## no correction, token TIS and sequence TIS, side by sid
 
 setup: $(VENV)/.run  ## the environment alone, in .venv
 
-test: $(VENV)/.test lint  ## lint, then the quick tests and doctests
-	$(QUICK) $(FUNCTIONS)
+test: lint test-functions  ## lint, then the quick tests and doctests
 	$(QUICK) $(FUNCTIONS:%=--ignore=%)
+
+test-functions: $(VENV)/.test  ## those of the functions alone: corrections, losses, advantages
+	$(QUICK) $(FUNCTIONS)
 
 test-chaos: $(VENV)/.test  ## kill samplers, corrupt records, restart learners, stop studies
 	$(PY) -m pytest -n 2 -m chaos
