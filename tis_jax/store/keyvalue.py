@@ -253,6 +253,9 @@ class KeyValue:
         f"{place} failed, there is no room left: make some, or let fewer params stay "
         f"there (store.keep). The system says: {text}"
       )
+    if action != "read" and "No such file" in text:
+      # A folder that was there when the write began.
+      return StoreUnreachableError(f"{place} failed, it is no longer there: {text}")
     if "UNAVAILABLE" in text:
       return StoreUnreachableError(f"{place} failed: {text}")
     return StoreError(f"{place} failed: {text}")
