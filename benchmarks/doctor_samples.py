@@ -21,6 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from atlas import TEXTS
 from flax import nnx
 
 from tis_jax import models, tasks
@@ -37,25 +38,6 @@ FEW = (0.7, 0.9, 1.0, 1.2)
 FRESH = ("float32", "bfloat16", "int8", "int4")
 BEHIND = (1, 4, 16)
 NEWEST = 100  # the learner's version of the arithmetic policy
-
-TEXTS = (
-  "The harbour was quiet in the morning, and",
-  "To bake bread you need flour, water, salt and",
-  "A train leaves at nine and arrives at noon. It",
-  "In the year 1905 a clerk in Bern",
-  "The function returns the sum of its arguments:\n\ndef add(",
-  "Question: What is 17 times 6?\nAnswer:",
-  "Dear Sir or Madam,\n\nI am writing to",
-  "The three largest planets of the solar system are",
-  "Once there was a miller who had",
-  "SELECT name, age FROM people WHERE",
-  "The results of the experiment show that",
-  "She opened the door and saw",
-  "List of ingredients:\n- two eggs\n- a cup of",
-  "If it rains tomorrow, we will",
-  "A good password should",
-  "The capital of Portugal is",
-)
 
 
 class Policy:
