@@ -26,15 +26,16 @@ def script(name, *argv, python=()):
 
 
 def test_the_commands_that_the_pages_show_are_understood():
-  shown = []
+  commands = []
   for page in (FOLDER.parent / "docs").glob("*.md"):
     for line in page.read_text().replace("\\\n", " ").splitlines():
-      if "--vary" in line:
-        words = line.split()[line.split().index("--vary") + 1 :]
-        ends = [i for i, word in enumerate(words) if word.startswith("--")]
-        shown.append(words[: min(ends, default=len(words))])
-  assert shown
-  assert len(plan(varied("quickstart", shown))) > 1
+      settings = [words.split() for words in line.split("--")]
+      varied_settings = [words[1:] for words in settings if words[:1] == ["vary"]]
+      if varied_settings:
+        commands.append(varied_settings)
+  assert len(commands) >= 3
+  for settings in commands:
+    assert len(plan(varied("quickstart", settings))) > 1, settings
 
 
 @pytest.mark.parametrize(
