@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from tiny_run import small, steps_of
 
+import tis_jax as tis
 from tis_jax.learner import load_batch
 from tis_jax.runner import GuardError, GuardSettings, train
 from tis_jax.runner.guard import Guard
+from tis_jax.runner.tighten import tightened
 
 HEALTHY = {
   "mismatch/k3": 1e-4,
@@ -23,8 +25,9 @@ STALE = HEALTHY | {"staleness/max": 8.0}
 def alarms(*steps, precision="bfloat16", **settings):
   """Which bound each step sounds the alarm for."""
   guard = Guard(GuardSettings(**{"patience": 1} | settings), precision)
-  bounds = lambda said: [x.split("guard.")[1].split(")")[0].split()[0] for x in said]
-  return [bounds(guard.look(step)) for step in steps]
+  said = [guard.look(step) for step in steps]
+  assert all(f"guard.{x}" in words for look in said for x, words in look.items())
+  return [list(look) for look in said]
 
 
 @pytest.mark.parametrize(
@@ -105,3 +108,44 @@ def test_a_run_stops_on_an_alarm_with_its_batch_and_goes_on_when_told_to(
   train(small(tmp_path, 3, **guard | {"guard.action": "warn"}), tmp_path)
   assert steps_of(tmp_path)[-1] == 3
   assert "alarm at step 2: mismatch/k3" in capsys.readouterr().out
+
+
+@pytest.mark.chaos
+def test_an_alarm_tightens_the_caps_and_a_run_that_goes_on_keeps_them_so(
+  tmp_path, capsys
+):
+  guard = {
+    "guard.action": "tighten",
+    "guard.patience": 1,
+    "guard.max_k3": 1e-12,
+    "guard.max_mean_weight": 0.0,
+    "guard.max_growth": 0.0,
+  }
+  train(small(tmp_path, 3, **guard), tmp_path)
+  said = capsys.readouterr().out
+  assert said.count("tightened from step") == 1
+  assert "tightened from step 2 on: truncate(high=1.414" in said
+  train(small(tmp_path, 4, **guard), tmp_path)
+  # A new attempt, so a new alarm: the second pull is counted from the first.
+  assert "truncate(high=1.189" in capsys.readouterr().out
+
+
+def test_caps_are_tightened_and_nothing_else():
+  given = tis.chain(
+    tis.veto(1e-4), tis.watch(tis.truncate(8.0)), tis.clip(4.0, 0.25, level="sequence")
+  )
+  once = tightened(given, times=1)
+  assert once.stages[:2] == given.stages[:2]
+  assert once.stages[2] == tis.clip(2.0, 0.5, level="sequence")
+  nearest = tightened(given, times=50).stages[2].thresholds
+  assert nearest["high"] == pytest.approx(1.01)
+  assert nearest["low"] == pytest.approx(1 / 1.01)
+  assert tightened(tis.chain(tis.truncate(1.005)), times=3) == tis.chain(
+    tis.truncate(1.005)
+  )
+
+
+@pytest.mark.parametrize("correct", [tis.chain(), tis.chain(tis.importance("token"))])
+def test_nothing_to_tighten_is_refused(correct):
+  with pytest.raises(ValueError, match=r"no cap to tighten .* truncate or a clip"):
+    tightened(correct, times=1)

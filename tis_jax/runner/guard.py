@@ -5,7 +5,11 @@ from collections.abc import Mapping
 
 from tis_jax.numerics.checks import check_choice, check_number
 
-ACTIONS = ("off", "warn", "save", "stop")
+ACTIONS = ("off", "warn", "save", "tighten", "stop")
+
+# Alarms of a gap that smaller weights take the edge off. A sampler that disagrees while
+# it is fresh has a bug, and where much is rejected a cap is not what starves the batch.
+WEIGHTY = frozenset({"max_k3", "max_growth", "min_ess", "max_mean_weight"})
 
 # k3 of a sampler that holds the learner's params, ten times what the mismatch atlas
 # measured on a language model (docs/atlas.md); the quickstart's policy stays below a
@@ -24,8 +28,9 @@ class GuardSettings:
   """Alarms on what every step measures. A bound of 0 is not looked at.
 
   Attributes:
-    action: on an alarm: "warn" says it, "save" also writes the batch, "stop" also
-      ends the run; "off" looks at nothing.
+    action: on an alarm: "warn" says it, "save" also writes the batch, "tighten" also
+      halves the log of the correction's caps, "stop" saves and ends the run; "off"
+      looks at nothing.
     patience: steps in a row that a metric is out of range before it is an alarm.
     fresh_k3: most `mismatch/k3` of a batch that is not stale: a sampler that disagrees
       then has a bug. None is ten times what the sampler's precision is known for.
@@ -70,10 +75,10 @@ class Guard:
     >>> guard = Guard(GuardSettings(patience=1), "bfloat16")
     >>> for k3 in (0.001, 0.06, 0.07):
     ...   said = guard.look({"mismatch/k3": k3, "staleness/max": 0.0})
-    ...   print([sentence[:34] for sentence in said])
-    []
-    ['mismatch/k3 0.06 is above 0.01 (gu']
-    []
+    ...   print({bound: sentence[:29] for bound, sentence in said.items()})
+    {}
+    {'fresh_k3': 'mismatch/k3 0.06 is above 0.0'}
+    {}
   """
 
   def __init__(self, settings: GuardSettings, precision: str):
@@ -84,17 +89,17 @@ class Guard:
     self._since: dict[str, int] = {}
     self._k3: list[float] = []
 
-  def look(self, scalars: Mapping[str, float]) -> list[str]:
-    """The alarms that this step raises; one that goes on is not said again."""
+  def look(self, scalars: Mapping[str, float]) -> dict[str, str]:
+    """The alarms that this step raises, by bound; what goes on is not said again."""
     if self._settings.action == "off":
-      return []
+      return {}
     found = self._found(scalars)
     self._since = {name: self._since.get(name, 0) + 1 for name in found}
-    return [
-      sentence
+    return {
+      name: sentence
       for name, sentence in found.items()
       if self._since[name] == self._settings.patience
-    ]
+    }
 
   def _found(self, scalars: Mapping[str, float]) -> dict[str, str]:
     """What is out of range now, by the name of its bound. NaN is in no range."""

@@ -33,7 +33,7 @@ from tis_jax.learner import (
 )
 from tis_jax.runner import logs
 from tis_jax.runner.ahead import Ahead
-from tis_jax.runner.guard import Guard
+from tis_jax.runner.guard import WEIGHTY, Guard
 from tis_jax.runner.health import sampler_health
 from tis_jax.runner.lineage import Lineage
 from tis_jax.runner.publisher import Publisher
@@ -41,6 +41,7 @@ from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
 from tis_jax.runner.stream import BatchStream, late_rows, needed_from
 from tis_jax.runner.summary import summarize
+from tis_jax.runner.tighten import caps_of
 from tis_jax.sampler import Fleet
 from tis_jax.store import Store, StoreError
 from tis_jax.tasks import CAUSES
@@ -50,6 +51,7 @@ FRESH: Mapping[str, Any] = {
   "position": None,
   "seconds": 0.0,
   "base": None,
+  "tightened": 0,
 }
 """What a checkpoint says beside the state, before there is one."""
 
@@ -136,14 +138,16 @@ class Run:
     checkpoints: Checkpoints,
     log: logs.MetricsLog,
   ):
-    self._settings, self._parts, self._workdir = settings, parts, workdir
-    self._state, self._info = state, info
+    self._settings, self._workdir = settings, workdir
+    self._state, self._info = state, {**FRESH, **info}
+    self._as_given = parts
+    self._parts = parts.tightened(self._info["tightened"])
     self._store, self._stream, self._fleet = store, stream, fleet
     self._lineage, self._ahead, self._publisher = lineage, ahead, publisher
     self._checkpoints, self._log = checkpoints, log
     self._began = time.monotonic()
     self.step = int(state.step)
-    self.version = info["version"]
+    self.version = self._info["version"]
     self._unread: _Step | None = None
     self._progress = logs.Progress(self.step, settings.train.steps)
     self._tokens = 0.0
@@ -345,24 +349,37 @@ class Run:
     old_logp = self._parts.score(self._state.params, batch).logp
     save_batch(path, batch, old_logp=old_logp, learner_version=self.step)
 
-  def _raise_alarms(self, step: _Step, alarms: list[str]) -> None:
+  def _raise_alarms(self, step: _Step, alarms: Mapping[str, str]) -> None:
     """Says the alarms of a step, and does what the config wants done."""
-    for alarm in alarms:
+    for alarm in alarms.values():
       logs.say(f"alarm at step {step.number}: {alarm}")
     guard = self._settings.guard
-    if guard.action not in ("save", "stop"):
+    if guard.action not in ("save", "tighten", "stop"):
       return
     path = self._workdir / f"guard_{step.number:06d}.npz"
     if len(list(self._workdir.glob("guard_*.npz"))) < guard.max_saved:
       self._write_batch(path, step.batch)
       logs.say(f"its batch is in {path}")
+    if guard.action == "tighten" and WEIGHTY.intersection(alarms):
+      self._tighten()
     if guard.action == "stop":
       self._save(self._state, self._ahead.position)
       raise GuardError(
-        f"step {step.number}: {'; '.join(alarms)}. The run has stopped, as "
+        f"step {step.number}: {'; '.join(alarms.values())}. The run has stopped, as "
         "guard.action asks, and its state is saved; the same command goes on with "
         "--config.guard.action=warn"
       )
+
+  def _tighten(self) -> None:
+    """Compiles the update with nearer caps, from the next dispatch on."""
+    times = self._info["tightened"] + 1
+    nearer = self._as_given.tightened(times)
+    correct = nearer.learner.algorithm.correct
+    if correct == self._parts.learner.algorithm.correct:
+      logs.say(f"the correction's cap is as near to 1 as it gets: {caps_of(correct)}")
+      return
+    self._parts, self._info = nearer, {**self._info, "tightened": times}
+    logs.say(f"tightened from step {self.step + 1} on: {caps_of(correct)}")
 
   def _refuse(self, step: _Step, scalars: Mapping[str, float]) -> None:
     """Stops the run in the state from before a step, with the batch that did it."""

@@ -23,6 +23,7 @@ from tis_jax.runner.config import refusing
 from tis_jax.runner.deterministic import check_deterministic
 from tis_jax.runner.evaluate import Accuracy, Evaluation
 from tis_jax.runner.settings import DataSettings, Settings
+from tis_jax.runner.tighten import tightened
 from tis_jax.sampler import Assignment
 from tis_jax.sampler.carry import check_interruptible
 from tis_jax.tasks import Environment
@@ -72,6 +73,15 @@ class Parts:
     return (
       learner.pack(batch, algorithm, self.learner.mesh) if algorithm.packs else batch
     )
+
+  def tightened(self, times: int) -> "Parts":
+    """The parts with the correction's caps pulled to 1 so many times."""
+    if not times:
+      return self
+    algorithm = self.learner.algorithm
+    nearer = tightened(algorithm.correct, times)
+    algorithm = dataclasses.replace(algorithm, correct=nearer)
+    return dataclasses.replace(self, learner=self.learner._replace(algorithm=algorithm))
 
   @functools.cached_property
   def score(self) -> Callable:
@@ -133,6 +143,8 @@ def build(settings: Settings) -> Parts:
     decoder, params, tokenizer = models.load(settings.model.source)
     _check_record(settings, decoder.vocab_size)
     check_deterministic(settings)
+    if settings.guard.action == "tighten":
+      tightened(settings.algorithm.correct, times=1)
     if settings.algorithm.score_centering and not settings.sampler.top_logprobs:
       raise ValueError(
         "algorithm.score_centering needs the sampler's most probable tokens in the "
