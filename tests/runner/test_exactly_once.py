@@ -106,7 +106,9 @@ def disturb(process, rng):
 
 
 def final_params(workdir):
-  parts = build(read_config(config_of(workdir)))
+  config = config_of(workdir)
+  config.mesh.data = -1  # The test's own devices, of which there are more.
+  parts = build(read_config(config))
   run = json.loads((workdir / "run.json").read_text())["run"]
   with Checkpoints(workdir / "checkpoints", {"run": run}) as checkpoints:
     state, info = checkpoints.restore(parts.learner.abstract_state())
