@@ -4,16 +4,17 @@ python experiments/launch/ray_fleet.py --config=quickstart --workdir=/shared/run
   --store=file:///shared/run/store --samplers=8 \\
   --learner_needs=CPU=8,GPU=1 --sampler_needs=CPU=2 --config.train.steps=500
 
-The learner runs `tis train`, each sampler `tis sample`, in a process of its own below an
-actor: what one has for the other goes through the store, and Ray carries no arrays. Ray
-makes an actor again whose node or worker is gone, and this script starts a process again
-that has died.
+The learner runs `tis train`, each sampler `tis sample`, in a process of its own below
+an actor: what one has for the other goes through the store, and Ray carries no arrays.
+Ray makes an actor again whose node or worker is gone, and this script starts a process
+again that has died.
 """
 
 import argparse
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -231,6 +232,21 @@ def wait_for(members: Sequence[Member]) -> None:
     ray.wait(left, num_returns=len(left), timeout=_GRACE_SECONDS)
 
 
+def join(address: str) -> None:
+  """Makes this process a driver of the cluster."""
+  try:
+    host, _, port = address.rpartition(":")
+    if host and port.isdecimal():
+      # Ray itself tries for minutes, and then ends the process.
+      socket.create_connection((host, int(port)), timeout=10.0).close()
+    ray.init(address=address)
+  except OSError as error:
+    sys.exit(
+      f"no Ray cluster at {address} ({error}): start one with ray start --head, or "
+      "give --address=local"
+    )
+
+
 def say_what_is_missing(role: str, needs: dict[str, Any]) -> None:
   """Says so where no node of now has what a role needs; one may still join."""
   wanted = {
@@ -306,13 +322,7 @@ def main(argv: Sequence[str]) -> int:
     read_config(config)
   except ConfigError as error:
     sys.exit(f"ConfigError: {error}")
-  try:
-    ray.init(address=known.address)
-  except ConnectionError as error:
-    sys.exit(
-      f"no Ray cluster at {known.address} ({error}): start one with ray start --head, "
-      "or give --address=local"
-    )
+  join(known.address)
   say_what_is_missing("learner", known.learner_needs)
   say_what_is_missing("samplers", known.sampler_needs)
   workdir = os.path.abspath(known.workdir)
