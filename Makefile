@@ -19,11 +19,11 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 # In two halves: what a process has compiled stays mapped, and the kernel has a limit.
 QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
-	-m "not (peers or chaos or learning or engines or processes or tunix or fuzz or ray)"
+	-m "not (peers or chaos or learning or engines or processes or tunix or fuzz or ray or slurm)"
 FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
 
 .PHONY: quickstart compare setup test test-functions test-chaos test-learning test-processes test-peers \
-	test-engines test-tunix test-ray ray fuzz fuzz-guided lint gsm8k smollm2 vllm llama trl vllm-run \
+	test-engines test-tunix test-ray test-slurm ray fuzz fuzz-guided lint gsm8k smollm2 vllm llama trl vllm-run \
 	benchmarks docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
@@ -68,6 +68,9 @@ test-tunix: $(TUNIX_VENV)/.installed  ## inside the released Tunix, in .venv-tun
 
 test-ray: $(VENV)/.launch  ## a fleet on a Ray cluster of three nodes here; the JobSet's schema
 	$(PY) -m pytest -m ray tests/experiments
+
+test-slurm: $(VENV)/.test  ## a job on a Slurm of two nodes here (Debian: slurmctld slurmd slurm-client munge)
+	$(PY) -m pytest -m slurm tests/experiments
 
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .

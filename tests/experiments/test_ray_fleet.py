@@ -9,25 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
+from launched import SETTINGS, processes, steps_of, url_of, wait_until_gone
 
-from tis_jax.runner import logs
 from tis_jax.store import Store
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "experiments" / "launch" / "ray_fleet.py"
-SETTINGS = {
-  "algorithm.micro_batches": 1,
-  "checkpoint.every": 1,
-  "eval.prompts": 8,
-  "log.tensorboard": "false",
-  "optimizer.schedule": "constant",
-  "optimizer.warmup_steps": 1,
-  "sampler.group_size": 2,
-  "sampler.prompts_per_record": 4,
-  "store.max_staleness": 4,
-  "train.prompts_per_step": 4,
-}
-
 pytestmark = pytest.mark.ray
 
 
@@ -71,32 +58,8 @@ def start(cluster, folder, **settings):
     )
 
 
-def url_of(folder):
-  return (folder / "store").as_uri()
-
-
 def said_in(folder):
   return (folder / "said.log").read_text(errors="replace")
-
-
-def steps_of(folder):
-  if not (folder / "metrics.jsonl").exists():
-    return []
-  rows = logs.read_metrics(folder / "metrics.jsonl")
-  return [row["step"] for row in rows if "loss/total" in row]
-
-
-def processes(*words):
-  """Processes, but for drivers, whose command line has all of `words` (Linux)."""
-  found = []
-  for folder in Path("/proc").glob("[0-9]*"):
-    try:
-      command = (folder / "cmdline").read_bytes().decode()
-    except OSError:
-      continue
-    if all(word in command for word in words) and str(SCRIPT) not in command:
-      found.append(int(folder.name))
-  return found
 
 
 def parent_of(pid):
@@ -139,7 +102,7 @@ def test_a_fleet_loses_processes_actors_a_node_and_its_driver(nodes, tmp_path):
     store = Store.open(url_of(folder))
     wait_until(lambda: samples("ray0") and samples("ray1"))
     pids = {name: store.heartbeats()[name]["pid"] for name in ("ray0", "ray1")}
-    (learner,) = processes("train", url_of(folder))
+    (learner,) = processes(folder, "train")
     assert is_below(learner, raylet(cluster.head_node))
     # One on each node.
     on = {
@@ -155,7 +118,7 @@ def test_a_fleet_loses_processes_actors_a_node_and_its_driver(nodes, tmp_path):
     # An actor: its process goes with it.
     os.kill(parent_of(pid), signal.SIGKILL)
     comes_back("ray0", pid)
-    assert pid not in processes(url_of(folder))
+    assert pid not in processes(folder)
 
     # A node: what ran there runs on the other one.
     lost = on["ray1"].index(True)
@@ -163,12 +126,12 @@ def test_a_fleet_loses_processes_actors_a_node_and_its_driver(nodes, tmp_path):
     cluster.remove_node(of_samplers[lost], allow_graceful=False)
     pid = comes_back("ray1", pids["ray1"])
     assert is_below(pid, raylet(left))
-    assert pids["ray1"] not in processes(url_of(folder))
+    assert pids["ray1"] not in processes(folder)
 
     # The learner, which goes on from its checkpoint.
     step = steps_of(folder)[-1]
     os.kill(learner, signal.SIGKILL)
-    wait_until(lambda: processes("train", url_of(folder)) not in ([], [learner]))
+    wait_until(lambda: processes(folder, "train") not in ([], [learner]))
     wait_until(lambda: steps_of(folder)[-1] > step + 2)
     assert "learner ended by signal 9, and is started again" in said_in(folder)
 
@@ -206,13 +169,6 @@ def test_a_fleet_loses_processes_actors_a_node_and_its_driver(nodes, tmp_path):
   assert "ConfigChangedError" in said_in(folder)
   assert "started again" not in said_in(folder)
   wait_until_gone(folder)
-
-
-def wait_until_gone(folder):
-  deadline = time.monotonic() + 60
-  while left := processes(url_of(folder)):
-    assert time.monotonic() < deadline, left
-    time.sleep(0.2)
 
 
 @pytest.mark.parametrize(
