@@ -48,11 +48,12 @@ def typed(job):
 
 
 # Slurm's own part, on this machine: a task is its command, and its number is 0. `tis`
-# notes what was typed; a learner ends with the code that the test wants.
+# notes what was typed, tabs between; a learner ends with the code that the test wants.
 COMMANDS = {
   "srun": 'while [[ $1 == --* ]]; do shift; done; SLURM_PROCID=0 exec "$@"',
   "scontrol": 'echo "scontrol $*" >> "$NOTES"',
   "tis": (
+    "IFS=$'\\t'\n"
     'echo "$*" >> "$NOTES"\n'
     '[[ $1 == train ]] && while ! grep -q ^sample "$NOTES"; do sleep 0.01; done\n'
     '[[ $1 == train ]] && exit "$LEARNER_CODE"\n'
@@ -102,14 +103,12 @@ def test_the_slurm_job_runs_what_tis_understands(slurm, parsed):
   assert code == 0
   (learner,) = [x for x in lines if x.startswith("train")]
   (sampler,) = [x for x in lines if x.startswith("sample")]
-  # `echo` has joined the words of a workdir with a space in its name.
-  words = learner.replace("/shared/a run", "/shared/run").split()
-  config, workdir, _ = parsed(words)
+  config, workdir, _ = parsed(learner.split("\t"))
   settings = read_config(config)
   assert settings.store.url == "file:///shared/run/store"
   assert (settings.sampler.count, settings.train.steps) == (0, 7)
-  assert str(workdir) == "/shared/run"
-  assert parsed(sampler.split()) == (settings.store.url, "slurm0", None, 3600.0)
+  assert str(workdir) == "/shared/a run"
+  assert parsed(sampler.split("\t")) == (settings.store.url, "slurm0", None, 3600.0)
 
 
 @pytest.mark.parametrize(
@@ -132,6 +131,19 @@ def test_the_slurm_job_says_what_it_needs(slurm):
 
 def test_the_slurm_script_is_bash():
   subprocess.run(["bash", "-n", SLURM], check=True)
+
+
+def test_a_ray_fleet_without_ray_says_what_installs_it():
+  # Without `site`, an interpreter has nothing but its own library.
+  done = subprocess.run(
+    [sys.executable, "-S", FOLDER / "ray_fleet.py", "--help"],
+    capture_output=True,
+    text=True,
+    env={name: x for name, x in os.environ.items() if name != "PYTHONPATH"},
+  )
+  assert done.returncode == 1
+  assert "has no ray: make ray installs it" in done.stderr
+  assert "Traceback" not in done.stderr
 
 
 def test_the_jobset_runs_what_tis_understands(parsed):
