@@ -257,7 +257,7 @@ def say_what_is_missing(role: str, needs: dict[str, Any]) -> None:
   nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
   if not any(all(n.get(x, 0) >= v for x, v in wanted.items()) for n in nodes):
     text = ", ".join(f"{name}={count:g}" for name, count in wanted.items() if count)
-    say(f"no node has {text}: the {role} waits for one to join")
+    say(f"no node has {text} for {role}: waiting for one to join")
 
 
 def needs_of(text: str) -> dict[str, Any]:
@@ -323,8 +323,8 @@ def main(argv: Sequence[str]) -> int:
   except ConfigError as error:
     sys.exit(f"ConfigError: {error}")
   join(known.address)
-  say_what_is_missing("learner", known.learner_needs)
-  say_what_is_missing("samplers", known.sampler_needs)
+  say_what_is_missing("the learner", known.learner_needs)
+  say_what_is_missing("a sampler", known.sampler_needs)
   workdir = os.path.abspath(known.workdir)
   train = ["train", f"--config={known.config}", f"--workdir={workdir}"]
   learner = Member("learner", [*train, *settings, *ours], known.learner_needs)
