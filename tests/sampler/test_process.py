@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import secrets
+import threading
 import time
 
 import jax
@@ -12,9 +14,9 @@ from tis_jax import models, tasks
 from tis_jax.engines import NativeEngine, NativeSettings, play
 from tis_jax.logprobs import Sampling
 from tis_jax.rollouts import Limits, validate
-from tis_jax.sampler import Assignment, SamplerSettings
+from tis_jax.sampler import Assignment, SamplerSettings, run_sampler
 from tis_jax.sampler.worker import Worker, build
-from tis_jax.store import RolloutReader, Store, digest
+from tis_jax.store import RolloutReader, Store, WrongRunError, digest
 
 
 def wait_until(condition, seconds=60):
@@ -149,6 +151,32 @@ def test_the_name_belongs_to_the_last_who_took_it(open_run, serving):
     store.claim("a")
     wait_until(lambda: ended)
     assert "another sampler has taken the name a" in ended
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["to begin", "to come back"])
+def test_a_patient_sampler_waits_for_a_learner(open_run, begun):
+  url, ended = f"memory://{secrets.token_hex(4)}", []
+  if begun:
+    open_run(url=url).stop("not now")
+  thread = threading.Thread(
+    target=lambda: ended.append(run_sampler(url, "a", patience=120.0)), daemon=True
+  )
+  thread.start()
+  time.sleep(1.0)
+  assert not ended
+  store = Store.open(url, run="r", create=True) if begun else open_run(url=url)
+  RolloutReader(store).take(1, 0, timeout=120)
+  store.stop("enough")
+  thread.join(60)
+  assert ended == ["enough"]
+
+
+def test_patience_has_an_end(open_run):
+  with pytest.raises(WrongRunError, match="holds no run"):
+    run_sampler(f"memory://{secrets.token_hex(4)}", "a", patience=0.1)
+  store = open_run()
+  store.stop("enough")
+  assert run_sampler(store.url, "a", patience=0.1) == "enough"
 
 
 def test_a_changed_config_is_taken_up(open_run, serving, assignment):

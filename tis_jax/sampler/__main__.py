@@ -21,11 +21,18 @@ def main(argv: Sequence[str]) -> None:
     "--name", required=True, help="of this sampler; one at a time may have it"
   )
   parser.add_argument("--parent", type=int, help="end when this process is gone")
+  parser.add_argument(
+    "--patience",
+    type=float,
+    default=0.0,
+    metavar="SECONDS",
+    help="wait so long for a learner that has not begun, or has been stopped",
+  )
   known = parser.parse_args(argv)
   # A record appears whole or not at all, so ending anywhere does no harm.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
   try:
-    run_sampler(known.store, known.name, known.parent)
+    run_sampler(known.store, known.name, known.parent, known.patience)
   except (StoreError, EngineError, TaskError, MissingDatasetError) as error:
     sys.exit(f"{type(error).__name__}: {error}")
 

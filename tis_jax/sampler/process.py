@@ -1,6 +1,8 @@
 """The sampler process: newest params in, rollout records out."""
 
 import contextlib
+import os
+import time
 
 import jax
 
@@ -8,10 +10,15 @@ from tis_jax.engines import NativeEngine
 from tis_jax.engines.served import ServedEngine
 from tis_jax.sampler.settings import Assignment
 from tis_jax.sampler.worker import Worker, build
-from tis_jax.store import RECONFIGURED, RolloutWriter, Store, Turn
+from tis_jax.store import RECONFIGURED, RolloutWriter, Store, Turn, WrongRunError
+
+# Between looks at a store that no learner has opened.
+_LOOK_SECONDS = 2.0
 
 
-def run_sampler(url: str, name: str, parent: int | None = None) -> str | None:
+def run_sampler(
+  url: str, name: str, parent: int | None = None, patience: float = 0.0
+) -> str | None:
   """Generates rollouts for the run in a store until it stops; returns why.
 
   Everything but the name comes from the store. A sampler that is started again under
@@ -23,15 +30,36 @@ def run_sampler(url: str, name: str, parent: int | None = None) -> str | None:
     url: of the store.
     name: of this writer; one process at a time may have it.
     parent: process id; end when it is no longer the parent's.
+    patience: seconds to wait for a learner, where the store holds no run yet or one
+      that has been stopped.
 
   Raises:
     StoreError: the store cannot be reached, or holds no run.
   """
   reason = RECONFIGURED
   while reason == RECONFIGURED:
-    reason = _serve(Store.open(url), name, parent)
+    store = _open_when_begun(url, name, parent, patience)
+    reason = _serve(store, name, parent)
     _say(f"{name} ended: {reason}")
   return reason
+
+
+def _open_when_begun(url: str, name: str, parent: int | None, patience: float) -> Store:
+  """The store with a run that goes on, or as it is when patience has ended."""
+  deadline, waits = time.monotonic() + patience, False
+  while True:
+    late = time.monotonic() >= deadline or parent not in (None, os.getppid())
+    try:
+      store = Store.open(url)
+      if late or store.stopped() is None:
+        return store
+    except WrongRunError:
+      if late:
+        raise
+    if not waits:
+      _say(f"{name} waits for a learner at {url}")
+    waits = True
+    time.sleep(_LOOK_SECONDS)
 
 
 def _serve(store: Store, name: str, parent: int | None) -> str | None:

@@ -1,6 +1,7 @@
 """`tis train`: samplers and a learner around one store."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -61,7 +62,10 @@ def main(argv: Sequence[str]) -> None:
     if known.peer or known.peer_config:
       set_peer(config, known.peer, known.peer_config)
     override(config, rest)
-    train(config, known.workdir, known.config)
+    summary = train(config, known.workdir, known.config)
   except ExpectedError as error:
     notes = getattr(error, "__notes__", [])
     sys.exit("\n".join((f"{type(error).__name__}: {error}", *notes)))
+  if not summary:
+    # Interrupted, its state saved: whoever started it is to start it again.
+    sys.exit(os.EX_TEMPFAIL)
