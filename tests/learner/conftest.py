@@ -69,6 +69,7 @@ def tiny():
     return jax.device_get(out)
 
   return SimpleNamespace(
+    config=CONFIG,
     graph=graph,
     params=params,
     optimizer=optimizer,

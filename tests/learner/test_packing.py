@@ -10,6 +10,7 @@ import pytest
 from learner_oracle import VERSION, make_algorithm
 
 from tis_jax import learner
+from tis_jax.models import SlidingWindow, decoder_graph
 from tis_jax.rollouts import up_to_last
 
 FOUR = {"micro_batches": 4}
@@ -138,6 +139,21 @@ def test_readings_are_those_of_the_padded_rows(tiny, grouped):
     np.testing.assert_allclose(a, b, 2e-5, 2e-6, err_msg=name)
   for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(slope), strict=True):
     np.testing.assert_allclose(a, b, 2e-4, 2e-6)
+
+
+def test_a_sliding_window_counts_the_tokens_of_its_own_row(tiny, grouped):
+  window = SlidingWindow(size=3, full_every=2, rope_theta=100.0)
+  graph = decoder_graph(dataclasses.replace(tiny.config, window=window))
+  packing = learner.pack(grouped, make_algorithm(), tiny.meshes["one"]).packing
+  packing = learner.Packing(*(x[0] for x in by_mini_batch(packing)))
+  score = jax.jit(functools.partial(learner.score, graph))
+  want, got = (
+    np.asarray(score(tiny.params, grouped, given).logp)[grouped.mask]
+    for given in (None, packing)
+  )
+  np.testing.assert_allclose(got, want, 2e-5, 2e-6)
+  unlimited = learner.score(tiny.graph, tiny.params, grouped).logp
+  assert np.abs(np.asarray(unlimited)[grouped.mask] - want).max() > 0.01
 
 
 def same_step(got, want):

@@ -45,6 +45,7 @@ def config_of(workdir):
       "store.max_staleness": 0,
       "sampler.count": 2,
       "train.prompts_per_step": 8,
+      "algorithm.micro_batches": 2,  # So the rows are packed.
       "checkpoint.every": 3,
       "mesh.data": 1,
     },
@@ -163,6 +164,8 @@ def test_fifty_kills_lose_nothing_repeat_nothing_and_change_no_bit(tmp_path):
   for name in ("lost", "held", "filtered", "quarantined"):
     assert summary[f"rollouts/{name}"] == 0, name
   assert trained(chaos) == trained(calm)
+  counts, calm_counts = (np.load(x / "weight_histogram.npz") for x in (chaos, calm))
+  np.testing.assert_array_equal(counts["raw"], calm_counts["raw"])
   (params, info), (wanted, _) = final_params(chaos), final_params(calm)
   assert info["position"]["cursor"] == {"local0": _STEPS, "local1": _STEPS}
   jax.tree.map(np.testing.assert_array_equal, params, wanted)

@@ -96,6 +96,16 @@ def test_what_is_held_is_still_needed(store):
   assert needed_from(held.position) == {"a": 1}
 
 
+def test_what_was_held_and_is_gone_is_lost_and_the_next_record_takes_its_place(store):
+  held = stream(store, groups=2)
+  take(held, 2)
+  position = json.loads(json.dumps(held.position))
+  store.delete_rollouts({"a": 2})
+  again = stream(store, groups=2, position=position)
+  assert take(again, 1) == [[(2, row) for row in range(2 * SIZE)]]
+  assert again.lost_rows == 2 * SIZE
+
+
 def late_stream(store, policy, position=None):
   reader = RolloutReader(store, position and position["cursor"])
   return BatchStream(

@@ -37,7 +37,7 @@ _PARAMS = {"w": np.arange(6, dtype=np.float32).reshape(2, 3)}
 class Server:
   """A running S3 server, and the log of its requests."""
 
-  def __init__(self, log):
+  def __init__(self, log, **environment):
     with socket.socket() as free:
       free.bind(("127.0.0.1", 0))
       self.port = free.getsockname()[1]
@@ -45,7 +45,10 @@ class Server:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1"]
     with log.open("wb") as file:
       self._process = subprocess.Popen(
-        [*command, "-p", str(self.port)], stdout=file, stderr=subprocess.STDOUT
+        [*command, "-p", str(self.port)],
+        stdout=file,
+        stderr=subprocess.STDOUT,
+        env=os.environ | environment,
       )
 
   def wait(self):
@@ -144,6 +147,24 @@ def test_a_missing_bucket_is_said_in_a_sentence_after_few_requests(server, write
   said = f"store {url}: its bucket does not exist; create it, or mend the URL"
   assert str(raised.value) == said
   assert 0 < server.requests() - before < 25
+
+
+def test_refused_credentials_are_named_for_reading_and_for_writing(tmp_path):
+  # One request makes the bucket, one finds it; whoever asks then must be known.
+  server = Server(tmp_path / "log", INITIAL_NO_AUTH_ACTION_COUNT="2")
+  try:
+    server.wait()
+    server.make_bucket("guarded")
+    kv = KeyValue(server.url("guarded"))
+    for use in (lambda: kv.get("k"), lambda: kv.put("k", b"v"), lambda: kv.keys("a/")):
+      with pytest.raises(
+        StoreUnreachableError, match="AWS_ACCESS_KEY_ID and"
+      ) as raised:
+        use()
+      assert "refused to these credentials" in str(raised.value)
+      assert "InvalidAccessKeyId" in str(raised.value)
+  finally:
+    server.end()
 
 
 def test_an_existing_bucket_without_a_run_is_told_from_a_missing_one(server):

@@ -52,6 +52,7 @@ FRESH: Mapping[str, Any] = {
   "seconds": 0.0,
   "base": None,
   "tightened": 0,
+  "histogram": {},
 }
 """What a checkpoint says beside the state, before there is one."""
 
@@ -151,7 +152,7 @@ class Run:
     self._unread: _Step | None = None
     self._progress = logs.Progress(self.step, settings.train.steps)
     self._tokens = 0.0
-    self._histogram = _load_histogram(workdir / "weight_histogram.npz")
+    self._histogram = self._info["histogram"]
     self._deleted_below = None
     self._guard = Guard(settings.guard, settings.sampler.precision)
 
@@ -329,7 +330,14 @@ class Run:
     partial = path.with_name(f".{path.name}")
     np.savez(partial, **self._histogram)
     partial.replace(path)  # Whole, or as it was before.
-    where = {"version": self.version, "position": position, "seconds": self.seconds}
+    where = {
+      "version": self.version,
+      "position": position,
+      "seconds": self.seconds,
+      "histogram": {
+        name: np.asarray(x).tolist() for name, x in self._histogram.items()
+      },
+    }
     self._checkpoints.save(state, {**self._info, **where})
 
   def _delete_what_is_done(self) -> None:
@@ -401,9 +409,6 @@ def _add_histograms(total, new):
   if not total:
     return dict(new)
   return {
-    name: total[name] if name == "edges" else total[name] + new[name] for name in new
+    name: total[name] if name == "edges" else np.add(total[name], new[name])
+    for name in new
   }
-
-
-def _load_histogram(path: Path) -> dict[str, Any]:
-  return dict(np.load(path)) if path.exists() else {}

@@ -16,7 +16,7 @@ from tis_jax.advantages import shaping
 from tis_jax.learner import Batch, concatenate, from_rollouts, take_rows
 from tis_jax.rollouts import Rollout, with_padded_sets
 from tis_jax.runner.lineage import Lineage
-from tis_jax.store import RolloutReader, StoreError
+from tis_jax.store import RolloutReader
 
 _DONE = {"recompute": "recomputed", "reconstruct": "reconstructed"}
 
@@ -82,7 +82,10 @@ class BatchStream:
     if position is not None:
       self.rows.update(position["rows"])
       self._dropped = set(position.get("dropped", ()))
-      self._held = [self._reread(*held) for held in position["held"]]
+      held = [self._reread(*held) for held in position["held"]]
+      # Rows that are gone since count as lost: taken, and neither trained nor held.
+      self._held = [found for found in held if found is not None]
+      self._short = len(self._held) < len(held)
 
   @property
   def quarantined(self) -> Counter[str]:
@@ -136,7 +139,6 @@ class BatchStream:
         where groups were left out, only then.
     """
     step = self._lineage.step(version) if step is None else step
-    self._short = False
 
     def look():
       while_waiting()
@@ -160,7 +162,7 @@ class BatchStream:
       if len(groups) > wanted:
         left.append(held._replace(rows=take_rows(held.rows, ~chosen)))
       wanted = max(wanted - len(groups), 0)
-    self._held = left
+    self._held, self._short = left, False
     batch = concatenate(taken)
     self.rows["trained"] += len(batch.rewards)
     return batch
@@ -218,10 +220,10 @@ class BatchStream:
     held = dict(zip(ids, prompts, strict=True))
     return _Held(rollout.header.writer, rollout.header.seq, rows, held)
 
-  def _reread(self, writer: str, seq: int, groups: list[int]) -> _Held:
+  def _reread(self, writer: str, seq: int, groups: list[int]) -> _Held | None:
     rollout = self._reader.store.get_rollout(writer, seq)
     if rollout is None:
-      raise StoreError(f"record {seq} of {writer!r} is gone, and a step needs it")
+      return None
     held = self._read(rollout)
     chosen = np.isin(held.rows.group_ids, groups)
     return held._replace(rows=take_rows(held.rows, chosen))

@@ -13,7 +13,12 @@ from tis_jax.store.errors import (
   StoreReadOnlyError,
   StoreUnreachableError,
 )
-from tis_jax.store.location import normalized, open_keyvalue, remove_empty_folders
+from tis_jax.store.location import (
+  credentials_hint,
+  normalized,
+  open_keyvalue,
+  remove_empty_folders,
+)
 from tis_jax.store.memory_files import Buffer, MemoryFiles
 
 _READ_ONLY = (
@@ -24,6 +29,13 @@ _READ_ONLY = (
   "AccessDenied",
 )
 _FULL = ("No space left", "Disk quota exceeded", "EntityTooLarge")
+_REFUSED_CREDENTIALS = (
+  "InvalidAccessKeyId",
+  "SignatureDoesNotMatch",
+  "ExpiredToken",
+  "InvalidToken",
+  "UNAUTHENTICATED",
+)
 _NO_BUCKET = ("NoSuchBucket", "bucket does not exist")
 _REFUSALS = 3
 _LOST_RACES = 50
@@ -240,8 +252,20 @@ class KeyValue:
   def _explained(self, action: str, key: str, error: Exception) -> StoreError:
     place = f"store {self.url}: {action} of {key!r}"
     if isinstance(error, TimeoutError):
-      return StoreUnreachableError(f"{place} got no answer in {self.timeout:g} s")
+      hint = credentials_hint(self.url)
+      looked = f"; it looks for credentials in {hint}" * bool(hint)
+      return StoreUnreachableError(
+        f"{place} got no answer in {self.timeout:g} s{looked}"
+      )
     text = str(error)
+    if any(sign in text for sign in _REFUSED_CREDENTIALS) or (
+      action == "read" and "PERMISSION_DENIED" in text
+    ):
+      hint = credentials_hint(self.url) or "the file's owner and mode"
+      return StoreUnreachableError(
+        f"{place} was refused to these credentials: look at {hint}. The store says: "
+        f"{text}"
+      )
     if any(sign in text for sign in _NO_BUCKET):
       return StoreUnreachableError(
         f"store {self.url}: its bucket does not exist; create it, or mend the URL"

@@ -97,6 +97,20 @@ def _spec(url: str) -> str | dict[str, str]:
   return {"driver": "s3", "endpoint": endpoint, "bucket": bucket, "path": path}
 
 
+def credentials_hint(url: str) -> str:
+  """Where TensorStore looks for the credentials of a store; "" where it needs none.
+
+  >>> credentials_hint("gs://bucket/run/")
+  "GOOGLE_APPLICATION_CREDENTIALS, or gcloud's application-default login"
+  """
+  scheme = urlsplit(url).scheme
+  if scheme in ("s3", "s3+http", "s3+https"):
+    return "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+  if scheme == "gs":
+    return "GOOGLE_APPLICATION_CREDENTIALS, or gcloud's application-default login"
+  return ""
+
+
 @functools.cache
 def _memory_context() -> ts.Context:
   return ts.Context()
