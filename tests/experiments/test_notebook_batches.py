@@ -16,15 +16,14 @@ GAPS = {"float32": (0, 1e-4), "bfloat16": (0.01, 0.05), "int8": (0.05, 0.15)}
 def script():
   """The script's questions and its reward, read without running it."""
   tree = ast.parse((ROOT / "experiments" / "make_notebook_batches.py").read_text())
-  wanted = [
-    node
-    for node in tree.body
-    if (isinstance(node, ast.FunctionDef) and node.name == "reward")
-    or (isinstance(node, ast.Assign) and node.targets[0].id == "QUESTIONS")
-  ]
-  names = {}
-  exec(compile(ast.Module(wanted, []), "make_notebook_batches.py", "exec"), names)
-  return names["QUESTIONS"], names["reward"]
+  kept = []
+  for node in tree.body:
+    names = {x.id for x in getattr(node, "targets", ()) if isinstance(x, ast.Name)}
+    if "QUESTIONS" in names or getattr(node, "name", None) == "reward":
+      kept.append(node)
+  found = {}
+  exec(compile(ast.Module(kept, []), "make_notebook_batches.py", "exec"), found)
+  return found["QUESTIONS"], found["reward"]
 
 
 @pytest.mark.parametrize("precision", GAPS)
