@@ -42,7 +42,7 @@ def test_the_commands_that_the_pages_show_are_understood():
   "name",
   [
     *("train.py", "evaluate.py", "sample.py", "study.py"),
-    *("pretrain.py", "make_gsm8k_steps.py"),
+    *("pretrain.py", "make_gsm8k_steps.py", "make_notebook_batches.py"),
   ],
 )
 def test_a_script_outside_its_environment_says_how_to_enter_it(name):
