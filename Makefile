@@ -17,14 +17,17 @@ TUNIX_VENV ?= .venv-tunix
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check
 
+# What `make test` leaves to targets of their own, beside `slow`.
+NAMED := peers or chaos or learning or engines or processes or tunix or fuzz or ray or slurm
+
 # In two halves: what a process has compiled stays mapped, and the kernel has a limit.
 QUICK := $(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 \
-	-m "not (peers or chaos or learning or engines or processes or tunix or fuzz or ray or slurm)"
+	-m "not (slow or $(NAMED))"
 FUNCTIONS := tests/advantages tests/compat tests/corrections tests/lab tests/losses
 
-.PHONY: quickstart compare setup test test-functions test-chaos test-learning test-processes test-peers \
-	test-engines test-tunix test-ray test-slurm ray fuzz fuzz-guided lint gsm8k smollm2 vllm llama trl vllm-run \
-	benchmarks docs notebook clean help
+.PHONY: quickstart compare setup test test-functions test-slow test-chaos test-learning \
+	test-processes test-peers test-engines test-tunix test-ray test-slurm fuzz fuzz-guided \
+	lint gsm8k smollm2 vllm llama trl ray vllm-run benchmarks docs notebook clean help
 
 quickstart: $(VENV)/.run  ## train the arithmetic policy and draw its figures
 	$(VENV)/bin/tis train --config=quickstart --workdir=$(WORKDIR)
@@ -39,6 +42,9 @@ test: lint test-functions  ## lint, then the quick tests and doctests
 
 test-functions: $(VENV)/.test  ## those of the functions alone: corrections, losses, advantages
 	$(QUICK) $(FUNCTIONS)
+
+test-slow: $(VENV)/.test  ## whole small runs, and what compiles for long
+	$(PY) -m pytest -n 2 --dist loadfile --max-worker-restart 0 -m slow
 
 test-chaos: $(VENV)/.test  ## kill samplers, corrupt records, restart learners, stop studies
 	$(PY) -m pytest -n 2 -m chaos

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pytest
 
 from tis_jax import models
 from tis_jax.engines import NativeEngine, play
@@ -15,6 +16,7 @@ from tis_jax.tasks import Environment, Turns
 PAGE = Path(__file__).parents[2] / "docs" / "environments.md"
 
 
+@pytest.mark.slow
 def test_the_environment_of_the_page_is_played():
   (block,) = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.M | re.S)
   assert len([line for line in block.splitlines() if line.strip()]) < 25

@@ -61,7 +61,19 @@ def test_the_pages_that_show_python_are_found():
   assert {path.name for path in PAGES if _blocks(path)} >= {"README.md", "losses.md"}
 
 
-@pytest.mark.parametrize("path", [p for p in PAGES if _blocks(p)], ids=lambda p: p.name)
+# The how-tos train a policy, twice.
+SLOW = ("howto.md",)
+
+
+@pytest.mark.parametrize(
+  "path",
+  [
+    pytest.param(path, marks=pytest.mark.slow if path.name in SLOW else ())
+    for path in PAGES
+    if _blocks(path)
+  ],
+  ids=lambda path: path.name,
+)
 def test_python_blocks_run(path):
   namespace = _arrays()
   for block in _blocks(path):

@@ -40,6 +40,7 @@ def run(capsys, *words):
   return end.value.code, out.out, out.err
 
 
+@pytest.mark.slow
 def test_a_fault_is_a_page_and_an_exit_code(files, capsys):
   html = files / "page.html"
   code, out, _ = run(

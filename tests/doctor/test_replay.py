@@ -19,6 +19,7 @@ def dump():
   return doctor.read(str(BATCH)).take(slice(0, 64))
 
 
+@pytest.mark.slow
 def test_each_correction_weighs_as_its_chain_does(dump):
   rng = np.random.default_rng(0)
   noisy = doctor.from_arrays(
@@ -39,6 +40,7 @@ def test_each_correction_weighs_as_its_chain_does(dump):
   assert found["tv_mask(0.05)"].dropped_tokens > 0  # it was given the advantages
 
 
+@pytest.mark.slow
 def test_the_gradient_is_the_models(dump):
   none, half, cut = doctor.replay(
     dump, {"none": from_text("none"), "clip": from_text("clip(0.5, 0.5)"),

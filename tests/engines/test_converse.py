@@ -364,6 +364,7 @@ def test_a_record_of_conversations_is_valid(recorded, policy):
     assert tokenizer.decode(recorded.tokens[row][hole]) == "=7*7="
 
 
+@pytest.mark.slow
 def test_the_learner_finds_the_samplers_log_probs(recorded, policy):
   """Raw ones, of every turn: what it reads is what the policy read."""
   config, params, _ = policy
@@ -391,6 +392,7 @@ def test_what_sampling_kept_is_written_at_its_turn(recorded):
   assert (recorded.kept_mass[mask] < 1).any()
 
 
+@pytest.mark.slow
 def test_rounds_of_a_run_compile_a_known_number_of_shapes(policy):
   config, params, tokenizer = policy
   environment = asked_again(Turns(2, 24))

@@ -143,6 +143,7 @@ def test_truncated_sampling_records_raw_logp_and_what_was_kept(policy, prompts):
   assert (np.asarray(out.kept_mass)[~mask] == 1).all()
 
 
+@pytest.mark.slow
 def test_the_most_probable_tokens_are_recorded_under_the_same_law(policy, prompts):
   law = {"temperature": 0.7, "top_p": 0.9}
   out = run(policy, prompts, top_logprobs=4, **law)
@@ -235,6 +236,7 @@ def test_decoding_ends_when_every_row_has_stopped(policy, prompts):
   assert time.perf_counter() - start < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("precision", "least", "most"),
   [

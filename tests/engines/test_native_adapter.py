@@ -24,6 +24,7 @@ from tis_jax.logprobs import Sampling
 from tis_jax.store import digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("precision", "targets"),
   [
@@ -72,6 +73,7 @@ def generate(engine):
   return engine.generate(TOKENS, np.ones(TOKENS.shape, bool), samples=2, key=key)
 
 
+@pytest.mark.slow
 def test_an_engine_takes_versions_of_the_adapter_alone():
   params = random_params(EVERYTHING)
   engine = engine_beside(params)

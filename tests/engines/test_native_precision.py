@@ -53,6 +53,7 @@ def engine_logits(graph, made, chunks=(10,), cache_dtype=None, recent=()):
   return np.concatenate(found, axis=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [PLAIN, EVERYTHING], ids=["plain", "everything"])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_layout_computes_what_the_decoder_does(config, precision):
@@ -90,6 +91,7 @@ def test_a_head_may_be_fp32_under_bf16_layers():
   assert np.abs(rounded_head - want).mean() > 1e-3
 
 
+@pytest.mark.slow
 def test_an_int8_cache_is_near_and_says_so():
   graph = models.decoder_graph(EVERYTHING)
   made = layout(graph, random_params(EVERYTHING))
@@ -123,6 +125,7 @@ def test_what_is_appended_stands_where_it_would_have_been_written(dtype):
   jax.tree.map(np.testing.assert_array_equal, found, want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache_dtype", [None, jnp.int8])
 def test_long_slots_are_attended_in_blocks(monkeypatch, cache_dtype):
   graph = models.decoder_graph(EVERYTHING)

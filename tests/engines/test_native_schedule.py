@@ -136,6 +136,7 @@ def test_each_response_may_have_a_limit_of_its_own(policy, expected):
       engine.generate(*ragged(LENGTHS), samples=3, key=jax.random.key(1), limits=bad)
 
 
+@pytest.mark.slow
 def test_a_cache_grows_and_shrinks_with_what_it_holds(policy):
   room = 400
   prompts = ragged([3, 5, 2, 4])

@@ -132,6 +132,7 @@ def own_logp(policy, params, prompts, out, samples):
   )
 
 
+@pytest.mark.slow
 def test_a_server_is_given_an_adapter_merged(connect, policy, prompts):
   config, params, _ = policy
   lora = models.LoRA(rank=2)
@@ -152,6 +153,7 @@ def test_a_server_is_given_an_adapter_merged(connect, policy, prompts):
   assert engine.params_digest == digest(arrays) and not said
 
 
+@pytest.mark.slow
 def test_a_server_samples_what_a_forward_pass_says(
   connect, policy, params, prompts, server
 ):
@@ -189,6 +191,7 @@ class Again:
     return "=7*7=", float(len(text)), self.turns == 2 or self.prompt != _PROMPTS[0]
 
 
+@pytest.mark.slow
 def test_a_server_holds_conversations_in_ids(connect, policy, params, server):
   engine, said = connect(probe=False)
   engine.update(params, 4)

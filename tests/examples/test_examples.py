@@ -25,6 +25,7 @@ def test_an_example_fits_on_a_page(path):
   assert len(path.read_text().splitlines()) < 80
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 def test_an_example_runs_and_its_policy_learns(path):
   done = subprocess.run(

@@ -92,6 +92,7 @@ TIS = {"correction__stages": ("truncate",), "correction__truncate__high": 0.8}
 NONE = {"correction__stages": ()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("k", "f", "mesh", "settings"),
   [
@@ -168,6 +169,7 @@ def nucleus(tiny):
   return sampling, sharp, batch
 
 
+@pytest.mark.slow
 def test_under_top_p_the_kept_law_is_what_is_centred(tiny, nucleus):
   sampling, sharp, batch = nucleus
   support = (batch.kept_tokens[..., None, :] == np.arange(VOCAB)[:, None]).any(-1)

@@ -101,6 +101,7 @@ def loop_gae(values, batch, discount, trace):
   return advantages, np.where(batch.mask, advantages + values, 0.0)
 
 
+@pytest.mark.slow
 def test_one_update_is_gae_and_the_clipped_value_loss(tiny, batch, update, state):
   critic = critic_of(tiny, state())
   after, metrics = jax.device_get(update()(state(), batch, np.int32(VERSION)))
@@ -141,6 +142,7 @@ def test_one_update_is_gae_and_the_clipped_value_loss(tiny, batch, update, state
   np.testing.assert_allclose(metrics["optimizer/grad_norm"], norm, 1e-4)
 
 
+@pytest.mark.slow
 def test_shards_and_micro_batches_only_round(batch, update, state):
   want, want_metrics = jax.device_get(update()(state(), batch, np.int32(VERSION)))
   sharded = update("2x2x2", micro_batches=2)
@@ -164,6 +166,7 @@ def test_a_critic_lies_where_the_policy_does(tiny, state):
   assert moments and all(x.sharding == query.sharding for x in moments)
 
 
+@pytest.mark.slow
 def test_only_the_rows_of_the_baseline_train_the_critic(tiny, batch, update, state):
   rejecting = update(
     baseline="accepted",

@@ -24,6 +24,7 @@ def gradient_step(tiny, batch, dtype, **settings):
   return metrics, flatten(state.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "close"), [("bfloat16", 0.1), ("float16", 0.01)])
 def test_a_step_in_few_bits_is_near_the_fp32_one(tiny, batch, dtype, close):
   want, _ = gradient_step(tiny, batch, jnp.float32)
@@ -34,6 +35,7 @@ def test_a_step_in_few_bits_is_near_the_fp32_one(tiny, batch, dtype, close):
   assert 0 < abs(found["optimizer/grad_norm"] - norm) < close * norm
 
 
+@pytest.mark.slow
 def test_in_fp16_small_gradients_are_not_lost(tiny, batch):
   # Each token counts for a millionth, as in a very large batch.
   small = {

@@ -36,6 +36,7 @@ def step(tiny, batch):
   return step
 
 
+@pytest.mark.slow
 def test_late_tokens_have_three_policies_and_the_others_two(step, batch):
   decoupled, _ = step("recompute")
   bypass, _ = step("sampler")

@@ -24,6 +24,7 @@ def adapter(tiny):
   )
 
 
+@pytest.mark.slow
 def test_its_gradient_is_that_of_all_params_by_the_chain_rule(tiny, batch, adapter):
   merged = models.merge(tiny.params, adapter, LORA)
   mesh, algorithm = tiny.meshes["one"], make_algorithm(kl__coefficient=0.1)

@@ -93,6 +93,7 @@ def laws(tiny, params, batch):
   return np.log(drawn / kept), np.log(drawn / weights.sum(-1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("old_logp", ["recompute", "current"])
 def test_rollouts_of_the_same_params_under_top_p_have_ratio_one(
   sampled, step, old_logp
@@ -110,6 +111,7 @@ def test_rollouts_of_the_same_params_under_top_p_have_ratio_one(
   )
 
 
+@pytest.mark.slow
 def test_another_policy_has_the_ratio_of_the_renormalised_laws(
   tiny, sampled, step, params, newer
 ):
@@ -123,6 +125,7 @@ def test_another_policy_has_the_ratio_of_the_renormalised_laws(
   assert abs((new_raw - old_raw)[batch.mask].mean() - want.mean()) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "settings", [{}, {"old_logp": "current", "micro_batches": 2}], ids=str
 )
@@ -163,6 +166,7 @@ def test_a_missing_log_prob_of_a_known_set_still_has_weight_one(sampled, step):
   np.testing.assert_allclose(metrics["tokens/missing"], 1 / batch.mask.sum(), 1e-5)
 
 
+@pytest.mark.slow
 def test_approximate_ratios_train_when_they_are_asked_for(
   tiny, sampled, step, params, newer
 ):
@@ -177,6 +181,7 @@ def test_approximate_ratios_train_when_they_are_asked_for(
   np.testing.assert_allclose(-metrics["mismatch/k1"], want.mean(), 1e-4, 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mass", [True, False])
 def test_a_record_without_sets_is_refused_unless_approximate_ratios_may_train(
   sampled, step, mass

@@ -71,6 +71,7 @@ def assert_same_params(got, want):
     np.testing.assert_allclose(got[name], x, 2e-4, 2e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("mesh", "settings"),
   [
@@ -109,6 +110,7 @@ def test_the_level_turn_weighs_each_turn_of_a_response(
   assert_same_params(state.params, params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("mesh", "settings"),
   [("one", {}), ("2x2x2", {"micro_batches": 2}), ("1x4x2", {"old_logp": "current"})],

@@ -129,6 +129,7 @@ def test_remax_takes_the_greedy_answers_reward_off(tiny, batch):
   np.testing.assert_allclose(metrics["reward/greedy"], greedy[held].mean(), 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("mesh", "settings"), [("2x2x2", {}), ("1x4x2", {"micro_batches": 4})]
 )
@@ -262,6 +263,7 @@ def test_the_terms_of_the_loss(tiny, batch):
     np.testing.assert_allclose(metrics[f"loss/{name}"], value, 2e-4, 1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_bypass_takes_the_ratio_to_the_sampler_into_the_loss(tiny, batch):
   settings = {"old_logp": "sampler", "correction__stages": ("reject",)}
   settings |= {"correction__reject__high": 3.0, "correction__reject__level": "token"}
@@ -277,6 +279,7 @@ def test_bypass_takes_the_ratio_to_the_sampler_into_the_loss(tiny, batch):
   assert 0 < kept.sum() < batch.mask.sum()
 
 
+@pytest.mark.slow
 def test_an_unchanged_policy_has_ratio_one_under_top_p(tiny, batch):
   """Processed log-probs of a recorded kept set; one token's set did not fit."""
   rng = np.random.default_rng(2)

@@ -173,6 +173,7 @@ def same_step(got, want):
     )
 
 
+@pytest.mark.slow
 def test_an_update_is_the_padded_one_and_compiles_once(tiny, grouped):
   """On a mesh, with all that passes read, over batches of any lengths."""
   settings = {

@@ -21,6 +21,7 @@ def loss(params, tokens):
   return jnp.mean(logp[:, :, 3]), logp
 
 
+@pytest.mark.slow
 def test_a_mixture_on_a_mesh_is_that_of_one_device():
   params = random_params(MIXTURE)
   step = jax.jit(jax.value_and_grad(loss, has_aux=True))
@@ -41,6 +42,7 @@ def test_a_mixture_on_a_mesh_is_that_of_one_device():
   assert tuple(split.sharding.spec) == (None, None, "tensor", "fsdp")
 
 
+@pytest.mark.slow
 def test_experts_may_have_few_bits():
   pytest.importorskip("qwix")
   params = random_params(MIXTURE)

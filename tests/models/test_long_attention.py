@@ -64,6 +64,7 @@ def test_value_and_gradient_are_those_of_the_whole(inputs, small_blocks, width):
     np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_prefix_is_attended_to_by_all_that_go_on_from_it(inputs, small_blocks):
   arrays, _ = inputs
   # A prompt, two responses to it and one to none; the other row holds one segment.
@@ -92,6 +93,7 @@ def test_bf16_stays_close(inputs, small_blocks):
   assert gap < 2 * np.abs(np.float32(whole(low, segments)) - exact)[real].mean()
 
 
+@pytest.mark.slow
 def test_the_decoder_takes_long_rows_in_blocks(inputs, monkeypatch, small_blocks):
   config = models.DecoderConfig(
     vocab_size=24, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,
@@ -128,6 +130,7 @@ def test_the_decoder_takes_long_rows_in_blocks(inputs, monkeypatch, small_blocks
     )
 
 
+@pytest.mark.slow
 def test_a_row_of_16k_tokens_needs_no_square():
   """In a learner's pass: the compiler says what it would take."""
   config = models.DecoderConfig(

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 TRAINING = ("03_training", "06_without_it")
-"""Those that train for tens of CPU seconds: `make test-learning`."""
+"""Those that train for tens of CPU seconds: `make test-learning`; the rest is slow."""
 
 each = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
@@ -29,7 +29,9 @@ def test_the_page_lists_them_all():
 @pytest.mark.parametrize(
   "path",
   [
-    pytest.param(path, marks=[pytest.mark.learning] if path.stem in TRAINING else [])
+    pytest.param(
+      path, marks=pytest.mark.learning if path.stem in TRAINING else pytest.mark.slow
+    )
     for path in NOTEBOOKS
   ],
   ids=lambda path: path.stem,

@@ -20,6 +20,7 @@ def test_a_run_that_records_no_top_tokens_is_refused():
     read_config(config_with(sampler__top_logprobs=-1))
 
 
+@pytest.mark.slow
 def test_a_run_is_centred_with_what_its_samplers_record(tmp_path):
   config = config_with(
     **tiny(

@@ -34,6 +34,7 @@ def test_tensorboard_events_are_written_when_asked_for(tmp_path):
   assert list(tmp_path.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 def test_weights_and_biases_gets_every_metric_when_asked_for(tmp_path, monkeypatch):
   wandb = pytest.importorskip("wandb")
   monkeypatch.setenv("WANDB_MODE", "offline")

@@ -57,6 +57,7 @@ def rows_of(workdir):
   return batch, texts
 
 
+@pytest.mark.slow
 def test_a_task_in_a_python_file_trains_and_its_failing_rewards_are_set_aside(
   elsewhere, capfd, monkeypatch
 ):
@@ -112,6 +113,7 @@ def test_a_task_in_a_python_file_trains_and_its_failing_rewards_are_set_aside(
   assert sum(row.get("eval/unrewarded", 0) for row in logged) > 0
 
 
+@pytest.mark.slow
 def test_a_table_needs_no_code(elsewhere):
   folder, workdir = elsewhere / "mine", elsewhere / "run"
   workdir.mkdir()

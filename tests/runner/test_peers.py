@@ -139,6 +139,7 @@ def test_a_file_that_is_no_config_is_said(peer, name, text, message, tmp_path):
     set_peer(config_with(), peer, path)
 
 
+@pytest.mark.slow
 def test_a_run_logs_the_peers_names_beside_the_native_ones(tmp_path):
   config = config_with(**tiny(tmp_path, train__steps=2, eval__samples=1))
   set_peer(config, "verl", _file(tmp_path, "their.yaml", _THEIRS))

@@ -34,6 +34,7 @@ def served(tmp_path, server, **changes):
   )
 
 
+@pytest.mark.slow
 def test_a_run_is_sampled_by_a_server(tmp_path, server):
   train(served(tmp_path, server), tmp_path)
   rows = logs.read_metrics(tmp_path / "metrics.jsonl")

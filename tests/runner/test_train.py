@@ -88,6 +88,7 @@ def test_a_critic_is_trained_beside_the_policy_and_resumed_with_it(tmp_path):
   assert len(report.scores["float32"].by_prompt["pass@1"]) == 8
 
 
+@pytest.mark.slow
 def test_gdpo_weighs_the_tasks_rewards_by_name(tmp_path):
   config = small(tmp_path, 1, **{"algorithm.advantage.name": "gdpo"})
   config.algorithm.advantage.gdpo.weights = {"number": 0.25, "correct": 1.0}
@@ -126,6 +127,7 @@ def test_a_run_hands_long_answers_over(tmp_path):
   assert max(row.get("staleness/max", 0) for row in rows) <= 3
 
 
+@pytest.mark.slow
 def test_remax_has_the_samplers_answer_greedily_too(tmp_path):
   train(small(tmp_path, 2, **{"algorithm.advantage.name": "remax"}), tmp_path)
   rows = logs.read_metrics(tmp_path / "metrics.jsonl")

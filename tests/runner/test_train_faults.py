@@ -29,6 +29,7 @@ from tis_jax.sampler.worker import Worker, build
 from tis_jax.store import Store, StoreError, TakenOverError, WrongRunError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("changes", "step"),
   [
@@ -76,6 +77,7 @@ def records_ready(config, workdir, count):
     store.put_rollout("elsewhere", seq, record)
 
 
+@pytest.mark.slow
 def test_signals_and_dead_samplers_are_seen_with_records_ready_for_every_step(
   tmp_path, monkeypatch
 ):

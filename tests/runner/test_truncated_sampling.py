@@ -25,6 +25,7 @@ def test_inexact_ratios_are_left_out_or_trained_on_and_nothing_else():
     read_config(config_with(algorithm__inexact="ignore"))
 
 
+@pytest.mark.slow
 def test_a_run_with_top_p_trains_on_exact_ratios(tmp_path):
   config = config_with(
     **tiny(

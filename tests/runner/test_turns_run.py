@@ -1,6 +1,7 @@
 """A run on conversations: from the calculator's turns to an update of their turns."""
 
 import numpy as np
+import pytest
 from tiny_run import small, steps_of
 
 from tis_jax.learner import load_batch
@@ -22,6 +23,7 @@ CALCULATOR = {
 }
 
 
+@pytest.mark.slow
 def test_a_run_trains_on_conversations(tmp_path):
   summary = train(small(tmp_path, 2, **CALCULATOR), tmp_path)
   assert summary["rollouts/trained"] == 256

@@ -55,6 +55,7 @@ def scaled(params, factor):
   return {name: factor * x.astype(np.float32) for name, x in params.items()}
 
 
+@pytest.mark.slow
 def test_records_hold_finished_groups_each_prompt_once(told, parts, params):
   engine, environment = parts
   worker, records = worker_of(told, parts), []
@@ -85,6 +86,7 @@ def test_records_hold_finished_groups_each_prompt_once(told, parts, params):
   assert mixed > 5
 
 
+@pytest.mark.slow
 def test_log_probs_of_an_answer_handed_over_are_those_of_each_versions_params(
   told, parts, params
 ):

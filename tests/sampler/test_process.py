@@ -49,6 +49,7 @@ def test_records_are_groups_of_scored_answers(open_run, serving):
   assert not set(first.prompt_ids) & set(second.prompt_ids)
 
 
+@pytest.mark.slow
 def test_a_run_that_needs_it_records_a_greedy_answers_reward(assignment, params):
   settings = dataclasses.replace(assignment.sampler, top_p=0.5, temperature=0.7)
   told = dataclasses.replace(assignment, sampler=settings, greedy=True)
@@ -207,6 +208,7 @@ def test_truncated_sampling_is_recorded(open_run, serving):
   assert (record.kept_tokens[record.mask] == sampled).any(axis=1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   "law", [{"top_p": 0.9}, {"min_p": 0.1}, {"top_k": 2}, {"top_k": 99}], ids=str
 )
@@ -300,6 +302,7 @@ def test_a_version_whose_shapes_do_not_fit_is_named_and_the_old_one_used_on(
   assert "final_norm has shape" in said
 
 
+@pytest.mark.slow
 def test_a_sampler_takes_newer_params_inside_a_record(open_run, serving, params):
   # One response at a time, and a record of as many as take a while.
   store = open_run(

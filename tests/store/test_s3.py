@@ -210,6 +210,7 @@ def test_writes_refused_though_nobody_else_won_are_not_retried_for_ever():
     server.server_close()
 
 
+@pytest.mark.slow
 def test_waiting_costs_few_requests(server, make_rollout):
   """Of a learner and of a sampler, each on its own, once it has waited a little."""
   server.make_bucket("waiting")
