@@ -209,7 +209,9 @@ def test_a_vllm_that_is_killed_in_a_batch_is_started_again(
 
 
 @pytest.mark.parametrize(
-  ("precision", "at_most"), [("float32", 3e-3), ("int8", 0.15), ("int4", 0.15)]
+  # Twice what the atlas has of each (docs/atlas/atlas.csv).
+  ("precision", "at_most"),
+  [("float32", 2.4e-3), ("int8", 0.15), ("int4", 0.55)],
 )
 def test_llama_cpp_samples_as_its_precision_allows(
   smollm2, params, prompts, tmp_path, precision, at_most
