@@ -301,6 +301,19 @@ def test_what_is_no_answer_is_aborted_named_and_the_rest_handed_out(
   assert re.search(words, reason), reason
 
 
+def test_a_probe_goes_by_the_answers_that_can_be_used(connect, params, policy, server):
+  engine, _ = connect()
+  server.faults = {"drops_a_log_prob"}
+  server.spoiled = policy[2].encode(_PROMPTS[0])[0]
+  engine.update(params, 0)
+  server.faults |= {"stale_head"}
+  with pytest.raises(WrongParamsError, match="a stale head"):
+    engine.update(moved(params), 1)
+  server.faults = {"drops_a_log_prob", "of_all"}
+  with pytest.raises(EngineAnswerError, match="some were dropped"):
+    engine.update(params, 2)
+
+
 def test_a_log_prob_that_the_server_lacks_is_missing_and_not_zero(
   connect, params, prompts, server
 ):

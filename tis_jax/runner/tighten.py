@@ -11,7 +11,7 @@ _CAPS = ("truncate", "clip")
 _NEAREST = 1.01
 
 
-def tightened(correct: object, times: int) -> Chain:
+def tightened(correct: Chain, times: int) -> Chain:
   """A correction with caps nearer to 1: `high -> high ** (1 / 2**times)`.
 
   Each time halves the log of the cap, and of `clip`'s lower bound; none comes nearer to
@@ -24,8 +24,7 @@ def tightened(correct: object, times: int) -> Chain:
   >>> tightened(chain(reject(1.5), truncate(4.0)), times=1).stages[1]
   truncate(high=2.0, level='token')
   """
-  stages = correct.stages if isinstance(correct, Chain) else ()
-  if not any(_caps(stage) for stage in stages):
+  if not any(map(_caps, correct.stages)):
     raise ValueError(
       f"guard.action='tighten' has no cap to tighten in {correct!r}: give the "
       "correction a truncate or a clip, or take another action"
@@ -33,7 +32,7 @@ def tightened(correct: object, times: int) -> Chain:
   return dataclasses.replace(
     correct,
     stages=tuple(
-      _nearer_to_1(stage, times) if _caps(stage) else stage for stage in stages
+      _nearer_to_1(stage, times) if _caps(stage) else stage for stage in correct.stages
     ),
   )
 

@@ -49,6 +49,7 @@ class Answer(NamedTuple):
     top: for each token {id: log-prob} of the most probable ones.
     kept: for each token the ids that truncated sampling kept, nothing where they are
       too many; None where the server does not say.
+    refused: of an "abort", why it cannot be used, where that is known.
   """
 
   tokens: Sequence[int]
@@ -58,6 +59,7 @@ class Answer(NamedTuple):
   prompt: Sequence[int] | None = None
   top: Sequence[dict[int, float]] | None = None
   kept: Sequence[Sequence[int]] | None = None
+  refused: str = "the server aborted it"
 
 
 def check(answer: Answer, request: Request) -> None:
@@ -67,6 +69,8 @@ def check(answer: Answer, request: Request) -> None:
     EngineAnswerError: says what is wrong with it.
   """
   tokens, logp = answer.tokens, answer.logp
+  if answer.finish == "abort":
+    raise EngineAnswerError(answer.refused)
   if answer.prompt is not None and list(answer.prompt) != list(request.prompt):
     raise EngineAnswerError(
       f"it continued {len(answer.prompt)} ids that are not the {len(request.prompt)}"

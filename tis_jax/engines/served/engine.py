@@ -198,12 +198,22 @@ class ServedEngine:
   def _look(self) -> None:
     if self._probe is None or self._params is None:
       return
-    requests = self._probe.requests
-    answers = [answer for answer, *_ in self._pool.map(self._server.ask, requests)]
-    for answer, request in zip(answers, requests, strict=True):
-      check(answer, request)
-      self._check_label(answer)
+    found = list(self._pool.map(self._probed, self._probe.requests))
+    bad = [error for error in found if isinstance(error, EngineAnswerError)]
+    if len(bad) == len(found):
+      raise bad[0]
+    # Those that nobody may train on say nothing about the params either.
+    answers = [_NOTHING if isinstance(x, EngineAnswerError) else x for x in found]
     self._probe.judge(answers, self._params)
+
+  def _probed(self, request: Request) -> Answer | EngineAnswerError:
+    try:
+      answer, *_ = self._server.ask(request)
+      check(answer, request)
+    except EngineAnswerError as error:
+      return error
+    self._check_label(answer)
+    return answer
 
   def _answered(self, requests: Sequence[Request]) -> list[Sequence[Answer | None]]:
     """The answers to each request; None for one that cannot be used."""
@@ -235,8 +245,6 @@ class ServedEngine:
 
   def _believed(self, answer: Answer, request: Request) -> Answer | None:
     self._check_label(answer)
-    if answer.finish == "abort":
-      return self._refuse(EngineAnswerError("the server aborted it"))
     try:
       check(answer, request)
     except EngineAnswerError as error:

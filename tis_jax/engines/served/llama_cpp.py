@@ -168,10 +168,12 @@ def _answer(said: Mapping[str, Any], request: Request) -> Answer:
   tokens = [int(token) for token in said["tokens"]]
   listed = [int(place["id"]) for place in places]
   if tokens != listed:
-    raise EngineAnswerError(
+    # Which log-prob is whose cannot be told; the prompt's other answers are good.
+    why = (
       f"log-probs of {len(listed)} tokens for an answer of {len(tokens)}: it leaves out"
       " tokens that are parts of a character"
     )
+    return Answer((), (), "abort", refused=why)
   return Answer(
     tokens=tokens,
     logp=[place["logprob"] for place in places],

@@ -24,8 +24,13 @@ from tis_jax.logprobs import Sampling
 from tis_jax.logprobs.reference import materialized_logits
 from tis_jax.models import unflatten
 
-LIMITS = {"float32": 5e-3, "bfloat16": 0.12}
-"""Mean |log-prob difference| in nats that numerics explain, by the engine's dtype."""
+LIMITS = {
+  **dict.fromkeys(("float32", "F32"), 5e-3),
+  **dict.fromkeys(("bfloat16", "BF16"), 0.12),
+  "Q4_1": 0.8,
+}
+"""Mean |log-prob difference| in nats that numerics explain, by the engine's dtype: at
+least three times what the mismatch atlas has of it (docs/atlas.md)."""
 _QUANTISED_LIMIT = 0.25
 _TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0)
 _RIGHT = "the params that it was given"
