@@ -27,15 +27,18 @@ from tis_jax.models import unflatten
 LIMITS = {
   **dict.fromkeys(("float32", "F32"), 5e-3),
   **dict.fromkeys(("bfloat16", "BF16"), 0.12),
-  "Q4_1": 0.8,
 }
 """Mean |log-prob difference| in nats that numerics explain, by the engine's dtype: at
 least three times what the mismatch atlas has of it (docs/atlas.md)."""
+_QUANTISED_LIMITS = {"Q4_1": 0.8}
 _QUANTISED_LIMIT = 0.25
 _TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0)
 _RIGHT = "the params that it was given"
 # A rival is believed at these odds (e ** 10), if it is better by these nats a token.
 _SURE, _MATTERS = 10.0, 1e-5
+# Quantised params are off in a direction: four bits flatten the law, as a temperature of
+# 1.1 would. There a rival must explain half of the difference as well.
+_QUANTISED_SHARE = 0.5
 
 
 class Found(NamedTuple):
@@ -79,7 +82,9 @@ class Probe:
     new_tokens: int = 16,
   ):
     self._graph, self._temperature = graph, law.temperature
-    self._limit = LIMITS.get(dtype, _QUANTISED_LIMIT)
+    quantised = _QUANTISED_LIMITS.get(dtype, _QUANTISED_LIMIT)
+    self._limit: float = LIMITS.get(dtype, quantised)
+    self._share = 1.0 if dtype in LIMITS else _QUANTISED_SHARE
     self._earlier: dict[str, Mapping[str, np.ndarray]] = {}
     self._length, self._new_tokens = max(map(len, prompts)) + new_tokens, new_tokens
     self.requests = [
@@ -118,7 +123,8 @@ class Probe:
     # right one. Params that hardly differ explain as much, and none is wrong.
     squares = {words: float(np.square(d).sum()) for words, d in errors.items()}
     surer = 0.5 * said.size * np.log(squares[_RIGHT] / max(squares[best], 1e-30))
-    matters = off - differences[best] > _MATTERS and differences[best] < self._limit
+    rest = differences[best]
+    matters = off - rest > _MATTERS and rest < min(self._limit, self._share * off)
     if best != _RIGHT and surer > _SURE and matters:
       raise WrongParamsError(
         f"the engine samples from {best}: its log-probs are {differences[best]:.2g}"
