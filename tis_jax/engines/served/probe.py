@@ -36,8 +36,8 @@ _TEMPERATURES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.5, 2.0)
 _RIGHT = "the params that it was given"
 # A rival is believed at these odds (e ** 10), if it is better by these nats a token.
 _SURE, _MATTERS = 10.0, 1e-5
-# Quantised params are off in a direction: four bits flatten the law, as a temperature of
-# 1.1 would. There a rival must explain half of the difference as well.
+# Quantised params are off in a direction: four bits flatten the law, as a temperature
+# of 1.1 would. There a rival must explain half of the difference as well.
 _QUANTISED_SHARE = 0.5
 
 
