@@ -35,7 +35,9 @@ def on_env(env, config, files, **_):
   for file in files.documentation_pages():
     page = file.page
     lines.append(f"- [{page.title}]({page.canonical_url}): {_summary(page.content)}")
-  Path(config.site_dir, "llms.txt").write_text("\n".join(lines) + "\n")
+  site = Path(config.site_dir)
+  site.mkdir(parents=True, exist_ok=True)
+  (site / "llms.txt").write_text("\n".join(lines) + "\n")
   return env
 
 
