@@ -24,6 +24,8 @@ figcaption { font-size: 14px; color: var(--dim); max-width: 330px; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: 14px; }
 th, td { padding: 3px 10px; text-align: right; border-bottom: 1px solid var(--line);
   white-space: nowrap; } th:first-child, td:first-child { text-align: left; }
+.wide th:last-child, .wide td:last-child { text-align: left; white-space: normal;
+  min-width: 34ch; }
 tr.taken { background: #e9f1ec; } tr.marked { background: var(--mark); }
 pre { background: #f4f6f8; padding: 12px; overflow-x: auto; font-size: 14px; }
 details { margin: 4px 0; } summary { cursor: pointer; }
@@ -109,8 +111,8 @@ def _finding(finding: Finding) -> str:
   lines = [
     _p(finding.evidence),
     _p(
-      f"{finding.measured}: {finding.statistic:.3g}; found from "
-      f"{finding.threshold:.3g} on (score {finding.score:.2g}{sure}).",
+      f"{finding.measured}: {finding.statistic:.3g}; found at {finding.limit} "
+      f"(score {finding.score:.2g}{sure}).",
       dim=True,
     ),
     _p(f"Usually: {finding.cause}"),

@@ -84,9 +84,8 @@ def _finding(finding: Finding, main: bool) -> str:
   lines = [] if main else [title]
   lines += [
     f"evidence  {finding.evidence}",
-    f"measure   {finding.measured}: {finding.statistic:.3g}, found from "
-    f"{finding.threshold:.3g} on (score {finding.score:.2g}, in "
-    f"{_share(finding.confidence)} of halves)",
+    f"measure   {finding.measured}: {finding.statistic:.3g}, found at {finding.limit} "
+    f"(score {finding.score:.2g}, in {_share(finding.confidence)} of halves)",
     f"usually   {finding.cause}",
     f"do        {finding.do}",
     f"see       {finding.link}",

@@ -78,6 +78,12 @@ class Finding:
     """Whether the statistic is past its threshold."""
     return self.score >= 1
 
+  @property
+  def limit(self) -> str:
+    """From where on it counts as found, in words."""
+    falling = (self.statistic <= self.threshold) == self.found
+    return f"{self.threshold:.3g} or {'less' if falling else 'more'}"
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
