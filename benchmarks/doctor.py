@@ -111,7 +111,7 @@ def cases(said: dict[str, Any], whole: Sampled) -> Iterator[Case]:
 
 def _cases(said, batch: Sampled, seed: int) -> Iterator[Case]:
   kind, dtype = said["kind"], said["dtype"]
-  source = f"{said['policy']} {dtype}"
+  source = " ".join((said["policy"], *said.get("engine", "").split(), dtype))
 
   def case(fault, strength, matters, expected, batch):
     return Case(source, fault, strength, matters, expected, batch, dtype)

