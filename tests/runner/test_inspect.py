@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from tiny_run import small
 
-from tis_jax import models
+from tis_jax import doctor, models
 from tis_jax.runner import read_config
 from tis_jax.runner.commands.inspect import main
 from tis_jax.runner.setup import assignment
@@ -40,6 +40,16 @@ def test_a_run_is_shown_and_followed_to_its_end(store, capsys):
   main([store.url, "--follow", "0.01"])
   assert "stopped: the end" in capsys.readouterr().out
   store.kv.delete("stop")
+
+
+def test_the_doctor_scores_a_store_by_its_own_params(store):
+  dump = doctor.read(store.url)
+  rows = [store.get_rollout("a", seq) for seq in range(2)]
+  mask = np.concatenate([row.mask for row in rows])
+  assert (dump.learner_version, dump.sampler_dtype) == (0, "float32")
+  np.testing.assert_array_equal(dump.mask, mask)
+  assert np.abs(dump.old_logp - dump.sampler_logp)[mask].max() < 1e-4
+  assert "2 records, the newest of 2" in dump.notes[0]
 
 
 def test_a_record_is_written_as_arrays(store, tmp_path, capsys):
