@@ -1,7 +1,7 @@
 """How often the doctor is right: confusion matrix and false alarms on held-out seeds.
 
   python benchmarks/doctor_samples.py runs/doctor --arithmetic URL --smollm2
-  python benchmarks/doctor.py runs/doctor             # docs/doctor/*.md and *.csv
+  python benchmarks/doctor.py runs/doctor --pages docs/doctor/engines
   python benchmarks/doctor.py --laws 12 --healthy 100 --batches runs/quickstart
   python benchmarks/doctor.py runs/doctor --tuning    # the seeds thresholds were set on
 
@@ -354,6 +354,7 @@ def main() -> None:
   parser.add_argument(
     "--tuning", action="store_true", help="print those of even seeds; write nothing"
   )
+  parser.add_argument("--pages", type=Path, default=PAGES, help="for the tables")
   given = parser.parse_args()
   rows = measured(law_batches(given.laws, given.tuning))
   rows += measured(healthy_batches(given.healthy, given.tuning))
@@ -372,10 +373,10 @@ def main() -> None:
   for name, text in parts.items():
     print(f"{name}\n{text}")
     if not given.tuning:
-      PAGES.mkdir(parents=True, exist_ok=True)
-      (PAGES / f"{name}.md").write_text(text)
+      given.pages.mkdir(parents=True, exist_ok=True)
+      (given.pages / f"{name}.md").write_text(text)
   if not given.tuning:
-    with (PAGES / "dumps.csv").open("w", newline="") as file:
+    with (given.pages / "dumps.csv").open("w", newline="") as file:
       writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
       writer.writeheader()
       writer.writerows(rows)
