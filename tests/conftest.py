@@ -3,7 +3,7 @@
 Nearly all of the suite's time is XLA's, compiling what then runs once on small arrays.
 So the compiler is told not to try hard: a quarter of the time, the same numbers to the
 tolerances. A test of what the compiler makes of a program asks for `optimized`; those
-that run for long, the ones that `make test` leaves out, have it without asking.
+of learning, chaos, peers and engines, which run for long, have it without asking.
 """
 
 import os
