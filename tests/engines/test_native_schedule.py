@@ -175,6 +175,16 @@ def test_a_group_reads_its_prompt_once(policy):
   assert engine.health["queue"] > 0 and 0 < engine.health["cache_use"] <= 1
 
 
+def test_a_call_that_has_room_reads_the_next_prompts_too(policy, monkeypatch):
+  calls, read = [], prefixes.read
+  monkeypatch.setattr(prefixes, "read", lambda *a: calls.append(a[2]) or read(*a))
+  prompts = ragged([3] * 12)
+  engine, _ = answer(policy, prompts, samples=1, slots=2)
+  assert engine.health["prompt_tokens"] == 36
+  # Two slots, so that one or two prompts are wanted at a time.
+  assert len(calls) * len(calls[0]) == 12
+
+
 def test_long_prompts_are_read_in_chunks_beside_the_others(policy, monkeypatch):
   lengths = [70, 3, 20, 64, 5]
   prompts = ragged(lengths)

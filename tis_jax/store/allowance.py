@@ -38,15 +38,6 @@ class Allowance:
     self._share = 0
     self._aside: list[int] = []
 
-  def permits(self, seq: int, manifest: Manifest | None = None) -> bool:
-    """Whether record `seq` may be made now; a cheap poll.
-
-    Args:
-      seq: of the record.
-      manifest: of the params to make it by; None for the latest.
-    """
-    return seq <= self.last(manifest)
-
   def last(self, manifest: Manifest | None = None) -> int:
     """The last record that tokens sampled now may stand in.
 

@@ -78,10 +78,30 @@ def places_of(memory: Memory) -> int:
 
 
 def by_places(function, *memories: Memory) -> Memory:
-  """`function(axis of the places, array of the first memory, of the second, ...)`."""
+  """`function(axis of the places, array of the first memory, of the second, ...)`.
+
+  It is to move numbers, see `moved`.
+  """
   scales = (None, None) if memories[0].key_scale_BNC is None else (2, 2)
   axes: Any = (3, 2, *scales)
-  return jax.tree.map(function, Memory(*axes), *memories)
+
+  def one(axis, *arrays):
+    return moved(functools.partial(function, axis), *arrays)
+
+  return jax.tree.map(one, Memory(*axes), *memories)
+
+
+def moved(function, *arrays: jax.Array) -> jax.Array:
+  """`function(*arrays)`, that moves numbers and does not compute with them.
+
+  16-bit floats are shown to it as whole numbers: XLA on a CPU gathers and writes bf16
+  by way of an fp32 copy of the whole array.
+  """
+  dtype = arrays[0].dtype
+  if dtype.itemsize != 2:
+    return function(*arrays)
+  bits = (jax.lax.bitcast_convert_type(x, jnp.uint16) for x in arrays)
+  return jax.lax.bitcast_convert_type(function(*bits), dtype)
 
 
 def write(memory: Memory, key_BSNK, value_BSNK, start) -> Memory:
@@ -96,8 +116,7 @@ def write(memory: Memory, key_BSNK, value_BSNK, start) -> Memory:
 def append(memory: Memory, recent: Memory, start_B, count) -> Memory:
   """The memory with the first `count` places of `recent` from `start_B` on.
 
-  All of it is written, whatever the count: XLA on a CPU scatters bf16 by way of an fp32
-  copy of the whole, and this is done once in many steps.
+  All of it is written, whatever the count, once in many steps.
   """
   place_BC = jnp.arange(places_of(memory))[None, :] - start_B[:, None]
   inside_BC = (place_BC >= 0) & (place_BC < count)

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from tis_jax.engines.native.cache import Memory, places_of, write
-from tis_jax.engines.native.layout import LayerLayout, Layout
+from tis_jax.engines.native.cache import Memory, moved, places_of, write
+from tis_jax.engines.native.layout import LayerLayout, Layout, from_left
 from tis_jax.models.config import DecoderConfig
 from tis_jax.models.layers import (
   MASKED,
@@ -85,7 +85,7 @@ def forward(
 
   full = sees(None)
   windowed = full if config.window is None else sees(config.window.size)
-  x_BSD = jnp.take(layout.embedding_VD, tokens_BS, axis=0).astype(dtype)
+  x_BSD = moved(lambda x_VD: x_VD[tokens_BS], layout.embedding_VD).astype(dtype)
   if config.scaled_embedding:
     x_BSD = x_BSD * jnp.asarray(config.hidden_size**0.5, dtype)
   x_TD = x_BSD.reshape(rows * new, -1)
@@ -103,8 +103,7 @@ def forward(
 
 def logits(layout: Layout, hidden_BD: jax.Array) -> jax.Array:
   """fp32 logits [B, V] of final hidden states."""
-  head_DV = layout.head_DV
-  return multiply("bd,dv->bv", hidden_BD.astype(head_DV.dtype), head_DV)
+  return from_left(layout.head_VD, hidden_BD.astype(layout.head_VD.dtype))
 
 
 class _Sees(NamedTuple):

@@ -1,7 +1,8 @@
 """What stands before a response, read and kept until all that go on from it do."""
 
+import itertools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -26,6 +27,9 @@ class Held(NamedTuple):
 class Reader:
   """Reads sequences of tokens, few or many by a call, whatever their lengths.
 
+  Attributes:
+    few: sequences that every call has room for.
+
   Args:
     plan: of the compilations.
     most: sequences that one call reads; 4 is the other number.
@@ -35,7 +39,7 @@ class Reader:
 
   def __init__(self, plan: Plan, most: int, longest: int, cache_dtype):
     self._plan, self._cache_dtype = plan, cache_dtype
-    self._rows = sorted({min(_FEW, most), most})
+    self.few, self._many = min(_FEW, most), most
     chunked = (-(-size // CHUNK) * CHUNK for size in capacities(longest))
     sizes = zip(capacities(longest), chunked, strict=True)
     self._widths = tuple(size if size <= CHUNK else whole for size, whole in sizes)
@@ -52,8 +56,8 @@ class Reader:
     Yields:
       A list, empty until all that it was waiting for has been read.
     """
-    few, many = self._rows[0], self._rows[-1]
-    rows = many if -(-len(sequences) // few) * few >= many else few
+    enough = -(-len(sequences) // self.few) * self.few >= self._many
+    rows = self._many if enough else self.few
     for first in range(0, len(sequences), rows):
       yield from self._batch(layout, sequences[first : first + rows], rows)
 
@@ -102,11 +106,28 @@ class Prefixes:
     self._left: Counter[int] = Counter(uses)
     self._job: Iterator[None] | None = None
 
-  def advance(self, layout: Layout, wanted: Sequence[int], *, all_of_it: bool) -> bool:
-    """Reads on at what is wanted: one call, or all of it; whether all stands ready."""
+  def advance(
+    self,
+    layout: Layout,
+    wanted: Sequence[int],
+    later: Iterable[int],
+    *,
+    all_of_it: bool,
+  ) -> bool:
+    """Reads on at what is wanted: one call, or all of it; whether all stands ready.
+
+    Args:
+      layout: the params.
+      wanted: prompts that are needed now.
+      later: those needed next, in order: they fill the calls that have room.
+      all_of_it: reads until all stands.
+    """
     while not self._ready(wanted):
       if self._job is None:
         missing = [i for i in dict.fromkeys(wanted) if i not in self._held]
+        others = (i for i in later if i not in self._held and i not in missing)
+        spare = -len(missing) % self._reader.few
+        missing += itertools.islice(dict.fromkeys(others), spare)
         self._job = self._reading(layout, missing)
       if next(self._job, self) is self:
         self._job = None

@@ -148,7 +148,10 @@ class Schedule:
     with self._health.phase("read"):
       # While others go on, a long prompt is read chunk by chunk.
       ready = self._prefixes.advance(
-        self._version.layout, prompts, all_of_it=not self._running.size
+        self._version.layout,
+        prompts,
+        (self._requests.prompt_R[row] for row in self._waiting),
+        all_of_it=not self._running.size,
       )
       if not ready:
         return []

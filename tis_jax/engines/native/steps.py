@@ -241,8 +241,8 @@ def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
     return step + 1, slots, drawn, column(mask_BT, live_B), stopped_B | stops_B
 
   shapes = jax.eval_shape(
-    lambda head: draw(plan.law, jnp.zeros((rows, head.shape[1])), slots.key_B),
-    layout.head_DV,
+    lambda head: draw(plan.law, jnp.zeros((rows, len(head))), slots.key_B),
+    layout.head_VD,
   )
   blank = jax.tree.map(lambda x: jnp.zeros((rows, room, *x.shape[1:]), x.dtype), shapes)
   nothing_BT, none_B = jnp.zeros((rows, room), bool), jnp.zeros((rows,), bool)

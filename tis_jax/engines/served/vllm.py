@@ -135,6 +135,8 @@ class VLLM:
           "repetition_penalty": 1.0,
           "max_tokens": request.max_new_tokens,
           "stop_token_ids": list(request.stop_ids),
+          # The end tokens of the model's own configuration end nothing.
+          "ignore_eos": True,
           "logprobs": _asked_for(request),
           "seed": request.seed,
         },
