@@ -69,25 +69,34 @@ def optimize(
 
   differentiate = jax.value_and_grad(scaled_loss, has_aux=True)
 
+  def gradients_of(rows, packing, key):
+    (_, found), gradients = differentiate(trained, learner, rows, packing, key, version)
+    return jax.tree.map(lambda x: x / scale, gradients), found
+
   def micro_batch(carry, xs):
-    (_, found), gradients = differentiate(trained, learner, *xs, version)
-    gradients = jax.tree.map(lambda x: x / scale, gradients)
+    rows, key = xs
+    gradients, found = gradients_of(rows, None, key)
     return jax.tree.map(jnp.add, carry, gradients), found
 
   def packed_pass(carry, xs):
     packing, key = xs
-    return micro_batch(carry, (rows_in(rows, packing), packing, key))
+    gradients, found = gradients_of(rows_in(rows, packing), packing, key)
+    return jax.tree.map(jnp.add, carry, gradients), found
 
   zeros = jax.tree.map(jnp.zeros_like, trained)
   keys = jax.random.split(key, algorithm.micro_batches)
-  if packing is None:
-    parts = split(rows, algorithm.micro_batches, learner.mesh)
-    gradients, found = jax.lax.scan(micro_batch, zeros, (parts, None, keys))
-  else:
+  if packing is not None:
     passes = split(packing, algorithm.micro_batches, learner.mesh)
     gradients, found = scan_first(
       used_passes(passes), packed_pass, zeros, (passes, keys), _unread
     )
+  elif algorithm.micro_batches == 1:
+    # Added to nothing: a sum to begin with is as large as the params.
+    gradients, found = gradients_of(rows, None, keys[0])
+    found = jax.tree.map(lambda x: x[None], found)
+  else:
+    parts = split(rows, algorithm.micro_batches, learner.mesh)
+    gradients, found = jax.lax.scan(micro_batch, zeros, (parts, keys))
   terms, metrics = found
   # Micro-batches divide by the mini-batch's denominators, so their losses add up.
   terms = {f"loss/{name}": x.sum() for name, x in terms.items()}
