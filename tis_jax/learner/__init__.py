@@ -29,8 +29,6 @@ from tis_jax.learner.processes import assemble as assemble
 from tis_jax.learner.processes import join_processes as join_processes
 from tis_jax.learner.processes import local_blocks as local_blocks
 from tis_jax.learner.processes import local_rows as local_rows
-from tis_jax.learner.processes import params_here as params_here
-from tis_jax.learner.processes import whole as whole
 from tis_jax.learner.state import CriticState as CriticState
 from tis_jax.learner.state import TrainState as TrainState
 from tis_jax.learner.state import abstract_state as abstract_state

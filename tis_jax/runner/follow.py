@@ -1,5 +1,7 @@
 """A run in the processes beside the lead: the same work, when the lead says so."""
 
+import json
+import time
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from tis_jax.learner import Batch, Checkpoints, concatenate
 from tis_jax.learner.mesh import row_sharding
 from tis_jax.runner import logs
 from tis_jax.runner.ahead import Ahead
+from tis_jax.runner.config import ConfigError
 from tis_jax.runner.interrupts import Interrupts
 from tis_jax.runner.lineage import Lineage
 from tis_jax.runner.publisher import publisher_of
@@ -72,6 +75,7 @@ def follow(
         team.ask_to_stop()
 
     _, run, url = team.hear(look)
+    _check_shared(workdir, run, settings.processes.seconds)
     checkpoints = stack.enter_context(
       Checkpoints(
         workdir / "checkpoints", parts.identity(run), keep=settings.checkpoint.keep
@@ -103,3 +107,16 @@ def follow(
       if what == "end":
         return told[0]
       getattr(work, what)(*told)
+
+
+def _check_shared(workdir: Path, run: str, seconds: float) -> None:
+  """Refuses a workdir that only looks like the lead's; a file may come late to it."""
+  path = workdir / "run.json"
+  deadline = time.monotonic() + seconds
+  while not path.exists() or json.loads(path.read_text())["run"] != run:
+    if time.monotonic() > deadline:
+      raise ConfigError(
+        f"{workdir} does not hold run {run}, which process 0 has there: give all "
+        "processes a --workdir that they share"
+      )
+    time.sleep(0.2)

@@ -13,7 +13,6 @@ they wait for it in the middle of a computation: a thread looks after that.
 import contextlib
 import dataclasses
 import itertools
-import json
 import os
 import sys
 import threading
@@ -23,22 +22,16 @@ from typing import Any
 
 import jax
 import numpy as np
-
-# The one part of JAX that hosts can talk through without their devices; Orbax takes it
-# from there, too.
-from jax._src import distributed
 from jax.errors import JaxRuntimeError
 
 from tis_jax.learner import join_processes
 from tis_jax.numerics.checks import check_number
+from tis_jax.runner.board import Board
 from tis_jax.runner.config import ConfigError
 from tis_jax.runner.interrupts import Interrupted
 
-_LOOK_SECONDS = 0.2
 # Orders that the others may have yet to hear: an update waits for all of them.
 _KEPT = 64
-# Compilation is waited for; a process that never comes ends the others before that.
-_MEET_SECONDS = 24 * 3600
 
 
 class ProcessFailedError(RuntimeError):
@@ -124,9 +117,8 @@ class Several:
   """
 
   def __init__(self, seconds: float):
-    state = distributed.global_state
-    self._client: Any = state.client
-    self.index, self.count = state.process_id, state.num_processes
+    self._board = Board()
+    self.index, self.count = self._board.index, self._board.count
     self.too_late: Callable[[], object] = lambda: None
     self._seconds, self._pause = seconds, min(1.0, seconds / 10)
     self._orders, self._meetings = itertools.count(), itertools.count()
@@ -147,8 +139,8 @@ class Several:
     """
     if self.leads:
       number = next(self._orders)
-      self._put(f"order/{number}", order)
-      self._client.key_value_delete(f"tis/order/{number - _KEPT}")
+      self._board.put(f"order/{number}", order)
+      self._board.delete(f"order/{number - _KEPT}")
 
   def hear(self, while_waiting: Callable[[], None]) -> list[Any]:
     """The next order of the lead.
@@ -159,26 +151,26 @@ class Several:
     Raises:
       ProcessFailedError: it has failed.
     """
-    order = self._get(f"order/{next(self._orders)}", while_waiting)
+    order = self._board.get(f"order/{next(self._orders)}", while_waiting)
     if order[0] == "fail":
       raise ProcessFailedError(order[1])
     return order
 
   def choose(self, step: int, choice: Mapping[str, Any]) -> None:
     """Says which records the batch after `step` steps is made of."""
-    self._put(f"batch/{step}", choice)
+    self._board.put(f"batch/{step}", choice)
     # Nothing is chosen for a step before the one before the last is through.
-    self._client.key_value_delete(f"tis/batch/{step - 3}")
+    self._board.delete(f"batch/{step - 3}")
 
   def chosen(self, step: int, while_waiting: Callable[[], None]) -> dict[str, Any]:
     """What the lead says with `choose`."""
-    return self._get(f"batch/{step}", while_waiting)
+    return self._board.get(f"batch/{step}", while_waiting)
 
   def ask_to_stop(self) -> None:
     """Has the lead end the run behind the step that it is at, as by a signal."""
     if not self._stop_asked:
       self._stop_asked = True
-      self._put(f"stop/{self.index}", True)
+      self._board.put(f"stop/{self.index}", True)
 
   def check(self) -> None:
     """Raises what happened to another process.
@@ -194,8 +186,7 @@ class Several:
 
   def meet(self) -> None:
     """Waits until all are here."""
-    name = f"tis/{next(self._meetings)}"
-    self._client.wait_at_barrier(name, _MEET_SECONDS * 1000)
+    self._board.meet(str(next(self._meetings)))
 
   def compiled(self, function: Any) -> Callable:
     """A jitted function that none runs before all have compiled it.
@@ -236,7 +227,7 @@ class Several:
     self._closed.set()
     self._thread.join()
     with contextlib.suppress(JaxRuntimeError):  # Whatever ends the run is said already.
-      self._put(f"beat/{self.index}", "left")
+      self._board.put(f"beat/{self.index}", "left")
       jax.distributed.shutdown()
 
   def _fail(self, error: BaseException) -> None:
@@ -248,49 +239,30 @@ class Several:
       return
     words = f"process {self.index} failed: {type(error).__name__}: {error}"
     self.tell("fail", words)
-    self._put(f"failed/{self.index}", words)
-
-  def _put(self, key: str, value: Any) -> None:
-    text = json.dumps(value)
-    self._client.key_value_set(f"tis/{key}", text, allow_overwrite=True)
-
-  def _get(self, key: str, while_waiting: Callable[[], None]) -> Any:
-    milliseconds = int(_LOOK_SECONDS * 1000)
-    while True:
-      while_waiting()
-      try:
-        text = self._client.blocking_key_value_get(f"tis/{key}", milliseconds)
-        return json.loads(text)
-      except JaxRuntimeError as error:
-        if not str(error).startswith("DEADLINE_EXCEEDED"):
-          raise
-
-  def _said(self, kind: str) -> dict[int, Any]:
-    """What each process says of a kind."""
-    found = self._client.key_value_dir_get(f"tis/{kind}/")
-    return {int(key.rpartition("/")[2]): json.loads(text) for key, text in found}
+    self._board.put(f"failed/{self.index}", words)
 
   def _watch(self) -> None:
     """Shows that this process lives, and looks after the others."""
-    heard = dict.fromkeys(range(self.count), (None, time.monotonic()))
+    # Counted in its own beats: where all were suspended, none is missed for it.
+    heard = dict.fromkeys(range(self.count), (None, 0))
     for beat in itertools.count():
       if self._closed.wait(self._pause):
         return
       try:
-        self._put(f"beat/{self.index}", beat)
-        self._look_after(heard) if self.leads else self._look_up()
+        self._board.put(f"beat/{self.index}", beat)
+        self._look_after(heard, beat) if self.leads else self._look_up()
       except JaxRuntimeError:
         pass  # Without process 0 there is no service, and JAX ends the others itself.
 
-  def _look_after(self, heard: dict[int, tuple[Any, float]]) -> None:
-    now = time.monotonic()
-    for index, beat in self._said("beat").items():
+  def _look_after(self, heard: dict[int, tuple[Any, int]], now: int) -> None:
+    patience = self._seconds / self._pause
+    for index, beat in self._board.of_each("beat").items():
       if beat != heard[index][0]:
         heard[index] = beat, now
     lost = [
       index
       for index, (beat, since) in heard.items()
-      if beat != "left" and now - since > self._seconds
+      if beat != "left" and now - since > patience
     ]
     if lost:
       names = ", ".join(map(str, lost))
@@ -300,19 +272,19 @@ class Several:
         "(processes.seconds), so all end; the same command, in all of them, goes on "
         "from the newest checkpoint",
       )
-    self._stop_asked |= bool(self._said("stop"))
-    if failed := self._said("failed"):
+    self._stop_asked |= bool(self._board.of_each("stop"))
+    if failed := self._board.of_each("failed"):
       self._failed = self._failed or next(iter(failed.values()))
-      self._deadline = min(self._deadline, now + self._seconds)
+      self._deadline = min(self._deadline, now + patience)
     if now > self._deadline:
       self._end_all(1, f"{self._failed}; the others did not end by themselves")
 
   def _look_up(self) -> None:
-    if over := self._said("over"):
+    if over := self._board.of_each("over"):
       self._end(*over[0])
 
   def _end_all(self, code: int, words: str) -> None:
-    self._put("over/0", [code, words])
+    self._board.put("over/0", [code, words])
     time.sleep(3 * self._pause)  # In which the others see it.
     self._end(code, words)
 
@@ -332,9 +304,8 @@ def joined(settings: ProcessSettings) -> Iterator[Team]:
   """While entered, this process is one of the learner's; the first thing it does.
 
   Raises:
-    ConfigError: JAX does not find out how many processes there are, or one that has
-      computed already cannot join others.
-    ProcessFailedError: they did not find each other.
+    ConfigError: JAX does not find out how many processes there are, they do not find
+      each other, or this one has computed already.
   """
   if settings.count == 1:
     yield Alone()
@@ -347,10 +318,6 @@ def joined(settings: ProcessSettings) -> Iterator[Team]:
       # A later end, and without a sentence, where this module fails.
       seconds=int(100 + 4 * settings.seconds),
     )
-  except JaxRuntimeError as error:
-    raise ProcessFailedError(
-      f"the processes did not find each other: {error}"
-    ) from error
   except (RuntimeError, ValueError) as error:
     raise ConfigError(
       f"processes.count={settings.count}: {error} Set processes.count, index and "

@@ -14,10 +14,9 @@ from tis_jax.learner import (
   Checkpoints,
   TrainState,
   comparable_batch,
-  params_here,
-  whole,
 )
 from tis_jax.learner.mesh import replicated, row_sharding
+from tis_jax.learner.processes import params_here, whole
 from tis_jax.learner.state import placed
 from tis_jax.runner.ahead import Ahead
 from tis_jax.runner.publisher import Publisher
