@@ -40,6 +40,7 @@ pytestmark = pytest.mark.processes
 def _compiled_once(tmp_path_factory, monkeypatch):
   folder = tmp_path_factory.getbasetemp() / "compiled"
   monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(folder))
+  monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 
 
 def start(workdir, count, steps=STEPS, **changes):
