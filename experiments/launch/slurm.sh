@@ -46,8 +46,8 @@ srun --het-group=0 --kill-on-bad-exit=0 bash -c '
   --config.processes.coordinator="$(hostname):$((20000 + SLURM_JOB_ID % 20000))"
 code=$?
 
-# 75: interrupted, its state saved, or a process lost. Above 128: killed. The same command goes on. Anything
-# else it has refused, in words, and would refuse again.
+# 75: interrupted, its state saved, or a process lost. Above 128: killed. The same command
+# goes on. Anything else it has refused, in words, and would refuse again.
 if ((code == 75 || code > 128)) && ((${SLURM_RESTART_COUNT:-0} < restarts)); then
   echo "the learner ended with exit code $code: the job goes back into the queue"
   scontrol requeue "$SLURM_JOB_ID"

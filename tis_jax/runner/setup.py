@@ -171,7 +171,9 @@ def build(settings: Settings) -> Parts:
     if lora := settings.model.lora if settings.model.lora.rank else None:
       base = base_here = frozen_base(params, lora, mesh)
       if jax.process_count() > 1:
-        base_here = frozen_base(params, lora, local_mesh())
+        # The first evaluates, by itself.
+        first = jax.process_index() == 0
+        base_here = frozen_base(params, lora, local_mesh()) if first else None
       params = first_adapter(settings, decoder)
     parts = Learner(
       graph,

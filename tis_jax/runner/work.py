@@ -9,12 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tis_jax.learner import (
-  Batch,
-  Checkpoints,
-  TrainState,
-  comparable_batch,
-)
+from tis_jax.learner import Batch, Checkpoints, TrainState, comparable_batch
 from tis_jax.learner.mesh import replicated, row_sharding
 from tis_jax.learner.processes import params_here, whole
 from tis_jax.learner.state import placed
