@@ -1,5 +1,5 @@
 #!/bin/bash
-# A learner on one node and samplers on others: one heterogeneous job of Slurm.
+# A learner on some nodes and samplers on others: one heterogeneous job of Slurm.
 #
 #   mkdir -p /shared/run
 #   STORE=file:///shared/run/store WORKDIR=/shared/run \
@@ -8,6 +8,7 @@
 # from a folder where `tis` is on the PATH (. .venv/bin/activate). STORE and WORKDIR are
 # seen by all nodes. What a node must have is set below, or before the script's name:
 # sbatch --gpus-per-node=8 : --gpus-per-node=8 slurm.sh ...
+# A learner of four nodes, a process on each, is `sbatch --nodes=4 --ntasks=4 slurm.sh ...`.
 #
 #SBATCH --job-name=tis
 #SBATCH --output=tis-%j.log
@@ -35,12 +36,18 @@ srun --het-group=1 --kill-on-bad-exit=0 bash -c '
   done' &
 samplers=$!
 
-srun --het-group=0 \
-  tis train "$@" --workdir="$WORKDIR" --config.store.url="$STORE" --config.sampler.count=0
+# All processes of the learner end by themselves when one does, each with its own code;
+# the highest is the step's. This script runs on the node of the first.
+# shellcheck disable=SC2016
+srun --het-group=0 --kill-on-bad-exit=0 bash -c '
+  exec tis train "$@" --config.processes.count="$SLURM_STEP_NUM_TASKS" \
+    --config.processes.index="$SLURM_PROCID"' tis \
+  "$@" --workdir="$WORKDIR" --config.store.url="$STORE" --config.sampler.count=0 \
+  --config.processes.coordinator="$(hostname):$((20000 + SLURM_JOB_ID % 20000))"
 code=$?
 
-# 75: interrupted, its state saved. Above 128: killed. The same command goes on. Anything
-# else it has refused, in words, and would refuse again.
+# 75: interrupted, its state saved, or a process lost. Above 128: killed. The same command
+# goes on. Anything else it has refused, in words, and would refuse again.
 if ((code == 75 || code > 128)) && ((${SLURM_RESTART_COUNT:-0} < restarts)); then
   echo "the learner ended with exit code $code: the job goes back into the queue"
   scontrol requeue "$SLURM_JOB_ID"

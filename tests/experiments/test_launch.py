@@ -1,6 +1,7 @@
 """What Slurm and Kubernetes are to run is what our own commands understand."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -50,7 +51,10 @@ def typed(job):
 # Slurm's own part, on this machine: a task is its command, and its number is 0. `tis`
 # notes what was typed, tabs between; a learner ends with the code that the test wants.
 COMMANDS = {
-  "srun": 'while [[ $1 == --* ]]; do shift; done; SLURM_PROCID=0 exec "$@"',
+  "srun": (
+    "while [[ $1 == --* ]]; do shift; done\n"
+    'SLURM_PROCID=0 SLURM_STEP_NUM_TASKS=${TASKS:-1} exec "$@"'
+  ),
   "scontrol": 'echo "scontrol $*" >> "$NOTES"',
   "tis": (
     "IFS=$'\\t'\n"
@@ -107,8 +111,17 @@ def test_the_slurm_job_runs_what_tis_understands(slurm, parsed):
   settings = read_config(config)
   assert settings.store.url == "file:///shared/run/store"
   assert (settings.sampler.count, settings.train.steps) == (0, 7)
+  assert settings.processes.count == 1
   assert str(workdir) == "/shared/a run"
   assert parsed(sampler.split("\t")) == (settings.store.url, "slurm0", None, 3600.0)
+
+
+def test_a_learner_on_several_nodes_is_told_so(slurm, parsed):
+  _, lines = slurm(0, "--config=quickstart", TASKS="4")
+  (learner,) = [x for x in lines if x.startswith("train")]
+  processes = read_config(parsed(learner.split("\t"))[0]).processes
+  assert (processes.count, processes.index) == (4, 0)
+  assert processes.coordinator == f"{socket.gethostname()}:20017"
 
 
 @pytest.mark.parametrize(
@@ -148,10 +161,16 @@ def test_a_ray_fleet_without_ray_says_what_installs_it():
 
 def test_the_jobset_runs_what_tis_understands(parsed):
   learner, sampler = typed("learner"), typed("samplers")
+  spec = spec_of("learner")
+  assert spec["completionMode"] == "Indexed"
+  learner = [word.replace("$(INDEX)", "0") for word in learner]
   assert learner[0] == sampler[0] == "tis"
   config, workdir, _ = parsed(learner[1:])
   settings = read_config(config)
   assert settings.sampler.count == 0
+  assert settings.processes.count == spec["completions"] == spec["parallelism"]
+  name = JOBSET["metadata"]["name"]
+  assert settings.processes.coordinator == f"{name}-learner-0-0.{name}:1234"
   (mount,) = pod_of("learner")["containers"][0]["volumeMounts"]
   assert Path(mount["mountPath"]) in workdir.parents
   assert parsed(sampler[1:]) == (settings.store.url, "k8s$(INDEX)", None, 3600.0)

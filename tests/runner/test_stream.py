@@ -6,7 +6,9 @@ import secrets
 import numpy as np
 import pytest
 
-from tis_jax.runner.stream import BatchStream, late_rows, needed_from
+from tis_jax.learner import concatenate
+from tis_jax.runner.lineage import Lineage
+from tis_jax.runner.stream import BatchStream, late_rows, needed_from, reread
 from tis_jax.store import Header, Rollout, RolloutReader, Sampling, Store
 
 GROUPS, SIZE, PROMPT, RESPONSE = 3, 2, 2, 2
@@ -40,10 +42,10 @@ def store():
   return store
 
 
-def stream(store, groups, *, filter_groups=False, position=None):
+def stream(store, groups, *, filter_groups=False, position=None, **more):
   reader = RolloutReader(store, position and position["cursor"])
   return BatchStream(
-    reader, groups=groups, filter_groups=filter_groups, position=position
+    reader, groups=groups, filter_groups=filter_groups, position=position, **more
   )
 
 
@@ -87,6 +89,26 @@ def test_a_restart_goes_on_with_the_very_next_group(store, filter_groups):
   again = stream(store, 2, filter_groups=filter_groups, position=position)
   assert begun + take(again, 3) == expected
   assert again.rows == whole.rows
+
+
+def test_another_process_makes_the_same_batches_of_what_was_chosen(store):
+  told, lineage = [], Lineage()
+  lineage.begins(version=3, step=1)
+  first = stream(
+    store,
+    groups=2,
+    filter_groups=True,
+    lineage=lineage,
+    on_choice=lambda *said: told.append(json.loads(json.dumps(said))),
+  )
+  batches = [first.next(3, lambda: None, step=step) for step in range(1, 4)]
+  assert [step for step, _ in told] == [1, 2, 3]
+  for batch, (_, choice) in zip(batches, told, strict=True):
+    its = Lineage.of(choice["attempts"])
+    made = concatenate([reread(store, x, its, 0).rows for x in choice["records"]])
+    assert its.version(1) == 3
+    for one, other in zip(batch, made, strict=True):
+      np.testing.assert_array_equal(one, other)
 
 
 def test_what_is_held_is_still_needed(store):

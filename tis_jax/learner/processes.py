@@ -9,26 +9,52 @@ from collections.abc import Mapping
 
 import jax
 import numpy as np
+from flax import nnx
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from tis_jax.learner.batch import Batch
-from tis_jax.learner.mesh import row_sharding
+from tis_jax.learner.mesh import make_mesh, row_sharding
+from tis_jax.models import params_sharding
 from tis_jax.store import Block, Blocks
 
 
-def join_processes(coordinator: str, count: int, index: int) -> None:
+def join_processes(
+  coordinator: str | None = None,
+  count: int | None = None,
+  index: int | None = None,
+  *,
+  seconds: int = 100,
+) -> None:
   """Makes this process one of `count`; call it before anything else of JAX's.
 
-  On CPUs the processes talk through gloo. Where JAX finds out about its processes
-  itself (TPU pods, Slurm), `jax.distributed.initialize()` is all there is to call.
+  On CPUs the processes talk through gloo. Signals stay the caller's: JAX does not take
+  a SIGTERM for a notice of preemption.
 
   Args:
-    coordinator: HOST:PORT that process 0 listens at.
+    coordinator: HOST:PORT that process 0 listens at. None leaves all three to JAX,
+      which finds out itself on TPU pods, under Slurm (one process a device), Open MPI
+      and Kubernetes.
     count: of processes.
     index: of this one, from 0.
+    seconds: without a sign of life from a process, after which JAX ends the others, and
+      for which the first to end waits for the last.
+
+  Raises:
+    RuntimeError: JAX has computed before, or the processes do not find each other.
+    ValueError: JAX does not find out itself.
   """
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
-  jax.distributed.initialize(coordinator, count, index)
+  jax.config.update("jax_enable_preemption_service", False)
+  jax.distributed.initialize(
+    coordinator,
+    count,
+    index,
+    # Slurm's part in it would be to give each process the first device of its host.
+    cluster_detection_method=None if coordinator is None else "deactivate",
+    heartbeat_timeout_seconds=seconds,
+    shutdown_timeout_seconds=seconds,
+  )
 
 
 def local_rows(mesh: Mesh, rows: int) -> np.ndarray:
@@ -108,6 +134,45 @@ def local_blocks(params: Mapping[str, jax.Array]) -> dict[str, Blocks]:
     )
     for name, shards in found.items()
   }
+
+
+def whole(array: jax.Array) -> np.ndarray:
+  """An array that lies on the devices of all processes, on the host of each.
+
+  >>> import jax.numpy as jnp
+  >>> whole(jnp.ones(2))
+  array([1., 1.], dtype=float32)
+  """
+  if array.is_fully_addressable:
+    return np.asarray(array)
+  return multihost_utils.process_allgather(array, tiled=True)
+
+
+def params_here(params: nnx.State, keep: bool) -> nnx.State | None:
+  """Params of a mesh of all processes, on the devices of this one alone.
+
+  They are gathered array by array, so that a device never holds two of them whole.
+
+  Args:
+    params: on a mesh of all processes, each of which calls this.
+    keep: whether this process is to have them.
+
+  Returns:
+    Params as they lie over the devices of one host; None where none were to be kept.
+  """
+  here = params_sharding(params, local_mesh())
+
+  def place(x, sharding):
+    gathered = whole(x)
+    return jax.device_put(gathered, sharding) if keep else None
+
+  found = jax.tree.map(place, params, here)
+  return found if keep else None
+
+
+def local_mesh() -> Mesh:
+  """Of the devices of this process, params split over all of them."""
+  return make_mesh(data=1, fsdp=-1, devices=jax.local_devices())
 
 
 def _places(array: jax.Array) -> list[tuple[slice, ...]]:

@@ -154,6 +154,10 @@ def placed(tree, shardings):
   """A tree that every process has, copied to where it lies on a mesh of all of them.
 
   A copy, because the first update donates it and the caller may still use the tree.
+
+  Args:
+    tree: of arrays.
+    shardings: a tree of them, or one for all.
   """
   if jax.process_count() == 1:
     return jax.device_put(tree, shardings, may_alias=False)
@@ -165,6 +169,8 @@ def placed(tree, shardings):
     host = np.asarray(x)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])
 
+  if isinstance(shardings, jax.sharding.Sharding):
+    return jax.tree.map(lambda x: place(x, shardings), tree)
   return jax.tree.map(place, tree, shardings)
 
 

@@ -23,6 +23,8 @@ from tis_jax.runner.run import GuardError as GuardError
 from tis_jax.runner.settings import Settings as Settings
 from tis_jax.runner.settings import default_config as default_config
 from tis_jax.runner.settings import read_config as read_config
+from tis_jax.runner.team import ProcessFailedError as ProcessFailedError
+from tis_jax.runner.team import ProcessSettings as ProcessSettings
 from tis_jax.runner.train import train as train
 from tis_jax.runner.workdir import ConfigChangedError as ConfigChangedError
 from tis_jax.runner.workdir import WorkdirInUseError as WorkdirInUseError
@@ -37,6 +39,7 @@ ExpectedError = (
   ConfigError,
   GuardError,
   MissingDatasetError,
+  ProcessFailedError,
   SamplerFailedError,
   StoreError,
   TaskError,

@@ -5,6 +5,7 @@ import numpy as np
 from flax import nnx
 
 from tis_jax import models
+from tis_jax.learner.state import placed
 from tis_jax.models import Base, DecoderConfig, LoRA
 from tis_jax.runner.settings import Settings
 from tis_jax.store import digest
@@ -20,8 +21,7 @@ def frozen_base(params: nnx.State, lora: LoRA, mesh: jax.sharding.Mesh) -> Base:
   """
   told = digest(jax.tree.map(np.asarray, models.flatten(params)))
   held = lora.frozen(params)
-  placed = jax.device_put(held, models.params_sharding(held, mesh))
-  return Base(placed, lora, told)
+  return Base(placed(held, models.params_sharding(held, mesh)), lora, told)
 
 
 def first_adapter(settings: Settings, decoder: DecoderConfig) -> nnx.State:

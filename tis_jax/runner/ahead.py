@@ -4,16 +4,30 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple
-
-import jax
+from typing import Any, NamedTuple, Protocol
 
 from tis_jax.learner import Batch
-from tis_jax.runner.stream import BatchStream
+from tis_jax.learner.state import placed
 from tis_jax.store import NoRolloutsError
 
 _PATIENCE_SECONDS = 600.0
 _LOOK_SECONDS = 0.05
+
+
+class Stream(Protocol):
+  """Batches one after the other; `BatchStream.next` says what is given and taken."""
+
+  @property
+  def position(self) -> Any: ...
+
+  def next(
+    self,
+    version: int,
+    while_waiting: Callable[[], None],
+    *,
+    step: int,
+    urgent: Callable[[], bool],
+  ) -> Batch: ...
 
 
 class Ready(NamedTuple):
@@ -21,10 +35,12 @@ class Ready(NamedTuple):
 
   Attributes:
     batch: prepared, on the device.
+    rows: as the stream gave it.
     position: of the stream behind it, for a checkpoint of the step that takes it.
   """
 
   batch: Any
+  rows: Batch
   position: Mapping[str, Any]
 
 
@@ -36,17 +52,17 @@ class Ahead:
 
   Attributes:
     position: of the stream, behind the batch that was taken last.
+    rows: of that batch, as the stream gave it.
 
   Args:
-    stream: nobody else may use it meanwhile.
-    place: where a batch goes, `jax.device_put`'s second argument; None leaves it on the
-      host.
+    stream: of batches, a `BatchStream`, say; nobody else may use it meanwhile.
+    place: where a batch goes, a sharding or a device; None leaves it on the host.
     prepare: makes of a batch, on the host, what a step takes: packs its rows, say.
   """
 
   def __init__(
     self,
-    stream: BatchStream,
+    stream: Stream,
     place: Any = None,
     prepare: Callable[[Batch], Any] = lambda batch: batch,
   ):
@@ -56,6 +72,7 @@ class Ahead:
     self._pending: Future[Ready] | None = None
     self._since = 0.0
     self.position: Mapping[str, Any] = stream.position
+    self.rows: Any = None
 
   def begin(self, step: int, version: int) -> None:
     """Starts reading the batch of the step that follows `step` steps.
@@ -85,7 +102,7 @@ class Ahead:
       ready = self._pending.result()
     finally:
       self._wanted.clear()
-    self.position = ready.position
+    self.position, self.rows = ready.position, ready.rows
     return ready.batch
 
   def __enter__(self) -> "Ahead":
@@ -98,7 +115,7 @@ class Ahead:
   def _read(self, step: int, version: int) -> Ready:
     while True:
       try:
-        batch = self._stream.next(
+        rows = self._stream.next(
           version, self._look, step=step, urgent=self._wanted.is_set
         )
         break
@@ -108,10 +125,10 @@ class Ahead:
         if self._wanted.is_set() and waited >= _PATIENCE_SECONDS:
           raise
     position = self._stream.position
-    batch = self._prepare(batch)
+    batch = self._prepare(rows)
     if self._place is not None:
-      batch = jax.device_put(batch, self._place)
-    return Ready(batch, position)
+      batch = placed(batch, self._place)
+    return Ready(batch, rows, position)
 
   def _look(self) -> None:
     if self._closed.is_set():

@@ -7,6 +7,7 @@ is counted in steps, so that a run that was killed counts as one that was not.
 
 import json
 import os
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +33,18 @@ class Lineage:
     self._attempts = [(0, 0)]
     if path is not None and path.exists():
       self._attempts = [tuple(pair) for pair in json.loads(path.read_text())]
+
+  @classmethod
+  def of(cls, attempts: Iterable[Sequence[int]]) -> "Lineage":
+    """That of another process, from its `attempts`."""
+    lineage = cls()
+    lineage._attempts = [(version, step) for version, step in attempts]
+    return lineage
+
+  @property
+  def attempts(self) -> list[tuple[int, int]]:
+    """The first version of each attempt, and the step that it is of."""
+    return list(self._attempts)
 
   def begins(self, version: int, step: int) -> None:
     """An attempt publishes the params of `step` as `version`, and goes on."""

@@ -32,6 +32,8 @@ def header(config_name: str, workdir: Path, identity: Identity) -> str:
   where = f" ({identity.where})" if identity.where else ""
   devices = jax.devices()
   device = f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})"
+  if (count := jax.process_count()) > 1:
+    device += f" in {count} processes"
   return "\n".join(
     (
       f"tis_jax {__version__}, {versions}, Python {platform.python_version()}",

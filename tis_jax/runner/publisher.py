@@ -10,7 +10,23 @@ import jax.numpy as jnp
 from flax import nnx
 
 from tis_jax import models
+from tis_jax.learner import local_blocks
+from tis_jax.runner.settings import Settings
+from tis_jax.runner.team import Team
 from tis_jax.store import Store
+
+
+def publisher_of(settings: Settings, store: Store, team: Team) -> "Publisher":
+  """The publisher of a run, in the dtype that its samplers read."""
+  sampler = settings.sampler
+  as_bf16 = sampler.precision == "bfloat16" and not sampler.native.head
+  return Publisher(
+    store,
+    settings.store.keep,
+    dtype="bfloat16" if as_bf16 else None,
+    part=team.index,
+    parts=team.count,
+  )
 
 
 class Publisher:
@@ -26,6 +42,8 @@ class Publisher:
     keep: versions of the params that stay in the store.
     dtype: that the samplers read; None leaves params as they are.
     flatten: params as arrays by name, as the store has them.
+    part: number of this process.
+    parts: how many publish together, each the shards that it holds.
   """
 
   def __init__(
@@ -35,8 +53,11 @@ class Publisher:
     *,
     dtype: str | None = None,
     flatten: Callable[[nnx.State], Mapping[str, jax.Array]] = models.flatten,
+    part: int = 0,
+    parts: int = 1,
   ):
     self._store, self._keep, self._flatten = store, keep, flatten
+    self._part, self._parts = part, parts
     self._thread = ThreadPoolExecutor(1, "publisher")
     self._pending: Future | None = None
     self.seconds = 0.0
@@ -77,6 +98,13 @@ class Publisher:
 
   def _write(self, version, flat, info, began):
     # All copies to the host are under way before the first of them is waited for.
-    self._store.publish(version, jax.device_get(flat), info)
+    if self._parts == 1:
+      self._store.publish(version, jax.device_get(flat), info)
+    else:
+      blocks = local_blocks(flat)
+      self._store.publish_blocks(
+        version, blocks, info, part=self._part, parts=self._parts
+      )
     self.seconds = time.monotonic() - began
-    self._store.delete_params(keep=self._keep)
+    if self._part == 0:
+      self._store.delete_params(keep=self._keep)

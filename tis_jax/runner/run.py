@@ -19,18 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from tis_jax.engines.native.health import PHASES
-from tis_jax.learner import (
-  Batch,
-  Checkpoints,
-  PackedBatch,
-  TrainState,
-  comparable_batch,
-  save_batch,
-)
+from tis_jax.learner import Batch, Checkpoints, save_batch
 from tis_jax.runner import logs
 from tis_jax.runner.ahead import Ahead
 from tis_jax.runner.guard import WEIGHTY, Guard
@@ -38,23 +30,13 @@ from tis_jax.runner.health import sampler_health
 from tis_jax.runner.lineage import Lineage
 from tis_jax.runner.publisher import Publisher
 from tis_jax.runner.settings import Settings
-from tis_jax.runner.setup import Parts
 from tis_jax.runner.stream import BatchStream, late_rows, needed_from
 from tis_jax.runner.summary import summarize
 from tis_jax.runner.tighten import caps_of
+from tis_jax.runner.work import Work
 from tis_jax.sampler import Fleet
 from tis_jax.store import Store, StoreError
 from tis_jax.tasks import CAUSES
-
-FRESH: Mapping[str, Any] = {
-  "version": -1,
-  "position": None,
-  "seconds": 0.0,
-  "base": None,
-  "tightened": 0,
-  "histogram": {},
-}
-"""What a checkpoint says beside the state, before there is one."""
 
 _SHOWN = (
   "reward/mean",
@@ -86,7 +68,7 @@ class _Step:
 
   Attributes:
     number: of the step, from 1.
-    batch: what it trained on.
+    batch: what it trained on, on the host.
     position: of the stream, behind its batch.
     metrics: on the device.
     seconds: what its phases took.
@@ -108,10 +90,9 @@ class Run:
 
   Args:
     settings: of the run.
-    parts: the model, its updates and its evaluation.
+    work: the state, and what is done with it.
     workdir: where everything of the run goes.
-    state: to start from.
-    info: what the checkpoint of `state` says beside it, or `FRESH`.
+    info: what the checkpoint of the state says beside it, see `FRESH`.
     store: of the run.
     stream: of its batches.
     lineage: which step each version is of.
@@ -125,9 +106,8 @@ class Run:
   def __init__(
     self,
     settings: Settings,
-    parts: Parts,
+    work: Work,
     workdir: Path,
-    state: TrainState,
     info: Mapping[str, Any],
     *,
     store: Store,
@@ -139,15 +119,13 @@ class Run:
     checkpoints: Checkpoints,
     log: logs.MetricsLog,
   ):
-    self._settings, self._workdir = settings, workdir
-    self._state, self._info = state, {**FRESH, **info}
-    self._as_given = parts
-    self._parts = parts.tightened(self._info["tightened"])
+    self._settings, self._work, self._workdir = settings, work, workdir
+    self._info = info
     self._store, self._stream, self._fleet = store, stream, fleet
     self._lineage, self._ahead, self._publisher = lineage, ahead, publisher
     self._checkpoints, self._log = checkpoints, log
     self._began = time.monotonic()
-    self.step = int(state.step)
+    self.step = int(work.state.step)
     self.version = self._info["version"]
     self._unread: _Step | None = None
     self._progress = logs.Progress(self.step, settings.train.steps)
@@ -192,13 +170,13 @@ class Run:
 
     may_go_on()
     started = time.monotonic()
-    batch = self._ahead.take(may_go_on)
+    batch = self._work.take(self.step, may_go_on)
     waited = time.monotonic()
     step = self._dispatch(batch)
     self._read_ahead()
     self.report()
     self._unread = step
-    jax.block_until_ready(self._state.params)
+    jax.block_until_ready(self._work.state.params)
     updated = time.monotonic()
     # Waits for the publication before, if an update took less than that.
     self.publish()
@@ -258,14 +236,14 @@ class Run:
     """
     self.version = self._lineage.version(self.step)
     info = {"step": self.step, "cursor": self._ahead.position["cursor"]}
-    if self._parts.base_digest:
-      info["base"] = self._parts.base_digest
-    self._publisher.publish(self.version, self._state.params, info)
+    if self._work.parts.base_digest:
+      info["base"] = self._work.parts.base_digest
+    self._work.publish(self.version, info)
 
   def evaluate(self) -> dict[str, float]:
     """Held-out accuracy of the learner's fp32 policy, logged at this step."""
     self.report()
-    accuracy = self._parts.evaluate(self._state.params)
+    accuracy = self._work.parts.evaluate(self._work.params_here())
     scalars = {f"eval/{name}": value for name, value in accuracy._asdict().items()}
     self._log.write(self.step, scalars)
     logs.say(
@@ -280,7 +258,7 @@ class Run:
   def save(self) -> None:
     """Checkpoints the state and where the run is."""
     self.report()
-    self._save(self._state, self._ahead.position)
+    self._save(self._ahead.position)
 
   def finish(self) -> dict[str, Any]:
     """Saves, evaluates, and sums the run up."""
@@ -312,20 +290,17 @@ class Run:
   def _read_ahead(self) -> None:
     """Has the next step's batch read, if there is to be one."""
     if self.step < self._settings.train.steps:
-      self._ahead.begin(self.step, self._lineage.version(self.step))
+      self._work.read(self.step, self._lineage.version(self.step))
 
-  def _dispatch(self, given: Batch | PackedBatch) -> _Step:
-    """Starts the update on a batch; does not wait for it."""
-    batch = given.batch if isinstance(given, PackedBatch) else given
+  def _dispatch(self, batch: Batch) -> _Step:
+    """Starts the update on the batch that was taken; does not wait for it."""
     if self.step + 1 == self._settings.train.steps:
-      self._write_batch(self._workdir / "batch.npz", batch)
-    self._state, metrics = self._parts.update(
-      self._state, given, np.int32(self.step), *self._parts.frozen
-    )
+      self._write_batch(self._workdir / "batch.npz", self.step)
+    metrics = self._work.update(self.step)
     self.step += 1
     return _Step(self.step, batch, self._ahead.position, metrics, {})
 
-  def _save(self, state: TrainState, position: Mapping[str, Any]) -> None:
+  def _save(self, position: Mapping[str, Any], heals: bool = False) -> None:
     path = self._workdir / "weight_histogram.npz"
     partial = path.with_name(f".{path.name}")
     np.savez(partial, **self._histogram)
@@ -338,7 +313,7 @@ class Run:
         name: np.asarray(x).tolist() for name, x in self._histogram.items()
       },
     }
-    self._checkpoints.save(state, {**self._info, **where})
+    self._work.save({**self._info, **where}, heals)
 
   def _delete_what_is_done(self) -> None:
     """Deletes the rollouts that no checkpoint needs."""
@@ -347,14 +322,12 @@ class Run:
       self._store.delete_rollouts(needed_from(committed["position"]))
       self._deleted_below = committed["position"]
 
-  def _write_batch(self, path: Path, batch: Batch) -> None:
-    """A batch with both sides' log-probs, the learner's of the params of now.
+  def _write_batch(self, path: Path, step: int) -> None:
+    """The batch of a step with both sides' log-probs, the learner's by now's params.
 
     Versions in it are steps, the learner's too.
     """
-    learner = self._parts.learner
-    batch, _ = comparable_batch(learner.sampling, batch, learner.algorithm.inexact)
-    old_logp = self._parts.score(self._state.params, batch).logp
+    batch, old_logp = self._work.scored(step)
     save_batch(path, batch, old_logp=old_logp, learner_version=self.step)
 
   def _raise_alarms(self, step: _Step, alarms: Mapping[str, str]) -> None:
@@ -366,12 +339,12 @@ class Run:
       return
     path = self._workdir / f"guard_{step.number:06d}.npz"
     if len(list(self._workdir.glob("guard_*.npz"))) < guard.max_saved:
-      self._write_batch(path, step.batch)
+      self._write_batch(path, step.number - 1)
       logs.say(f"its batch is in {path}")
     if guard.action == "tighten" and WEIGHTY.intersection(alarms):
       self._tighten()
     if guard.action == "stop":
-      self._save(self._state, self._ahead.position)
+      self._save(self._ahead.position)
       raise GuardError(
         f"step {step.number}: {'; '.join(alarms.values())}. The run has stopped, as "
         "guard.action asks, and its state is saved; the same command goes on with "
@@ -381,12 +354,13 @@ class Run:
   def _tighten(self) -> None:
     """Compiles the update with nearer caps, from the next dispatch on."""
     times = self._info["tightened"] + 1
-    nearer = self._as_given.tightened(times)
-    correct = nearer.learner.algorithm.correct
-    if correct == self._parts.learner.algorithm.correct:
+    before = self._work.parts.learner.algorithm.correct
+    self._work.tighten(times)
+    correct = self._work.parts.learner.algorithm.correct
+    if correct == before:
       logs.say(f"the correction's cap is as near to 1 as it gets: {caps_of(correct)}")
       return
-    self._parts, self._info = nearer, {**self._info, "tightened": times}
+    self._info = {**self._info, "tightened": times}
     logs.say(f"tightened from step {self.step + 1} on: {caps_of(correct)}")
 
   def _refuse(self, step: _Step, scalars: Mapping[str, float]) -> None:
@@ -396,8 +370,7 @@ class Run:
     self._log.write(step.number - 1, scalars)
     # A step that was dispatched behind it has changed nothing: its rollouts are taken
     # again. The batch itself is not.
-    healthy = jnp.ones_like(self._state.healthy)
-    self._save(self._state._replace(healthy=healthy), step.position)
+    self._save(step.position, heals=True)
     raise BadUpdateError(
       f"step {step.number - 1}: loss {scalars['loss/total']}, gradient norm "
       f"{scalars['optimizer/grad_norm']}. The update was not made, the state from "

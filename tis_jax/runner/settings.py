@@ -18,6 +18,7 @@ from tis_jax.numerics.checks import check_choice, check_number
 from tis_jax.runner.algorithm import algorithm_config, algorithm_of
 from tis_jax.runner.config import config_of, group_of, refusing, settings_of
 from tis_jax.runner.guard import GuardSettings
+from tis_jax.runner.team import ProcessSettings
 from tis_jax.sampler import SamplerSettings
 
 
@@ -192,6 +193,7 @@ class Settings:
     store: where rollouts and params meet.
     optimizer: of the updates.
     train: the learner's steps.
+    processes: of the learner, one a host.
     eval: held-out pass@1.
     checkpoint: the learner's state on disk.
     log: what a run tells.
@@ -211,6 +213,7 @@ class Settings:
   store: StoreSettings = StoreSettings()
   optimizer: AdamW = AdamW()
   train: TrainSettings = TrainSettings()
+  processes: ProcessSettings = ProcessSettings()
   eval: EvalSettings = EvalSettings()
   checkpoint: CheckpointSettings = CheckpointSettings()
   log: LogSettings = LogSettings()

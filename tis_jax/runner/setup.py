@@ -13,6 +13,8 @@ from flax import nnx
 from tis_jax import learner, models, tasks
 from tis_jax.engines import NativeEngine
 from tis_jax.learner import Algorithm, Batch, Learner, PackedBatch
+from tis_jax.learner.processes import local_mesh
+from tis_jax.learner.state import placed
 from tis_jax.logprobs import Sampling, truncates
 from tis_jax.models import Base, DecoderConfig
 from tis_jax.models.tokenizers import Tokenizer
@@ -94,10 +96,15 @@ class Parts:
     whole = learner.make_score(graph, mesh, temperature=algorithm.temperature)
     return lambda params, batch: whole(self.whole(params), batch)
 
-  @property
+  @functools.cached_property
   def frozen(self) -> tuple[nnx.State, ...]:
     """Further arguments of `update`: what it reads and does not train."""
-    reference = (self.params,) if self.learner.algorithm.needs_reference else ()
+    reference = ()
+    if self.learner.algorithm.needs_reference:
+      reference = (self.params,)
+      if jax.process_count() > 1:
+        there = models.params_sharding(self.params, self.learner.mesh)
+        reference = (placed(self.params, there),)
     return (*reference, *(() if self.base is None else (self.base.params,)))
 
   @property
@@ -160,9 +167,13 @@ def build(settings: Settings) -> Parts:
     if algorithm.needs_critic:
       critic_optimizer = learner.make_optimizer(algorithm.critic.optimizer, updates)
     mesh = learner.make_mesh(**settings.mesh)
-    base = None
+    base = base_here = None
     if lora := settings.model.lora if settings.model.lora.rank else None:
-      base = frozen_base(params, lora, mesh)
+      base = base_here = frozen_base(params, lora, mesh)
+      if jax.process_count() > 1:
+        # The first evaluates, by itself.
+        first = jax.process_index() == 0
+        base_here = frozen_base(params, lora, local_mesh()) if first else None
       params = first_adapter(settings, decoder)
     parts = Learner(
       graph,
@@ -192,7 +203,7 @@ def build(settings: Settings) -> Parts:
       max_new_tokens=settings.sampler.tokens_at_once(environment),
       eos_ids=tokenizer.eos_ids,
       pad_id=tokenizer.pad_id,
-      base=base,
+      base=base_here,
     )
     engine.update(params, version=0)
     with environment:

@@ -7,7 +7,7 @@ next group.
 """
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,12 +16,12 @@ from tis_jax.advantages import shaping
 from tis_jax.learner import Batch, concatenate, from_rollouts, take_rows
 from tis_jax.rollouts import Rollout, with_padded_sets
 from tis_jax.runner.lineage import Lineage
-from tis_jax.store import RolloutReader
+from tis_jax.store import RolloutReader, Store
 
 _DONE = {"recompute": "recomputed", "reconstruct": "reconstructed"}
 
 
-class _Held(NamedTuple):
+class Held(NamedTuple):
   """Groups of one record that no step has taken yet, and the prompt of each."""
 
   writer: str
@@ -32,6 +32,35 @@ class _Held(NamedTuple):
   @property
   def groups(self) -> list[int]:
     return list(dict.fromkeys(self.rows.group_ids.tolist()))
+
+
+def read(rollout: Rollout, lineage: Lineage, kept_width: int) -> Held:
+  """A record as rows of a batch, with room for kept tokens, and versions as steps."""
+  rows = from_rollouts([with_padded_sets(rollout, kept_width)])
+  rows = rows._replace(versions=lineage.steps(rows.versions))
+  ids, prompts = rows.group_ids.tolist(), rollout.prompt_ids.tolist()
+  held = dict(zip(ids, prompts, strict=True))
+  return Held(rollout.header.writer, rollout.header.seq, rows, held)
+
+
+def reread(
+  store: Store, chosen: Sequence[Any], lineage: Lineage, kept_width: int
+) -> Held | None:
+  """Groups of a record that a `RolloutReader` has handed out; None where it is gone.
+
+  Args:
+    store: of the run.
+    chosen: (writer, sequence number, groups).
+    lineage: versions as steps.
+    kept_width: room for kept tokens.
+  """
+  writer, seq, groups = chosen
+  rollout = store.get_rollout(writer, seq)
+  if rollout is None:
+    return None
+  held = read(rollout, lineage, kept_width)
+  rows = np.isin(held.rows.group_ids, groups)
+  return held._replace(rows=take_rows(held.rows, rows))
 
 
 class BatchStream:
@@ -55,6 +84,8 @@ class BatchStream:
       its prompt however late it is: what takes long to sample is not left out for ever.
     lineage: versions as steps; None takes them for steps.
     position: of an earlier stream on the same store; None begins.
+    on_choice: told, before a batch is handed out, of which step it is and of which
+      groups of which records it is made: what another process needs to make the same.
   """
 
   def __init__(
@@ -68,13 +99,15 @@ class BatchStream:
     late: str = "keep",
     lineage: Lineage | None = None,
     position: Mapping[str, Any] | None = None,
+    on_choice: Callable[[int, Mapping[str, Any]], None] = lambda step, choice: None,
   ):
     self._reader = reader
     self._groups = groups
     self._filter_groups, self._kept_width = filter_groups, kept_width
     self._max_staleness, self._late = max_staleness, late
     self._lineage = lineage or Lineage()
-    self._held: list[_Held] = []
+    self._on_choice = on_choice
+    self._held: list[Held] = []
     self._dropped: set[int] = set()
     self._short = False
     self._released: tuple[int, dict[str, int]] | None = None
@@ -82,7 +115,10 @@ class BatchStream:
     if position is not None:
       self.rows.update(position["rows"])
       self._dropped = set(position.get("dropped", ()))
-      held = [self._reread(*held) for held in position["held"]]
+      held = [
+        reread(reader.store, held, self._lineage, kept_width)
+        for held in position["held"]
+      ]
       # Rows that are gone since count as lost: taken, and neither trained nor held.
       self._held = [found for found in held if found is not None]
       self._short = len(self._held) < len(held)
@@ -152,17 +188,19 @@ class BatchStream:
     while self._held_groups < self._groups:
       self._take_record(version, look)
       self._drop_late(step)
-    wanted, taken, left = self._groups, [], []
+    wanted, taken, left, records = self._groups, [], [], []
     for held in self._held:
       groups = held.groups
       chosen = np.isin(held.rows.group_ids, groups[:wanted])
       if wanted:
         self._count_late(held, groups[:wanted], step)
         taken.append(take_rows(held.rows, chosen))
+        records.append((held.writer, held.seq, groups[:wanted]))
       if len(groups) > wanted:
         left.append(held._replace(rows=take_rows(held.rows, ~chosen)))
       wanted = max(wanted - len(groups), 0)
     self._held, self._short = left, False
+    self._on_choice(step, {"records": records, "attempts": self._lineage.attempts})
     batch = concatenate(taken)
     self.rows["trained"] += len(batch.rewards)
     return batch
@@ -170,7 +208,7 @@ class BatchStream:
   def _take_record(self, version, while_waiting):
     gone = len(self._reader.lost)
     (rollout,) = self._reader.take(1, version, while_waiting=while_waiting)
-    held = self._read(rollout)
+    held = read(rollout, self._lineage, self._kept_width)
     rows = held.rows
     before = len(rows.rewards)
     # A record that nobody can read had as many rows as the next.
@@ -207,26 +245,11 @@ class BatchStream:
         left.append(held._replace(rows=take_rows(held.rows, ~late)))
     self._held = left
 
-  def _count_late(self, held: _Held, groups: list[int], step: int) -> None:
+  def _count_late(self, held: Held, groups: list[int], step: int) -> None:
     late = self._late_rows(held.rows, step) & np.isin(held.rows.group_ids, groups)
     if late.any():
       self.rows[f"late_{_DONE.get(self._late, 'kept')}"] += int(late.sum())
     self._dropped -= {held.prompts[group] for group in groups}
-
-  def _read(self, rollout: Rollout) -> _Held:
-    rows = from_rollouts([with_padded_sets(rollout, self._kept_width)])
-    rows = rows._replace(versions=self._lineage.steps(rows.versions))
-    ids, prompts = rows.group_ids.tolist(), rollout.prompt_ids.tolist()
-    held = dict(zip(ids, prompts, strict=True))
-    return _Held(rollout.header.writer, rollout.header.seq, rows, held)
-
-  def _reread(self, writer: str, seq: int, groups: list[int]) -> _Held | None:
-    rollout = self._reader.store.get_rollout(writer, seq)
-    if rollout is None:
-      return None
-    held = self._read(rollout)
-    chosen = np.isin(held.rows.group_ids, groups)
-    return held._replace(rows=take_rows(held.rows, chosen))
 
 
 def late_rows(rows: Mapping[str, int]) -> dict[str, float]:

@@ -13,14 +13,18 @@ from tis_jax.learner.mesh import row_sharding
 from tis_jax.rollouts import Limits
 from tis_jax.runner import figures, logs, peers
 from tis_jax.runner.ahead import Ahead
+from tis_jax.runner.config import settings_of
 from tis_jax.runner.deterministic import strict_order
+from tis_jax.runner.follow import follow
 from tis_jax.runner.interrupts import Interrupted, Interrupts
 from tis_jax.runner.lineage import Lineage
-from tis_jax.runner.publisher import Publisher
-from tis_jax.runner.run import FRESH, Run
-from tis_jax.runner.settings import read_config
-from tis_jax.runner.setup import assignment, build
+from tis_jax.runner.publisher import publisher_of
+from tis_jax.runner.run import Run
+from tis_jax.runner.settings import Settings, read_config
+from tis_jax.runner.setup import Parts, assignment, build
 from tis_jax.runner.stream import BatchStream
+from tis_jax.runner.team import ProcessSettings, Several, Team, joined
+from tis_jax.runner.work import Work, first_state
 from tis_jax.runner.workdir import (
   check_config,
   identify,
@@ -40,6 +44,9 @@ _SECONDS_FOR_SAMPLERS = 3.0
 def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str, Any]:
   """Runs an experiment, or goes on with the one in `workdir`.
 
+  A learner of several processes calls this in each (`ProcessSettings`), and there
+  before anything else of JAX's.
+
   Args:
     config: of the layout of `runner.default_config`.
     workdir: gets the config, metrics, checkpoints, figures and summary.
@@ -53,25 +60,42 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
     CheckpointError: a checkpoint could not be written or read.
     ConfigChangedError: `workdir` holds a run with other settings.
     BadUpdateError: the loss was not finite; `workdir` has the batch that did it.
+    ProcessFailedError: another process of the learner failed; says its words.
     SamplerFailedError: the samplers here died again and again; says their last words.
     StoreError: the store is not there, is another run's, or another learner's by now.
     WorkdirInUseError: another learner runs in `workdir`; nothing there is touched.
   """
   workdir = workdir.resolve()
-  # Settings that nothing can be made of leave the workdir as it was.
-  check_config(config, workdir)
-  settings = read_config(config)
-  parts = build(settings)
-  workdir.mkdir(parents=True, exist_ok=True)
+  processes = settings_of(ProcessSettings, config.processes, "processes")
+  with joined(processes) as team, team.failing():
+    # Settings that nothing can be made of leave the workdir as it was.
+    check_config(config, workdir)
+    settings = read_config(config)
+    parts = build(settings)
+    workdir.mkdir(parents=True, exist_ok=True)
+    if isinstance(team, Several) and not team.leads:
+      return follow(team, settings, parts, workdir)
+    return _lead(team, config, settings, parts, workdir, config_name)
 
+
+def _lead(
+  team: Team,
+  config: ConfigDict,
+  settings: Settings,
+  parts: Parts,
+  workdir: Path,
+  config_name: str,
+) -> dict[str, Any]:
+  """The run in the process that decides; in most, the only one."""
   # What is entered last is left first: the samplers end before the store is let go.
-  with ExitStack() as stack:
+  with ExitStack() as stack, team.failing():
     stack.enter_context(locked(workdir, logs.say))
     # Once more: a learner may have come and gone while this one was being built.
     check_config(config, workdir)
     identity = identify(settings.store.url, workdir)
     logs.say(logs.header(config_name, workdir, identity))
     logs.say(parts.header(settings) + peers.summary(config))
+    team.tell("run", identity.run, identity.store)
     seconds = settings.checkpoint.seconds_to_leave
     interrupts = stack.enter_context(Interrupts(seconds))
     checkpoints = stack.enter_context(
@@ -81,11 +105,7 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
         keep=settings.checkpoint.keep,
       )
     )
-    restored = checkpoints.restore(parts.learner.abstract_state())
-    state, info = restored or (
-      parts.learner.fresh_state(parts.params, settings.seed),
-      FRESH,
-    )
+    state, info, restored = first_state(parts, checkpoints, settings.seed)
     if restored:
       logs.say(f"resumed  at step {int(state.step)}")
     log = stack.enter_context(
@@ -106,6 +126,7 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       config=assignment(settings, parts.base_digest).to_json(),
     )
     keep_config(config, workdir)
+    team.tell("store")
     position = info["position"]
     reader = RolloutReader(
       store,
@@ -129,15 +150,12 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       late=settings.algorithm.late.policy,
       lineage=lineage,
       position=position,
+      on_choice=team.choose,
     )
     ahead = stack.enter_context(
       Ahead(stream, row_sharding(parts.learner.mesh), parts.pack)
     )
-    sampler = settings.sampler
-    as_bf16 = sampler.precision == "bfloat16" and not sampler.native.head
-    publisher = stack.enter_context(
-      Publisher(store, settings.store.keep, dtype="bfloat16" if as_bf16 else None)
-    )
+    publisher = stack.enter_context(publisher_of(settings, store, team))
     fleet = stack.enter_context(
       Fleet(
         identity.store,
@@ -147,13 +165,22 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       )
     )
     interrupts.too_late = lambda: _leave_now(fleet, seconds)
+    team.too_late = fleet.kill
     # Left before the fleet is: samplers that are told to end need not be made to.
     stack.push(_stopping(store))
+    work = Work(
+      parts,
+      state,
+      info["tightened"],
+      team=team,
+      ahead=ahead,
+      publisher=publisher,
+      checkpoints=checkpoints,
+    )
     run = Run(
       settings,
-      parts,
+      work,
       workdir,
-      state,
       info,
       store=store,
       stream=stream,
@@ -164,10 +191,16 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       checkpoints=checkpoints,
       log=log,
     )
+
+    def may_go_on():
+      interrupts.check()
+      team.check()
+
+    team.meet()
     try:
       run.begin()
       while run.step < settings.train.steps:
-        run.advance(interrupts.check)
+        run.advance(may_go_on)
     except (StoreError, SamplerFailedError) as error:
       _save_for_next_time(run, error)
       raise
@@ -175,10 +208,12 @@ def train(config: ConfigDict, workdir: Path, config_name: str = "") -> dict[str,
       run.save()
       store.stop("the learner was interrupted")
       fleet.stop(_SECONDS_FOR_SAMPLERS)
+      team.tell("end", {})
       checkpoints.wait()
       logs.say(f"stopped at step {run.step}; the same command goes on from here")
       return {}
     summary = run.finish()
+    team.tell("end", summary)
     write_whole(workdir / "summary.json", json.dumps(summary, indent=2) + "\n")
     if identity.where:
       # Memory that the run chose by itself, so nobody else looks after it.

@@ -22,6 +22,7 @@ from tis_jax.store import default_url
 _FREE = (
   "train.steps",
   "sampler.count",
+  "processes.",
   "eval.",
   "checkpoint.",
   "log.",
