@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from tis_jax.engines.native.cache import Memory, moved, places_of, write
-from tis_jax.engines.native.layout import LayerLayout, Layout, from_left
+from tis_jax.engines.native.layout import LayerLayout, Layout, times
 from tis_jax.models.config import DecoderConfig
 from tis_jax.models.layers import (
   MASKED,
@@ -103,7 +103,7 @@ def forward(
 
 def logits(layout: Layout, hidden_BD: jax.Array) -> jax.Array:
   """fp32 logits [B, V] of final hidden states."""
-  return from_left(layout.head_VD, hidden_BD.astype(layout.head_VD.dtype))
+  return times(hidden_BD.astype(layout.head_VD.dtype), layout.head_VD)
 
 
 class _Sees(NamedTuple):
