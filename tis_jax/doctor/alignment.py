@@ -3,6 +3,7 @@
 import numpy as np
 
 from tis_jax.doctor.evidence import Evidence
+from tis_jax.doctor.odds import moved
 from tis_jax.doctor.suspicion import Suspicion, places
 
 LAGS = (1, -1, 2, -2)
@@ -188,8 +189,10 @@ def spikes(evidence: Evidence) -> list[Suspicion]:
     return []
   gap = np.abs(tokens.gap)
   rest = np.quantile(gap, 0.9)
-  bar = max(SPIKE, 6 * rest)
-  spike = gap > bar
+  # What is not sure is further apart; a token of another text is so for its log-odds.
+  odds = moved(tokens)
+  bar = max(SPIKE, 6 * np.quantile(odds, 0.9))
+  spike = (gap > max(SPIKE, 6 * rest)) & (odds > bar)
   share = float(spike.mean())
   inside = (tokens.place > 0) & (tokens.from_end > 0)
   inner = spike & inside
@@ -208,8 +211,9 @@ def spikes(evidence: Evidence) -> list[Suspicion]:
       share,
       SPIKES,
       "share of tokens that stand out",
-      f"{spike.sum():,} tokens ({share:.2%}) in {rows:,} rows are more than {bar:.2g} "
-      f"nats apart, inside of rows, and nine of ten of all are within {rest:.2g}",
+      f"{spike.sum():,} tokens ({share:.2%}) in {rows:,} rows are more than a nat "
+      f"apart, and {bar:.2g} in log-odds, inside of rows, and nine of ten of all are "
+      f"within {rest:.2g}",
       places(evidence.dump.shape, tokens, np.where(spike, gap, 0.0)),
     )
   ]
