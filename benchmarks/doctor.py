@@ -202,8 +202,10 @@ def _cases(said, batch: Sampled, usual: float, seed: int) -> Iterator[Case]:
     yield case("staleness", said["behind"], True, expected, batch, 1.0)
   elif kind in ("stale", "head", "half", "other"):
     fault = {"other": "other_model"}.get(kind, "stale_weights")
+    # What a run started from is older params to one, and another model to the next.
+    also = ("stale_weights",) if said["name"] == "other-base" else ()
     does = added(usual, batch)
-    yield case(f"{fault} {said['name']}", 1.0, True, (fault,), batch, does)
+    yield case(f"{fault} {said['name']}", 1.0, True, (fault, *also), batch, does)
 
 
 def run_batches(paths: list[Path], seeds: int, tuning: bool) -> Iterator:
