@@ -8,8 +8,10 @@ from tis_jax.doctor.suspicion import Suspicion, places
 
 LAGS = (1, -1, 2, -2)
 """Places that a log-prob may be off by."""
-GAIN = 2.0
+GAIN = 1.25
 """How much nearer the shifted log-probs must be, in mean absolute difference."""
+ERRORS = 8.0
+"""Standard errors of the difference between the two by which they are, at least."""
 FLOOR = 0.05
 """Nats of mean difference below which nothing is told of a shift."""
 SHIFTED_ROWS = 0.05
@@ -71,6 +73,8 @@ def _whole(evidence, learner, sampler, count, lag: int) -> Suspicion | None:
     return None
   side = f"{abs(lag)} {'after' if lag > 0 else 'before'}"
   before, after = straight[both].mean(), moved[both].mean()
+  nearer = (straight - moved)[both]
+  surely = nearer.mean() > ERRORS * nearer.std() / np.sqrt(len(nearer))
   number = both.sum(axis=1)
   # A row that is shifted from some place on only is another fault.
   early = both & (np.cumsum(both, axis=1) <= number[:, None] // 3)
@@ -82,7 +86,7 @@ def _whole(evidence, learner, sampler, count, lag: int) -> Suspicion | None:
   gain = np.maximum(by_row - moved_by_row, 0)
   all_of_it = Suspicion(
     "shifted_tokens",
-    float(times) if before > FLOOR else 0.0,
+    float(times) if before > FLOOR and surely else 0.0,
     GAIN,
     "distance from the own token's log-prob, over that from its neighbour's",
     f"the sampler's log-probs lie {after:.3g} nats from the learner's of the token "
