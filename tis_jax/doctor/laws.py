@@ -10,7 +10,7 @@ multiplies log-odds: the gap grows with them, where numerics and updates leave i
 import numpy as np
 
 from tis_jax.doctor.evidence import UNLIKE, Evidence, Tokens
-from tis_jax.doctor.odds import factor, odds
+from tis_jax.doctor.odds import SMALLEST, factor, odds
 from tis_jax.doctor.suspicion import Suspicion, places
 
 EXPLAINED = 0.5
@@ -21,8 +21,6 @@ ONE_SIDED = 0.45
 """Nats above zero for each below, at most, where the support is at fault."""
 UNLOGGED = 0.4
 """Share of log-probs above 0."""
-SMALLEST = 2e-3
-"""Nats of mean |d| below which no law is looked for."""
 SHOWS = 0.7
 """Standard errors of the mean gap from which its sign says which law drew."""
 SURELY = 2.0
@@ -112,8 +110,8 @@ def tempered(evidence: Evidence, support: Suspicion | None) -> list[Suspicion]:
   both = odds(tokens)
   fit = factor(both)
   possible = both.agreement > UNLIKE and len(both.gap) >= 60 and fit.crosses
-  possible = possible and not (support is not None and support.found)
-  share = fit.share if possible and np.isfinite(fit.times) else 0.0
+  if not possible or np.isnan(fit.times) or (support is not None and support.found):
+    return []
   sharper = fit.times < 1  # the sampler's law
   drawn_by = side_that_drew(tokens.gap)
   whose = {
@@ -125,10 +123,10 @@ def tempered(evidence: Evidence, support: Suspicion | None) -> list[Suspicion]:
   text = (
     f"the learner's log-odds are {fit.times:.3g} times the sampler's, whose law is the "
     f"{'sharper' if sharper else 'flatter'} one, and the factor alone explains "
-    f"{share:.0%} of the gap; {whose}"
+    f"{fit.share:.0%} of the gap; {whose}"
   )
   measured = "share of the gap in log-odds that a factor on them explains"
-  tell = lambda kind: Suspicion(kind, share, EXPLAINED, measured, text, where)
+  tell = lambda kind: Suspicion(kind, fit.share, EXPLAINED, measured, text, where)
   kind = _kind(evidence, drawn_by, sharper)
   other = _kind(evidence, "sampler" if drawn_by == "learner" else "learner", sharper)
   surely = abs(errors_from_zero(tokens.gap)) >= SURELY

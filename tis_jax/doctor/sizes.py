@@ -8,7 +8,7 @@ bounds are about twice the larger of the two.
 import numpy as np
 
 from tis_jax.doctor.evidence import UNLIKE, Evidence, Scale
-from tis_jax.doctor.odds import followed, odds
+from tis_jax.doctor.odds import SMALLEST, followed, odds
 from tis_jax.doctor.suspicion import Suspicion
 
 ROUNDING = 1e-3
@@ -33,8 +33,6 @@ they are, whatever the correlation: 1.2 nats in open text, 0.2 of a policy that 
 nearly sure."""
 FOLLOWS = 0.25
 """Share of the gap in log-odds that follows from them, which rounding does not do."""
-LEAST = 2e-3
-"""Nats of mean |d| below which it is not asked."""
 
 
 def by_size(evidence: Evidence) -> list[Suspicion]:
@@ -43,7 +41,7 @@ def by_size(evidence: Evidence) -> list[Suspicion]:
   dtype = precision(evidence.dump.sampler_dtype)
   bound = BOUNDS[dtype or UNSAID]
   over = max(scale.mean_abs / bound[0], scale.k3 / bound[1])
-  share = followed(odds(evidence.tokens)) if scale.mean_abs >= LEAST else 0.0
+  share = followed(odds(evidence.tokens)) if scale.mean_abs >= SMALLEST else 0.0
   lag = staleness(evidence)
   where = _rows(evidence)
   numbers = (
