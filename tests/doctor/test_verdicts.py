@@ -114,6 +114,12 @@ def test_a_temperature_shows_where_the_policy_is_nearly_sure(wrong):
   assert verdict(faults.inject("temperature", sure(), wrong)) == "temperature"
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_shift_shows_where_few_tokens_are_unsure(seed):
+  batch = sure(temperature=0.7, seed=seed).rows(np.arange(128))
+  assert verdict(faults.inject("shifted_tokens", batch, 1.0, seed)) == "shifted_tokens"
+
+
 def test_the_engines_own_temperature_shows_there_too():
   batch = faults.inject("unprocessed", sure(temperature=0.7), 1.0)
   assert verdict(batch) == "unprocessed"

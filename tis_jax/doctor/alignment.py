@@ -10,7 +10,7 @@ LAGS = (1, -1, 2, -2)
 """Places that a log-prob may be off by."""
 GAIN = 1.25
 """How much nearer the shifted log-probs must be, in mean absolute difference."""
-ERRORS = 8.0
+ERRORS = 4.0
 """Standard errors of the difference between the two by which they are, at least."""
 FLOOR = 0.05
 """Nats of mean difference below which nothing is told of a shift."""
