@@ -48,8 +48,12 @@ STRENGTHS: dict[str, tuple[tuple[float, bool], ...]] = {
   "replaced_tokens": ((0.005, False), (0.02, True)),
   "probabilities": ((1, True), (2, True)),
 }
-"""Of the faults that any batch can have: a strength, and whether it matters: whether
-the mean ratio, or the tokens that train, are off by more than a percent or so."""
+"""Of the faults that any batch can have: a strength, and whether it is a strong one."""
+
+MOVED = 0.01
+"""Nats, root mean square, that a fault moves log-probs by at least if it matters."""
+OTHERS = 0.01
+"""The share by which it changes the number of tokens that train, otherwise."""
 
 LONG = ("shifted_tokens", "retokenised")
 """Faults that rows of four tokens do not show unless all have them."""
@@ -62,19 +66,55 @@ class Case(NamedTuple):
     source: policy, engine and dtype.
     fault: its name, or "healthy".
     strength: of it.
-    matters: whether it is among those that must be found.
+    strong: whether it is among the strengths that are asked for.
     expected: the verdicts that are right.
     batch: the dump.
     dtype: of the sampler.
+    effect: of the fault on this very dump, against that of the engine without it; it
+      matters from 1 on.
   """
 
   source: str
   fault: str
   strength: float
-  matters: bool
+  strong: bool
   expected: tuple[str, ...]
   batch: Sampled
   dtype: str
+  effect: float
+
+
+def gap(batch: Sampled) -> float:
+  """Root mean square of the learner's log-probs less the sampler's, nats."""
+  d = (batch.old_logp - batch.sampler_logp)[batch.mask]
+  return float(np.sqrt((np.clip(d, -20, 20) ** 2).mean()))
+
+
+def effect(well: Sampled, sick: Sampled) -> float:
+  """What a fault does to a dump, over what it takes to matter.
+
+  It matters if it adds a hundredth to the tokens that train, or moves the log-probs of
+  one side by 0.01 nats (root mean square) and by the healthy dump's own gap: what
+  moves them by less is lost in what the sampler's dtype does.
+  """
+  held = well.mask.sum()
+  more = abs(sick.mask.sum() - held) / held / OTHERS
+  if sick.mask.shape != well.mask.shape:
+    return float(more)
+  square = lambda a, b: (np.clip((a - b)[well.mask], -20, 20) ** 2).mean()
+  moved = max(
+    square(well.old_logp, sick.old_logp), square(well.sampler_logp, sick.sampler_logp)
+  )
+  return float(max(more, np.sqrt(moved) / max(MOVED, gap(well))))
+
+
+def added(usual: float, sick: Sampled) -> float:
+  """The same of params that sample other tokens, by the healthy dumps' mean gap.
+
+  Squares of independent gaps add up.
+  """
+  square = max(gap(sick) ** 2 - usual**2, 0.0)
+  return float(np.sqrt(square) / max(MOVED, usual))
 
 
 def load(path: Path) -> tuple[dict[str, Any], Sampled]:
@@ -100,32 +140,47 @@ def load(path: Path) -> tuple[dict[str, Any], Sampled]:
   return said, batch
 
 
-def cases(said: dict[str, Any], whole: Sampled) -> Iterator[Case]:
-  """Every dump that is made of a batch."""
+def source(said: dict[str, Any]) -> str:
+  """Policy, engine and dtype of a batch."""
+  return " ".join((said["policy"], *said.get("engine", "").split(), said["dtype"]))
+
+
+def usual_gaps(batches: list) -> dict[tuple[str, float], float]:
+  """The mean gap of the batches without a fault, by source and temperature."""
+  found = defaultdict(list)
+  for said, batch in batches:
+    if said["kind"] in ("fresh", "healthy"):
+      found[source(said), said["temperature"]].append(gap(batch))
+  return {key: float(np.mean(gaps)) for key, gaps in found.items()}
+
+
+def cases(said: dict[str, Any], whole: Sampled, usual: float) -> Iterator[Case]:
+  """Every dump that is made of a batch; `usual` is the gap without a fault."""
   rows = ROWS[said["policy"]]
   for start in range(0, len(whole.mask) - rows + 1, rows):
     seed = 1000 * said["seed"] + start
     cut = np.random.default_rng(seed).permutation(len(whole.mask))[:rows]
-    yield from _cases(said, whole.rows(cut), seed)
+    yield from _cases(said, whole.rows(cut), usual, seed)
 
 
-def _cases(said, batch: Sampled, seed: int) -> Iterator[Case]:
+def _cases(said, batch: Sampled, usual: float, seed: int) -> Iterator[Case]:
   kind, dtype = said["kind"], said["dtype"]
-  source = " ".join((said["policy"], *said.get("engine", "").split(), dtype))
+  name = source(said)
 
-  def case(fault, strength, matters, expected, batch):
-    return Case(source, fault, strength, matters, expected, batch, dtype)
+  def case(fault, strength, strong, expected, sick, does=None):
+    does = effect(batch, sick) if does is None else does
+    return Case(name, fault, strength, strong, expected, sick, dtype, does)
 
   if kind in ("fresh", "healthy"):
-    yield case("healthy", batch.temperature, True, ("healthy", "numerics"), batch)
+    yield case("healthy", batch.temperature, True, ("healthy", "numerics"), batch, 1.0)
   if kind == "fresh":
-    for name, strengths in STRENGTHS.items():
-      for strength, matters in strengths:
-        short = said["policy"] == "arithmetic" and name in LONG and strength < 1
-        if short or (name == "retokenised" and said["policy"] == "arithmetic"):
+    for fault, strengths in STRENGTHS.items():
+      for strength, strong in strengths:
+        short = said["policy"] == "arithmetic" and fault in LONG and strength < 1
+        if short or (fault == "retokenised" and said["policy"] == "arithmetic"):
           continue
-        sick = faults.inject(name, batch, strength, seed)
-        yield case(name, strength, matters, (faults.VERDICTS[name],), sick)
+        sick = faults.inject(fault, batch, strength, seed)
+        yield case(fault, strength, strong, (faults.VERDICTS[fault],), sick)
     if not batch.at:
       return
     if batch.temperature != 1:
@@ -140,14 +195,17 @@ def _cases(said, batch: Sampled, seed: int) -> Iterator[Case]:
         yield case("temperature", strength, True, ("temperature",), sick)
   elif kind in ("nucleus", "topk"):
     sick = faults.inject("support", batch, 1.0, seed)
-    matters = kind == "nucleus" and said["strength"] < 0.9
-    yield case(f"support {kind}", said["strength"], matters, ("support",), sick)
+    strong = kind == "nucleus" and said["strength"] < 0.9
+    yield case(f"support {kind}", said["strength"], strong, ("support",), sick)
   elif kind == "behind":
     expected = ("staleness", "numerics", "healthy")
-    yield case("staleness", said["behind"], True, expected, batch)
+    yield case("staleness", said["behind"], True, expected, batch, 1.0)
   elif kind in ("stale", "head", "half", "other"):
-    name = {"other": "other_model"}.get(kind, "stale_weights")
-    yield case(f"{name} {said['name']}", 1.0, True, (name,), batch)
+    fault = {"other": "other_model"}.get(kind, "stale_weights")
+    # What a run started from is older params to one, and another model to the next.
+    also = ("stale_weights",) if said["name"] == "other-base" else ()
+    does = added(usual, batch)
+    yield case(f"{fault} {said['name']}", 1.0, True, (fault, *also), batch, does)
 
 
 def run_batches(paths: list[Path], seeds: int, tuning: bool) -> Iterator:
@@ -232,11 +290,17 @@ def engine_batches(folder: Path, tuning: bool) -> Iterator:
       yield said, batch
 
 
+def named(case: Case, report: doctor.Report) -> bool:
+  """Whether what is right is among the findings, whichever of them is the verdict."""
+  return any(x.found and x.kind in case.expected for x in report.findings)
+
+
 def measured(batches: Iterator) -> list[dict[str, Any]]:
   """A row for every dump and view."""
-  found = []
-  for said, batch in batches:
-    for case in cases(said, batch):
+  found, held = [], list(batches)
+  usual = usual_gaps(held)
+  for said, batch in held:
+    for case in cases(said, batch, usual.get((source(said), said["temperature"]), 0.0)):
       for view in ("full", "alone"):
         report = doctor.diagnose(dump_of(case, view), resamples=0)
         found.append(
@@ -245,10 +309,13 @@ def measured(batches: Iterator) -> list[dict[str, Any]]:
             "view": view,
             "fault": case.fault,
             "strength": case.strength,
-            "matters": int(case.matters),
+            "strong": int(case.strong),
+            "effect": float(f"{case.effect:.3g}"),
+            "matters": int(case.strong and case.effect >= 1),
             "expected": case.expected[0],
             "verdict": report.verdict,
             "right": int(report.verdict in case.expected),
+            "named": int(report.verdict in case.expected or named(case, report)),
             "score": round(report.finding.score, 3),
             "mean_abs": float(f"{report.scale.mean_abs:.3g}"),
             "k3": float(f"{report.scale.k3:.3g}"),
@@ -278,28 +345,35 @@ def alarms(rows: list[dict[str, Any]]) -> str:
 
 
 def by_strength(rows: list[dict[str, Any]]) -> str:
-  """The share that is right, by fault and strength."""
+  """The share that is right where a fault matters, by fault and strength."""
   groups = defaultdict(lambda: defaultdict(list))
   for row in rows:
-    key = (row["fault"], row["strength"], row["matters"])
-    groups[key][row["view"]].append(row)
+    if row["fault"] != "healthy":
+      key = (row["fault"], row["strength"], row["strong"])
+      groups[key][row["view"]].append(row)
   lines = []
-  for (fault, strength, matters), views in sorted(groups.items()):
-    if fault == "healthy":
-      continue
-    shown = [fault, f"{strength:g}", "yes" if matters else ""]
+  for (fault, strength, strong), views in sorted(groups.items()):
+    does = lambda found: [r for r in found if r["effect"] >= 1]
+    shown = [fault, f"{strength:g}", "yes" if strong else "", str(len(views["full"]))]
+    shown.append(str(len(does(views["full"]))))
     for view in ("full", "alone"):
-      found = views[view]
-      shown.append(f"{sum(r['right'] for r in found) / len(found):.1%}")
-    wrong = Counter(r["verdict"] for v in views.values() for r in v if not r["right"])
+      found = does(views[view])
+      shown.append(share(found, "right") if found else "")
+    wrong = Counter(
+      r["verdict"] for v in views.values() for r in does(v) if not r["right"]
+    )
     others = ", ".join(f"{name} {count}" for name, count in wrong.most_common(3))
-    lines.append([*shown, str(len(views["full"])), others])
-  head = ["fault", "strength", "matters", "right, full", "right, alone", "dumps"]
-  return table([*head, "wrong as"], lines)
+    lines.append([*shown, others])
+  head = ["fault", "strength", "strong", "dumps", "it matters in"]
+  return table([*head, "right there, full", "right there, alone", "wrong as"], lines)
+
+
+def share(rows: list[dict[str, Any]], of: str) -> str:
+  return f"{np.mean([row[of] for row in rows]):.1%}"
 
 
 def confusion(rows: list[dict[str, Any]], view: str) -> str:
-  """Expected verdicts against those given, at the strengths that matter."""
+  """Expected verdicts against those given, where a strong fault matters."""
   counts: dict[str, Counter] = defaultdict(Counter)
   for row in rows:
     if row["matters"] and row["view"] == view:
@@ -314,31 +388,25 @@ def confusion(rows: list[dict[str, Any]], view: str) -> str:
 
 
 def summary(rows: list[dict[str, Any]]) -> str:
-  """Two numbers a view: right at the strengths that matter, and false alarms."""
+  """A line a view: right in all dumps of strong faults, right where they matter."""
   lines = []
   for view in ("full", "alone"):
-    sick = [
-      r for r in rows if r["view"] == view and r["matters"] and r["fault"] != "healthy"
-    ]
-    well = [r for r in rows if r["view"] == view and r["fault"] == "healthy"]
+    of_view = [r for r in rows if r["view"] == view]
+    well = [r for r in of_view if r["fault"] == "healthy"]
+    strong = [r for r in of_view if r["strong"] and r["fault"] != "healthy"]
+    sick = [r for r in strong if r["matters"]]
     by_fault = defaultdict(list)
     for row in sick:
       by_fault[row["expected"]].append(row["right"])
     mean = np.mean([np.mean(found) for found in by_fault.values()])
-    right = np.mean([row["right"] for row in sick])
     alarm = 1 - np.mean([row["right"] for row in well])
-    lines.append(
-      [
-        view,
-        str(len(sick)),
-        f"{right:.1%}",
-        f"{mean:.1%}",
-        str(len(well)),
-        f"{alarm:.1%}",
-      ]
-    )
-  head = ["view", "faulty dumps", "right", "mean over verdicts", "healthy dumps"]
-  return table([*head, "false alarms"], lines)
+    of_all = [view, str(len(strong)), share(strong, "right")]
+    of_those = [str(len(sick)), share(sick, "right"), f"{mean:.1%}"]
+    healthy = [share(sick, "named"), str(len(well)), f"{alarm:.1%}"]
+    lines.append([*of_all, *of_those, *healthy])
+  head = ["view", "dumps of strong faults", "right", "it matters in", "right there"]
+  more = ["mean over verdicts", "named", "healthy dumps", "false alarms"]
+  return table([*head, *more], lines)
 
 
 def main() -> None:

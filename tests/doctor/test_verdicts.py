@@ -79,6 +79,113 @@ def test_log_probs_divided_after_the_softmax_are_a_temperature():
   assert "0.7 times" in report.finding.evidence
 
 
+def sure(change=0.0, temperature=1.0, seed=0) -> faults.Sampled:
+  """Short answers of a policy that is nearly sure, as a trained one is of digits.
+
+  `change` is added to the learner's logit of what it holds for right, and noise of the
+  size of bf16's to all of the sampler's.
+  """
+  rng = np.random.default_rng(seed)
+  shape = (256, 4, 12)
+  logits = rng.normal(0, 3.0, shape)
+  logits += 9.0 * rng.random(shape[:2])[..., None] * (np.arange(12) == 4)
+  law = lambda x: x - np.log(np.exp(x).sum(axis=-1, keepdims=True))
+  sampler = law((logits + 0.02 * rng.normal(size=shape)) / temperature)
+  tokens = (sampler + rng.gumbel(size=shape)).argmax(axis=-1)
+  learner = logits + change * (logits == logits.max(axis=-1, keepdims=True))
+  of = lambda x: np.take_along_axis(x, tokens[..., None], -1)[..., 0]
+  at = {t: of(law(learner / t)) for t in (0.7, 0.9, 1.0, 1.2)}
+  ones = np.ones(shape[:2], int)
+  return faults.Sampled(
+    old_logp=at[temperature],
+    sampler_logp=of(sampler),
+    mask=ones > 0,
+    tokens=tokens + 2,
+    versions=7 * ones,
+    learner_version=7,
+    temperature=temperature,
+    at=at,
+  )
+
+
+@pytest.mark.parametrize("wrong", [0.7, 0.9, 1.2])
+def test_a_temperature_shows_where_the_policy_is_nearly_sure(wrong):
+  assert verdict(sure()) == "numerics"
+  assert verdict(faults.inject("temperature", sure(), wrong)) == "temperature"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_shift_shows_where_few_tokens_are_unsure(seed):
+  batch = sure(temperature=0.7, seed=seed).rows(np.arange(128))
+  assert verdict(faults.inject("shifted_tokens", batch, 1.0, seed)) == "shifted_tokens"
+
+
+def test_the_engines_own_temperature_shows_there_too():
+  batch = faults.inject("unprocessed", sure(temperature=0.7), 1.0)
+  assert verdict(batch) == "unprocessed"
+
+
+def test_no_token_of_a_sure_policy_stands_out_for_its_temperature_alone():
+  """Unlikely tokens are a nat apart among others that agree: the same tokens, still."""
+  batch = faults.inject("temperature", sure(), 0.7)
+  found = doctor.diagnose(dump_of(batch), resamples=0).findings
+  assert not any(finding.kind == "retokenised" and finding.found for finding in found)
+  replaced = faults.inject("replaced_tokens", sure(), 0.02)
+  assert verdict(replaced) == "retokenised"
+
+
+def test_params_that_made_the_policy_surer_are_stale_and_no_temperature():
+  """No larger a gap than an int8 sampler has, but one that follows the log-odds."""
+  batch = sure(change=0.2)
+  report = doctor.diagnose(dump_of(batch, versions=True), resamples=0)
+  assert report.verdict == "stale_weights"
+  assert report.scale.mean_abs < 0.1
+  alone = doctor.diagnose(dump_of(batch), resamples=0)
+  assert alone.verdict == "staleness"
+  assert {"staleness", "stale_weights"} <= {x.kind for x in alone.findings if x.found}
+
+
+@pytest.mark.parametrize("digits", [2, 3, 4, 5])
+def test_rounding_to_digits_is_no_law_of_its_own(digits):
+  batch = sure()
+  rounded = np.round(batch.sampler_logp, digits)
+  dump = doctor.from_arrays(batch.old_logp, rounded, batch.mask)
+  assert doctor.diagnose(dump, resamples=0).verdict == "numerics"
+
+
+def test_a_law_that_does_not_show_leaves_both_temperatures():
+  """A few hundred tokens do not say which of two near laws they are of."""
+  batch = sure(temperature=0.9, seed=4).rows(np.arange(40))
+  report = doctor.diagnose(
+    dump_of(faults.inject("unprocessed", batch, 1.0)), resamples=0
+  )
+  kinds = {finding.kind for finding in report.findings if finding.found}
+  assert {"temperature", "unprocessed"} <= kinds
+
+
+def test_two_equal_columns_are_healthy():
+  batch = drawn(0.03)
+  dump = doctor.from_arrays(batch.old_logp, batch.old_logp, batch.mask)
+  assert doctor.diagnose(dump, resamples=0).verdict == "healthy"
+
+
+def test_a_dozen_rows_are_enough_for_their_ends():
+  batch = drawn(0.03).rows(np.arange(12))
+  assert verdict(batch) == "numerics"
+  assert verdict(faults.inject("wrong_end", batch, 0.5)) == "missing_end"
+
+
+def test_one_row_of_padding_is_enough_if_it_is_long():
+  rows = drawn(0.03).rows(np.arange(16))
+  left = np.flatnonzero(rows.mask.sum(axis=1) < 30)[0]
+  one = faults.inject("padding_of_zeros", rows.rows([left]), 1.0)
+  zeros = lambda name: np.where(
+    np.arange(16)[:, None] == left, getattr(one, name), getattr(rows, name)
+  )
+  dump = doctor.from_arrays(zeros("old_logp"), zeros("sampler_logp"), zeros("mask"))
+  assert doctor.diagnose(dump, resamples=0).verdict == "padding_counted"
+
+
 def test_versions_tell_a_stale_sampler_from_stale_params():
   batch = drawn(0.35)
   assert verdict(batch) == "staleness"

@@ -3,12 +3,15 @@
 import numpy as np
 
 from tis_jax.doctor.evidence import Evidence
+from tis_jax.doctor.odds import moved
 from tis_jax.doctor.suspicion import Suspicion, places
 
 LAGS = (1, -1, 2, -2)
 """Places that a log-prob may be off by."""
-GAIN = 2.0
+GAIN = 1.25
 """How much nearer the shifted log-probs must be, in mean absolute difference."""
+ERRORS = 4.0
+"""Standard errors of the difference between the two by which they are, at least."""
 FLOOR = 0.05
 """Nats of mean difference below which nothing is told of a shift."""
 SHIFTED_ROWS = 0.05
@@ -70,6 +73,8 @@ def _whole(evidence, learner, sampler, count, lag: int) -> Suspicion | None:
     return None
   side = f"{abs(lag)} {'after' if lag > 0 else 'before'}"
   before, after = straight[both].mean(), moved[both].mean()
+  nearer = (straight - moved)[both]
+  surely = nearer.mean() > ERRORS * nearer.std() / np.sqrt(len(nearer))
   number = both.sum(axis=1)
   # A row that is shifted from some place on only is another fault.
   early = both & (np.cumsum(both, axis=1) <= number[:, None] // 3)
@@ -81,7 +86,7 @@ def _whole(evidence, learner, sampler, count, lag: int) -> Suspicion | None:
   gain = np.maximum(by_row - moved_by_row, 0)
   all_of_it = Suspicion(
     "shifted_tokens",
-    float(times) if before > FLOOR else 0.0,
+    float(times) if before > FLOOR and surely else 0.0,
     GAIN,
     "distance from the own token's log-prob, over that from its neighbour's",
     f"the sampler's log-probs lie {after:.3g} nats from the learner's of the token "
@@ -188,8 +193,10 @@ def spikes(evidence: Evidence) -> list[Suspicion]:
     return []
   gap = np.abs(tokens.gap)
   rest = np.quantile(gap, 0.9)
-  bar = max(SPIKE, 6 * rest)
-  spike = gap > bar
+  # What is not sure is further apart; a token of another text is so for its log-odds.
+  odds = moved(tokens)
+  bar = max(SPIKE, 6 * np.quantile(odds, 0.9))
+  spike = (gap > max(SPIKE, 6 * rest)) & (odds > bar)
   share = float(spike.mean())
   inside = (tokens.place > 0) & (tokens.from_end > 0)
   inner = spike & inside
@@ -208,8 +215,9 @@ def spikes(evidence: Evidence) -> list[Suspicion]:
       share,
       SPIKES,
       "share of tokens that stand out",
-      f"{spike.sum():,} tokens ({share:.2%}) in {rows:,} rows are more than {bar:.2g} "
-      f"nats apart, inside of rows, and nine of ten of all are within {rest:.2g}",
+      f"{spike.sum():,} tokens ({share:.2%}) in {rows:,} rows are more than a nat "
+      f"apart, and {bar:.2g} in log-odds, inside of rows, and nine of ten of all are "
+      f"within {rest:.2g}",
       places(evidence.dump.shape, tokens, np.where(spike, gap, 0.0)),
     )
   ]

@@ -3,12 +3,17 @@
 import numpy as np
 
 from tis_jax.doctor.evidence import Evidence
+from tis_jax.doctor.odds import moved
 from tis_jax.doctor.suspicion import Suspicion, places
 
 AT_ENDS = 0.08
 """Share of rows whose last token (or whose start) stands out."""
 CONTRAST = 8.0
 """How much more often there than elsewhere."""
+SURE = 10.0
+"""Nats by which the tokens are likelier if those there stand out at their own rate."""
+FAR_OFF = 0.5
+"""Nats that a token is off by at least if it stands out, and log-odds too."""
 CONCENTRATED = 0.8
 """Share of the whole gap that a few rows or places carry."""
 FEW = 0.1
@@ -21,16 +26,18 @@ def at_ends(evidence: Evidence) -> list[Suspicion]:
   if len(tokens) < 50:
     return []
   gap = np.abs(tokens.gap)
+  odds = moved(tokens)  # first tokens are less sure than others, and further apart
   length = tokens.place + tokens.from_end + 1
   long = length >= 3
   last = long & (tokens.from_end == 0)
   inner = long & (tokens.from_end > 0) & (tokens.place > 0)
   found = []
-  if last.sum() >= 20 and inner.sum() >= 20:
+  if last.any() and inner.sum() >= 20:
     found += _stands_out(
       evidence,
       "missing_end",
       gap,
+      odds,
       last,
       inner,
       "the last token of its row",
@@ -38,10 +45,16 @@ def at_ends(evidence: Evidence) -> list[Suspicion]:
   for width in (1, 2, 4, 8):
     head = (length >= 2 * width + 1) & (tokens.place < width)
     rest = (length >= 2 * width + 1) & (tokens.place >= width) & (tokens.from_end > 0)
-    if head.sum() >= 20 and rest.sum() >= 20:
+    if head.any() and rest.sum() >= 20:
       words = "first token" if width == 1 else f"first {width} tokens"
       found += _stands_out(
-        evidence, "prompt_in_mask", gap, head, rest, f"among the {words} of its row"
+        evidence,
+        "prompt_in_mask",
+        gap,
+        odds,
+        head,
+        rest,
+        f"among the {words} of its row",
       )
   best: dict[str, Suspicion] = {}
   for suspicion in found:
@@ -50,13 +63,15 @@ def at_ends(evidence: Evidence) -> list[Suspicion]:
   return list(best.values())
 
 
-def _stands_out(evidence, kind, gap, here, elsewhere, words) -> list[Suspicion]:
+def _stands_out(evidence, kind, gap, odds, here, elsewhere, words) -> list[Suspicion]:
   """Whether far tokens are many times as frequent here as elsewhere."""
-  bar = max(0.5, 10 * float(np.median(gap[elsewhere])), 2 * np.quantile(gap, 0.5))
-  far_here, far_there = gap[here] > bar, gap[elsewhere] > bar
-  share, usual = float(far_here.mean()), float(far_there.mean())
-  floor = 1 / (len(far_there) + 1)
+  bar = max(FAR_OFF, 10 * float(np.median(odds[elsewhere])))
+  far = (gap > FAR_OFF) & (odds > bar)
+  share, usual = float(far[here].mean()), float(far[elsewhere].mean())
+  floor = 1 / (elsewhere.sum() + 1)
   if share < AT_ENDS or share / max(usual, floor) < CONTRAST:
+    return []
+  if here.sum() * divergence(share, max(usual, floor)) < SURE:
     return []
   tokens = evidence.tokens
   return [
@@ -65,11 +80,21 @@ def _stands_out(evidence, kind, gap, here, elsewhere, words) -> list[Suspicion]:
       share,
       AT_ENDS,
       "share of such tokens that stand out",
-      f"{far_here.sum():,} of {len(far_here):,} tokens that are {words} are more than "
-      f"{bar:.2g} nats apart, and {usual:.2%} of the others",
-      places(evidence.dump.shape, tokens, np.where(here & (gap > bar), gap, 0.0)),
+      f"{far[here].sum():,} of {here.sum():,} tokens that are {words} are more than "
+      f"{FAR_OFF:g} nats apart, and {bar:.2g} in log-odds, and {usual:.2%} of others",
+      places(evidence.dump.shape, tokens, np.where(here & far, gap, 0.0)),
     )
   ]
+
+
+def divergence(share: float, usual: float) -> float:
+  """How much likelier a token makes a rate that is seen than another, nats.
+
+  >>> round(divergence(0.5, 0.01), 2)
+  1.61
+  """
+  part = lambda p, q: p * np.log(p / q) if p > 0 else 0.0
+  return float(part(share, usual) + part(1 - share, 1 - usual))
 
 
 def few(evidence: Evidence) -> list[Suspicion]:

@@ -10,6 +10,8 @@ from tis_jax.doctor.dump import Dump
 
 CERTAIN = -0.02
 """A log-prob above it is of a token that was all but certain: gaps are small there."""
+UNLIKE = 0.6
+"""Correlation of both sides' log-probs below which they are of two models."""
 FAR = 20.0
 """Nats that a single token's difference is held to, as in the corrections."""
 

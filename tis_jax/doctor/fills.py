@@ -7,6 +7,7 @@ stands tells what went wrong: at the last token, in a tail, at the start, anywhe
 import numpy as np
 
 from tis_jax.doctor.evidence import CERTAIN, FAR, Evidence, Tokens, typical_gap
+from tis_jax.doctor.odds import grain
 from tis_jax.doctor.suspicion import Suspicion, places
 
 OFF = 0.1
@@ -23,6 +24,10 @@ SHARE = 0.002
 """The same as a share of all tokens."""
 PADDED_ROWS = 0.1
 """Share of rows that end in padding."""
+LONG = 8
+"""Tokens of a tail that is padding by itself: so many in a row are not certain."""
+PADDED_TOKENS = 0.01
+"""Share of tokens in such tails."""
 
 
 def filled(evidence: Evidence) -> list[Suspicion]:
@@ -40,7 +45,7 @@ def _values(evidence: Evidence) -> list[Suspicion]:
     at = tokens.sampler == mode
     away = np.abs(tokens.learner - mode)
     if mode == 0:
-      bar = max(OFF_ZERO, _digit(tokens.sampler[~at]))
+      bar = max(OFF_ZERO, grain(tokens.sampler[~at]))
       found = at & (away > bar)
       # A sampler that is certain says what is all but 0 as often as what is 0.
       nearly = (tokens.sampler < 0) & (tokens.sampler > -NEARLY) & (away > bar)
@@ -58,29 +63,17 @@ def _values(evidence: Evidence) -> list[Suspicion]:
   return _by_place(evidence, tokens, ~np.isnan(value), off, least, value)
 
 
-def _digit(values: np.ndarray) -> float:
-  """What log-probs were rounded to, and are 0 below: a power of ten, or 0.
-
-  >>> _digit(np.array([-0.125, -3.5])), _digit(np.array([-0.123456, -3.5]))
-  (0.001, 0.0)
-  """
-  for digits in range(1, 5):
-    scaled = values * 10**digits
-    if len(values) and (np.abs(scaled - scaled.round()) < 0.01).all():
-      return 10.0**-digits
-  return 0.0
-
-
 def _modes(sampler: np.ndarray, learner: np.ndarray) -> np.ndarray:
   """0, and the numbers that stand at many tokens.
 
   Answers to one prompt that begin alike repeat their log-probs, too; but then the
-  learner repeats its own as often.
+  learner repeats its own as often. A number all but 0 is what certainty is rounded to.
   """
   numbers, counts = np.unique(sampler, return_counts=True)
   own = np.unique(learner[learner < CERTAIN].round(3), return_counts=True)[1]
   often = max(10, OFTEN * len(sampler), 2 * own.max(initial=0))
-  return np.union1d(numbers[counts >= often], [0.0])
+  found = numbers[(counts >= often) & (np.abs(numbers) > NEARLY)]
+  return np.union1d(found, [0.0])
 
 
 def _lost(evidence: Evidence) -> list[Suspicion]:
@@ -179,14 +172,19 @@ def _padding(evidence: Evidence) -> Suspicion | None:
       tail = tail | (apart & (dump.tokens == ids[counts.argmax()]))
   filled = mask.sum(axis=1) > 0
   rows = tail.any(axis=1)
-  if rows.sum() < LEAST:
+  lengths = tail.sum(axis=1)
+  long = float(lengths[lengths >= LONG].sum() / mask.sum())
+  share = float(rows[filled].mean()) if rows.sum() >= LEAST else 0.0
+  if not long and not share:
     return None
-  share = float(rows[filled].mean())
+  of_tokens = long / PADDED_TOKENS > share / PADDED_ROWS
   return Suspicion(
     "padding_counted",
-    share,
-    PADDED_ROWS,
-    "share of rows that end in padding",
+    long if of_tokens else share,
+    PADDED_TOKENS if of_tokens else PADDED_ROWS,
+    f"share of tokens in tails of {LONG} and more"
+    if of_tokens
+    else "share of rows that end in padding",
     f"{rows.sum():,} of {filled.sum():,} rows end in {tail.sum():,} tokens under the "
     "mask that no one sampled: both log-probs are 0 there, or one id is repeated",
     tail * 1.0,

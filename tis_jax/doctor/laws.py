@@ -3,27 +3,28 @@
 Three facts tell them from numerics and from a stale sampler. Where the sampler's
 log-probs are of the law that the tokens were drawn from, the ratio learner/sampler is 1
 on average, however far the two policies are apart. A log-prob renormalised over kept
-tokens is too high and never too low, so that mean is below 1. And a temperature moves
-a log-prob by what the place's law makes of it: the gap follows from the log-prob, where
-numerics and updates leave it free.
+tokens is too high and never too low, so that mean is below 1. And a temperature
+multiplies log-odds: the gap grows with them, where numerics and updates leave it free.
 """
 
 import numpy as np
 
-from tis_jax.doctor.evidence import Evidence, Tokens
+from tis_jax.doctor.evidence import UNLIKE, Evidence, Tokens
+from tis_jax.doctor.odds import SMALLEST, factor, odds
 from tis_jax.doctor.suspicion import Suspicion, places
 
-EXPLAINED = 0.27
-"""Share of the gap's variance that the log-probs themselves explain."""
+EXPLAINED = 0.5
+"""Share of the gap's variance, in log-odds, that one factor on them explains."""
 MISSING_MASS = 4.0
 """Standard errors that the mean ratio is below 1."""
 ONE_SIDED = 0.45
 """Nats above zero for each below, at most, where the support is at fault."""
 UNLOGGED = 0.4
 """Share of log-probs above 0."""
-SMALLEST = 2e-3
-"""Nats of mean |d| below which no law is looked for."""
-BINS = 12
+SHOWS = 0.7
+"""Standard errors of the mean gap from which its sign says which law drew."""
+SURELY = 2.0
+"""The same from which it says so for certain, and the other law is not named."""
 
 
 def unlogged(evidence: Evidence) -> list[Suspicion]:
@@ -62,7 +63,7 @@ def another_law(evidence: Evidence) -> list[Suspicion]:
   if len(tokens) < 60 or np.abs(tokens.gap).mean() < SMALLEST:
     return []
   shown = renormalised(evidence)
-  return [x for x in (shown, tempered(evidence, shown)) if x is not None]
+  return [*([] if shown is None else [shown]), *tempered(evidence, shown)]
 
 
 def renormalised(evidence: Evidence) -> Suspicion | None:
@@ -89,49 +90,47 @@ def renormalised(evidence: Evidence) -> Suspicion | None:
   )
 
 
-def tempered(evidence: Evidence, support: Suspicion | None) -> Suspicion | None:
-  """Log-probs of another temperature: the gap is a function of them."""
+def tempered(evidence: Evidence, support: Suspicion | None) -> list[Suspicion]:
+  """Log-probs of another temperature: one factor on all log-odds."""
   tokens = evidence.tokens
-  level = (tokens.learner + tokens.sampler) / 2
-  fit, low, high = explained(tokens.gap, level)
+  where = places(evidence.dump.shape, tokens, np.abs(tokens.gap))
   scaled, slope = proportional(tokens)
-  sharper = low > 0  # the learner gives unlikely tokens more
-  ordered = low * high < 0
   if scaled > 0.97 and abs(slope) > 0.02:
-    return Suspicion(
-      "temperature",
-      scaled,
-      0.97,
-      "share of the gap that a factor on the log-probs explains",
-      f"the learner's log-probs are {1 / (1 - slope):.3g} times the sampler's, all of "
-      "them: divided by a temperature after the softmax, or in another base",
-      places(evidence.dump.shape, tokens, np.abs(tokens.gap)),
-    )
-  if not ordered or (support is not None and support.found):
-    fit = 0.0
+    return [
+      Suspicion(
+        "temperature",
+        scaled,
+        0.97,
+        "share of the gap that a factor on the log-probs explains",
+        f"the learner's log-probs are {1 / (1 - slope):.3g} times the sampler's, all "
+        "of them: divided by a temperature after the softmax, or in another base",
+        where,
+      )
+    ]
+  both = odds(tokens)
+  fit = factor(both)
+  possible = both.agreement > UNLIKE and len(both.gap) >= 60 and fit.crosses
+  if not possible or np.isnan(fit.times) or (support is not None and support.found):
+    return []
+  sharper = fit.times < 1  # the sampler's law
   drawn_by = side_that_drew(tokens.gap)
-  which = "sharper" if sharper else "flatter"
-  kind = _kind(evidence, drawn_by, sharper)
-  text = (
-    f"the sampler's law is {which} than the learner's: unlikely tokens are "
-    f"{abs(low):.3g} nats {'lower' if sharper else 'higher'} with it, likely ones "
-    f"{abs(high):.3g} {'higher' if sharper else 'lower'}, and the log-prob alone "
-    f"explains {fit:.0%} of the gap"
-  )
   whose = {
     "sampler": "the tokens are drawn from the law that the sampler's log-probs are of",
     "learner": "the tokens are drawn from the learner's law, not from that of the "
     "sampler's log-probs",
     "": "which of the two laws the tokens are of does not show",
   }[drawn_by]
-  return Suspicion(
-    kind,
-    fit,
-    EXPLAINED,
-    "share of the gap's variance that the log-probs explain",
-    f"{text}; {whose}",
-    places(evidence.dump.shape, tokens, np.abs(tokens.gap)),
+  text = (
+    f"the learner's log-odds are {fit.times:.3g} times the sampler's, whose law is the "
+    f"{'sharper' if sharper else 'flatter'} one, and the factor alone explains "
+    f"{fit.share:.0%} of the gap; {whose}"
   )
+  measured = "share of the gap in log-odds that a factor on them explains"
+  tell = lambda kind: Suspicion(kind, fit.share, EXPLAINED, measured, text, where)
+  kind = _kind(evidence, drawn_by, sharper)
+  other = _kind(evidence, "sampler" if drawn_by == "learner" else "learner", sharper)
+  surely = abs(errors_from_zero(tokens.gap)) >= SURELY
+  return [tell(kind)] if surely or other == kind else [tell(kind), tell(other)]
 
 
 def _kind(evidence: Evidence, drawn_by: str, sharper: bool) -> str:
@@ -146,26 +145,6 @@ def _kind(evidence: Evidence, drawn_by: str, sharper: bool) -> str:
   if known is not None:
     return "temperature" if known == 1 else "unprocessed"
   return "temperature" if sharper else "unprocessed"
-
-
-def explained(gap: np.ndarray, level: np.ndarray) -> tuple[float, float, float]:
-  """How much of the gap's variance its level explains, in bins of equal counts.
-
-  Returns:
-    The share (as if measured on other tokens), and the mean gap of the least likely
-    sixth and of the likely tokens that are not certain.
-  """
-  order = np.argsort(level, kind="stable")
-  bins = np.array_split(order, BINS)
-  means = np.array([gap[part].mean() for part in bins])
-  left = sum(((gap[part] - m) ** 2).sum() for part, m in zip(bins, means, strict=True))
-  total = ((gap - gap.mean()) ** 2).sum()
-  if total == 0:
-    return 0.0, 0.0, 0.0
-  n = len(gap)
-  share = 1 - (left / (n - BINS)) / (total / (n - 1))
-  middle = means[4:11]
-  return float(share), float(means[:2].mean()), float(middle[np.abs(middle).argmax()])
 
 
 def proportional(tokens: Tokens) -> tuple[float, float]:
@@ -189,7 +168,13 @@ def side_that_drew(gap: np.ndarray) -> str:
   >>> side_that_drew(np.array([0.5, -1.0] * 50))
   'sampler'
   """
-  error = gap.std(ddof=1) / np.sqrt(len(gap))
-  if error == 0 or abs(gap.mean()) < 0.7 * error:
+  errors = errors_from_zero(gap)
+  if abs(errors) < SHOWS:
     return ""
-  return "sampler" if gap.mean() < 0 else "learner"
+  return "sampler" if errors < 0 else "learner"
+
+
+def errors_from_zero(gap: np.ndarray) -> float:
+  """The mean gap in standard errors; 0 where it does not vary."""
+  error = gap.std(ddof=1) / np.sqrt(len(gap))
+  return float(gap.mean() / error) if error else 0.0

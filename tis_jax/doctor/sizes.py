@@ -7,7 +7,8 @@ bounds are about twice the larger of the two.
 
 import numpy as np
 
-from tis_jax.doctor.evidence import Evidence, Scale
+from tis_jax.doctor.evidence import UNLIKE, Evidence, Scale
+from tis_jax.doctor.odds import SMALLEST, followed, odds
 from tis_jax.doctor.suspicion import Suspicion
 
 ROUNDING = 1e-3
@@ -26,10 +27,12 @@ BOUNDS: dict[str, tuple[float, float]] = {
 UNSAID = "int8"
 """The dtype whose bounds hold where nobody said which it was."""
 
-UNLIKE = 0.6
-"""Correlation of both sides' log-probs below which they are of two models."""
-FAR_OFF = 0.8
-"""Mean |d| above which they are, whatever the correlation."""
+FAR_OFF = 0.6
+"""Mean |d|, as a share of what the tokens cost (minus their mean log-prob), above which
+they are, whatever the correlation: 1.2 nats in open text, 0.2 of a policy that is
+nearly sure."""
+FOLLOWS = 0.25
+"""Share of the gap in log-odds that follows from them, which rounding does not do."""
 
 
 def by_size(evidence: Evidence) -> list[Suspicion]:
@@ -38,6 +41,7 @@ def by_size(evidence: Evidence) -> list[Suspicion]:
   dtype = precision(evidence.dump.sampler_dtype)
   bound = BOUNDS[dtype or UNSAID]
   over = max(scale.mean_abs / bound[0], scale.k3 / bound[1])
+  share = followed(odds(evidence.tokens)) if scale.mean_abs >= SMALLEST else 0.0
   lag = staleness(evidence)
   where = _rows(evidence)
   numbers = (
@@ -54,31 +58,36 @@ def by_size(evidence: Evidence) -> list[Suspicion]:
   if scale.mean_abs <= ROUNDING and over <= 1:
     text = "what two programs in fp32 differ by"
     return [suspect("healthy", scale.mean_abs, ROUNDING, alike, text, falling=True)]
-  if over <= 1:
+  if over <= 1 and share < FOLLOWS:
     text = f"what {_like(scale, dtype)} differs by"
     return [suspect("numerics", scale.mean_abs, bound[0], alike, text, falling=True)]
-  apart = 1 - scale.correlation
-  if apart > 1 - UNLIKE or scale.mean_abs > FAR_OFF:
-    text = "the two sides do not say the same of the tokens"
-    if apart / (1 - UNLIKE) > scale.mean_abs / FAR_OFF:
-      return [
-        suspect("other_model", apart, 1 - UNLIKE, "1 - correlation of log-probs", text)
-      ]
-    return [suspect("other_model", scale.mean_abs, FAR_OFF, alike, text)]
-  times = "times what the sampler's dtype gives"
-  beyond = f"{over:.1f} times what {dtype or 'an int8 sampler'} gives at most"
-  old = suspect("staleness", over, 1.0, times, f"{beyond}; {_lag_said(lag)}")
+  apart, relative = 1 - scale.correlation, _relative(evidence)
+  text = "the two sides do not say the same of the tokens"
+  unlike = suspect("other_model", apart, 1 - UNLIKE, "1 - correlation", text)
+  far = suspect(
+    "other_model", relative, FAR_OFF, "mean |d| over minus the mean log-prob", text
+  )
+  if unlike.found or far.found:
+    return [max(unlike, far, key=lambda x: x.score)]
+  if over > 1:
+    how = (over, 1.0, "times what the sampler's dtype gives")
+    beyond = f"{over:.1f} times what {dtype or 'an int8 sampler'} gives at most"
+  else:
+    how = (share, FOLLOWS, "share of the gap in log-odds that follows from them")
+    beyond = (
+      f"no more than {dtype or 'an int8 sampler'} gives, but {share:.0%} of the gap "
+      "follows from how sure the policy is, of which rounding knows nothing"
+    )
+  old = suspect("staleness", *how, f"{beyond}; {_lag_said(lag)}")
   wrong = suspect(
     "stale_weights",
-    over,
-    1.0,
-    times,
+    *how,
     f"{beyond}, and {_lag_said(lag)}"
     + ("" if lag is None else ": params that are not what the sampler says"),
   )
   if lag is None:
-    # Which of the two it is, the versions would say.
-    return [old, _halved(wrong)]
+    # Which of the two it is, the versions would say: the other is named second.
+    return [old, wrong]
   return [old] if lag > 0 else [wrong]
 
 
@@ -130,16 +139,11 @@ def _like(scale: Scale, dtype: str) -> str:
   return "an int8 or fp8 sampler (or a bf16 one that is a version behind)"
 
 
-def _halved(suspicion: Suspicion) -> Suspicion:
-  """Named second: it would be as likely, if the sampler is said to be fresh."""
-  return Suspicion(
-    suspicion.kind,
-    suspicion.statistic / 2,
-    suspicion.threshold,
-    suspicion.measured,
-    suspicion.evidence,
-    suspicion.where,
-  )
+def _relative(evidence: Evidence) -> float:
+  """Mean |d| over what the tokens cost: minus their mean log-prob, of both sides."""
+  tokens = evidence.tokens
+  cost = -float((tokens.learner + tokens.sampler).mean()) / 2
+  return evidence.scale.mean_abs / cost if cost > 0 else 0.0
 
 
 def _rows(evidence: Evidence) -> np.ndarray:

@@ -37,6 +37,8 @@ class Suspicion:
     over, under = self.statistic, self.threshold
     if self.falling and under > 0:
       over, under = under, over
+      if under == 0:
+        return 1000.0  # no gap at all
     if under == 0 or not np.isfinite(over):
       return 0.0
     return float(np.clip(over / under, 0, 1000))
