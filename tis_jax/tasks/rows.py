@@ -146,10 +146,13 @@ def _hugging_face(name: str, split: str, data_dir: str | None) -> Iterator[Row]:
       f"hf:{name} needs the package datasets: pip install datasets"
     ) from error
   try:
+    rows: Any
     if any((Path(name) / file).exists() for file in _SAVED):
       found = datasets.load_from_disk(name)
-      return iter(found[split] if isinstance(found, dict) else found)
-    return iter(datasets.load_dataset(name, split=split, cache_dir=data_dir))
+      rows = found[split] if isinstance(found, dict) else found
+    else:
+      rows = datasets.load_dataset(name, split=split, cache_dir=data_dir)
+    return iter(rows)
   except Exception as error:
     raise MissingDatasetError(
       f"hf:{name} has no {split} here: {' '.join(str(error).split()):.300}"
