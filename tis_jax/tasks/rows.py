@@ -4,7 +4,7 @@ import csv
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from tis_jax.tasks.gsm8k import MissingDatasetError
 from tis_jax.tasks.task import TaskError
@@ -146,13 +146,12 @@ def _hugging_face(name: str, split: str, data_dir: str | None) -> Iterator[Row]:
       f"hf:{name} needs the package datasets: pip install datasets"
     ) from error
   try:
-    rows: Any
     if any((Path(name) / file).exists() for file in _SAVED):
       found = datasets.load_from_disk(name)
       rows = found[split] if isinstance(found, dict) else found
     else:
       rows = datasets.load_dataset(name, split=split, cache_dir=data_dir)
-    return iter(rows)
+    return cast("Iterator[Row]", iter(rows))
   except Exception as error:
     raise MissingDatasetError(
       f"hf:{name} has no {split} here: {' '.join(str(error).split()):.300}"
