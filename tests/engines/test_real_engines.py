@@ -12,6 +12,7 @@ import pytest
 
 from tis_jax import models
 from tis_jax.engines.served import VLLM, LlamaCpp, Probe, ServedEngine, WrongParamsError
+from tis_jax.engines.served.answer import Request
 from tis_jax.logprobs import Sampling
 from tis_jax.rollouts import Header, Rollout, validate
 
@@ -158,6 +159,28 @@ def test_vllm_in_fp32_is_the_learner_to_rounding(smollm2, vllm, params, prompts)
   np.testing.assert_array_equal(
     sample(run.engine, prompts, samples=4).tokens, out.tokens
   )
+
+
+def test_an_answer_goes_on_behind_an_end_that_is_not_the_runs(smollm2, vllm, params):
+  config, _, tokenizer = smollm2
+  Connected(smollm2, vllm, Sampling()).engine.update(params, 0)
+  turn = "<|im_start|>user\nSay hello.<|im_end|>\n<|im_start|>assistant\n"
+
+  def answers(stop_ids):
+    request = Request(
+      prompt=tokenizer.encode(turn),
+      samples=4,
+      seed=0,
+      law=Sampling(temperature=0.5),
+      max_new_tokens=64,
+      stop_ids=stop_ids,
+      vocab_size=config.vocab_size,
+    )
+    return vllm.ask(request)
+
+  ended = [len(one.tokens) for one in answers(tokenizer.eos_ids)]
+  assert min(ended) < 64
+  assert [len(one.tokens) for one in answers(())] == [64] * 4
 
 
 def test_vllms_own_reload_leaves_a_stale_head_and_that_is_told(smollm2, vllm, params):
