@@ -8,6 +8,10 @@ The learner runs `tis train`, each sampler `tis sample`, in a process of its own
 an actor: what one has for the other goes through the store, and Ray carries no arrays.
 Ray makes an actor again whose node or worker is gone, and this script starts a process
 again that has died.
+
+With --learners=N the learner is N processes, an actor each, spread over the nodes. When
+one is gone the others end by themselves, and all are started again, to meet on the node
+where the first then is.
 """
 
 import argparse
@@ -39,6 +43,7 @@ except ModuleNotFoundError as error:
 _INTERRUPTED = os.EX_TEMPFAIL
 """The exit code of a learner that was told to end, and has saved its state."""
 
+_KILLED = -signal.SIGKILL
 _DEATHS, _WINDOW_SECONDS = 4, 300.0
 _PATIENCE_SECONDS = 3600.0
 # From a sampler's end because the learner stopped, or has gone, to its next start.
@@ -84,15 +89,41 @@ class Process:
     self._name, self._argv = name, list(argv)
     self._environment, self._folder = environment, folder
     self._process: subprocess.Popen | None = None
+    self._address = ""
 
   def __repr__(self) -> str:
     return self._name  # Ray puts it before every line.
 
-  def run(self) -> tuple[int, str]:
-    """Runs the command to its end: (exit code, last words)."""
+  def address(self) -> str:
+    """HOST:PORT on this node, free now: where the processes of a learner may meet."""
+    with socket.socket() as listener:
+      listener.bind(("", 0))
+      port = listener.getsockname()[1]
+    self._address = f"{ray.util.get_node_ip_address()}:{port}"
+    return self._address
+
+  def run(self, index: int = 0, *addresses: str) -> tuple[int, str]:
+    """Runs the command to its end: (exit code, last words).
+
+    Args:
+      index: of this process among those of a learner of several.
+      addresses: what `address` was in each of their actors; none for a process alone.
+    """
+    argv = self._argv
+    if addresses:
+      if addresses[index] != self._address:
+        # Ray begins this again for an actor that is gone, with its process; the others
+        # miss that one, and end.
+        return _KILLED, "its actor, or its node, is gone"
+      argv = [
+        *argv,
+        f"--config.processes.count={len(addresses)}",
+        f"--config.processes.index={index}",
+        f"--config.processes.coordinator={addresses[0]}",
+      ]
     said: deque[str] = deque(maxlen=_LAST_WORDS)
     self._process = subprocess.Popen(
-      [sys.executable, "-c", _CHILD, *self._argv],
+      [sys.executable, "-c", _CHILD, *argv],
       stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=subprocess.STDOUT,
@@ -114,16 +145,33 @@ class Process:
       self._process.terminate()
 
 
+@ray.remote(num_cpus=0)
+def as_one(*results: tuple[int, str]) -> tuple[int, str]:
+  """How a learner of several processes has ended: as the first, or as one was killed.
+
+  Of a process that was killed the others only say that they miss it.
+  """
+  first, killed = results[0], [x for x in results if x[0] == _KILLED]
+  return killed[0] if killed and first[0] != 0 else first
+
+
 class Member:
-  """What the driver knows of one actor.
+  """What the driver knows of one actor, or of those of a learner of several processes.
 
   Attributes:
     name: of it.
-    ended: a reference to how its process ends; None while there is none.
+    ended: a reference to how its processes end; None while there are none.
     due: when to start it again.
   """
 
-  def __init__(self, name: str, argv: Sequence[str], needs: dict[str, Any], **more):
+  def __init__(
+    self,
+    name: str,
+    argv: Sequence[str],
+    needs: dict[str, Any],
+    count: int = 1,
+    **more,
+  ):
     environment = {}
     if argv[0] == "sample":
       # Beside others on one accelerator, memory is taken as it is needed.
@@ -138,11 +186,19 @@ class Member:
       **more,
     )
     self.name, self.ended, self.due = name, None, 0.0
-    self._actor = actor.remote(name, argv, environment, os.getcwd())
+    names = [name] if count == 1 else [f"{name}{index}" for index in range(count)]
+    self._actors = [actor.remote(x, argv, environment, os.getcwd()) for x in names]
     self._died: deque[float] = deque(maxlen=_DEATHS)
 
   def start(self) -> None:
-    self.ended = self._actor.run.remote()
+    if len(self._actors) == 1:
+      self.ended = self._actors[0].run.remote()
+      return
+    # None runs before all have a place: Ray waits for every address first.
+    addresses = [actor.address.remote() for actor in self._actors]
+    self.ended = as_one.remote(
+      *(x.run.remote(index, *addresses) for index, x in enumerate(self._actors))
+    )
 
   def result(self) -> tuple[int, str]:
     """(exit code, last words) of the process that has ended."""
@@ -152,10 +208,12 @@ class Member:
       return 1, str(error)  # Its actor cannot be made.
 
   def end(self) -> None:
-    self._actor.end.remote()
+    for actor in self._actors:
+      actor.end.remote()
 
   def kill(self) -> None:
-    ray.kill(self._actor)
+    for actor in self._actors:
+      ray.kill(actor)
 
   def rest(self, seconds: float) -> None:
     """Starts it again only after so many seconds."""
@@ -247,17 +305,27 @@ def join(address: str) -> None:
     )
 
 
-def say_what_is_missing(role: str, needs: dict[str, Any]) -> None:
-  """Says so where no node of now has what a role needs; one may still join."""
+def say_what_is_missing(role: str, needs: dict[str, Any], count: int = 1) -> None:
+  """Says so where the nodes of now lack what a role needs; one may still join."""
   wanted = {
     "CPU": needs["num_cpus"],
     "GPU": needs["num_gpus"],
     **needs["resources"],
   }
   nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-  if not any(all(n.get(x, 0) >= v for x, v in wanted.items()) for n in nodes):
-    text = ", ".join(f"{name}={count:g}" for name, count in wanted.items() if count)
+  wanted = {name: amount for name, amount in wanted.items() if amount}
+  text = ", ".join(f"{name}={amount:g}" for name, amount in wanted.items())
+  places = sum(
+    min((int(node.get(x, 0) // v) for x, v in wanted.items()), default=count)
+    for node in nodes
+  )
+  if places == 0:
     say(f"no node has {text} for {role}: waiting for one to join")
+  elif places < count:
+    say(
+      f"the nodes have room for {places} of {count} processes of {role}, {text} each: "
+      "waiting for one to join"
+    )
 
 
 def needs_of(text: str) -> dict[str, Any]:
@@ -301,6 +369,9 @@ def main(argv: Sequence[str]) -> int:
     "--store", required=True, metavar="URL", help="of the run, that every node reaches"
   )
   parser.add_argument("--samplers", type=int, default=1)
+  parser.add_argument(
+    "--learners", type=int, default=1, help="processes of the learner, an actor each"
+  )
   for role in ("learner", "sampler"):
     parser.add_argument(
       f"--{role}_needs",
@@ -315,6 +386,8 @@ def main(argv: Sequence[str]) -> int:
     help='of the cluster; "local" for one of this machine alone, made for the run',
   )
   known, settings = parser.parse_known_args(argv)
+  if known.learners < 1:
+    parser.error(f"--learners={known.learners}: a learner is one process, or several")
   ours = [f"--config.store.url={known.store}", "--config.sampler.count=0"]
   try:
     config = load_recipe(known.config)
@@ -323,11 +396,17 @@ def main(argv: Sequence[str]) -> int:
   except ConfigError as error:
     sys.exit(f"ConfigError: {error}")
   join(known.address)
-  say_what_is_missing("the learner", known.learner_needs)
+  say_what_is_missing("the learner", known.learner_needs, known.learners)
   say_what_is_missing("a sampler", known.sampler_needs)
   workdir = os.path.abspath(known.workdir)
   train = ["train", f"--config={known.config}", f"--workdir={workdir}"]
-  learner = Member("learner", [*train, *settings, *ours], known.learner_needs)
+  learner = Member(
+    "learner",
+    [*train, *settings, *ours],
+    known.learner_needs,
+    known.learners,
+    scheduling_strategy="SPREAD" if known.learners > 1 else "DEFAULT",
+  )
   sample = ["sample", f"--store={known.store}", f"--patience={_PATIENCE_SECONDS:g}"]
   samplers = [
     Member(

@@ -42,7 +42,7 @@ def nodes(monkeypatch, tmp_path_factory):
     cluster.shutdown()
 
 
-def start(cluster, folder, **settings):
+def start(cluster, folder, *options, **settings):
   """The fleet of the run in `folder`, as it is typed; what it says is in said.log."""
   settings = SETTINGS | {k.replace("__", "."): v for k, v in settings.items()}
   folder.mkdir(exist_ok=True)
@@ -52,7 +52,7 @@ def start(cluster, folder, **settings):
         *(sys.executable, SCRIPT, f"--address={cluster.address}"),
         *("--config=quickstart", f"--workdir={folder}", f"--store={url_of(folder)}"),
         *("--samplers=2", "--learner_needs=CPU=1,learner=1"),
-        "--sampler_needs=CPU=1,sampler=1",
+        *("--sampler_needs=CPU=1,sampler=1", *options),
         *(f"--config.{name}={value}" for name, value in settings.items()),
       ],
       stdout=said,
@@ -62,6 +62,14 @@ def start(cluster, folder, **settings):
 
 def said_in(folder):
   return (folder / "said.log").read_text(errors="replace")
+
+
+def wait_for(condition, driver, folder, seconds=300):
+  deadline = time.monotonic() + seconds
+  while not condition():
+    assert driver.poll() is None, said_in(folder)
+    assert time.monotonic() < deadline, said_in(folder)
+    time.sleep(0.2)
 
 
 def parent_of(pid):
@@ -84,11 +92,7 @@ def test_a_fleet_loses_processes_actors_a_node_and_its_driver(nodes, tmp_path):
   driver = start(cluster, folder, train__steps=100_000)
 
   def wait_until(condition, seconds=300):
-    deadline = time.monotonic() + seconds
-    while not condition():
-      assert driver.poll() is None, said_in(folder)
-      assert time.monotonic() < deadline, said_in(folder)
-      time.sleep(0.2)
+    wait_for(condition, driver, folder, seconds)
 
   def samples(name, seq=0):
     return store.heartbeats().get(name, {}).get("seq", 0) > seq
@@ -174,12 +178,85 @@ def test_a_fleet_loses_processes_actors_a_node_and_its_driver(nodes, tmp_path):
   wait_until_gone(folder)
 
 
+def test_a_learner_of_two_hosts_loses_a_process_an_actor_and_a_node(nodes, tmp_path):
+  cluster, of_samplers = nodes
+  folder = tmp_path / "run"
+  # Of three nodes any will do for either.
+  hosts = "--learners=2", "--learner_needs=CPU=1", "--samplers=1"
+
+  def begin(steps, **settings):
+    seconds = {"processes__seconds": 10}
+    return start(cluster, folder, *hosts, train__steps=steps, **seconds, **settings)
+
+  def learners():
+    names = [f"--config.processes.index={index}" for index in range(2)]
+    return [pid for name in names for pid in processes(folder, name)]
+
+  def come_back(pids, deaths):
+    """Both end, and two others go on from where they were: their process ids."""
+    wait_for(lambda: not {*pids} & {*learners()}, driver, folder)
+    step = steps_of(folder)[-1]
+    wait_for(lambda: (steps_of(folder) or [0])[-1] > step, driver, folder)
+    said = said_in(folder)
+    assert said.count("learner ended by signal 9, and is started again") == deaths
+    assert said.count("resumed  at step") == deaths
+    return learners()
+
+  driver = begin(100_000)
+  try:
+    wait_for(lambda: len(steps_of(folder)) > 5, driver, folder)
+    pids = learners()
+    raylets = [raylet(node) for node in (cluster.head_node, *of_samplers)]
+    on = [[is_below(pid, node) for node in raylets] for pid in pids]
+    assert len(on) == 2 and on[0] != on[1]
+
+    # The process of one host: the other misses it, and both are started again.
+    os.kill(pids[1], signal.SIGKILL)
+    pids = come_back(pids, deaths=1)
+    assert "no sign of life of process 1 of 2" in said_in(folder)
+
+    # The actor of the one that leads, with its process.
+    os.kill(parent_of(pids[0]), signal.SIGKILL)
+    pids = come_back(pids, deaths=2)
+
+    # A node: what ran there runs on another one.
+    (lost, *_) = [x for x in of_samplers if any(is_below(p, raylet(x)) for p in pids)]
+    cluster.remove_node(lost, allow_graceful=False)
+    come_back(pids, deaths=3)
+
+    # All are told to end, and a shorter run goes on to its end.
+    driver.terminate()
+    assert driver.wait(120) == os.EX_TEMPFAIL, said_in(folder)
+    wait_until_gone(folder)
+    step = steps_of(folder)[-1]
+    assert f"stopped at step {step}" in said_in(folder)
+    driver = begin(step + 3)
+    assert driver.wait(300) == 0, said_in(folder)
+    wait_until_gone(folder)
+    assert steps_of(folder) == list(range(1, step + 4))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["rollouts/lost"] == 0
+    assert summary["rollouts/quarantined"] == 0
+
+    # What the first refuses is not asked again.
+    driver = begin(step + 3, seed=5)
+    assert driver.wait(300) == 1, said_in(folder)
+    assert "learner is given up on, with exit code 1" in said_in(folder)
+    assert "ConfigChangedError" in said_in(folder)
+    assert "started again" not in said_in(folder)
+    wait_until_gone(folder)
+  finally:
+    driver.kill()
+    driver.wait()
+
+
 @pytest.mark.parametrize(
   ("argv", "message"),
   [
     (["--config=quickstrat"], "did you mean 'quickstart'"),
     (["--config=quickstart", "--config.train.step=3"], "did you mean 'steps'"),
     (["--config=quickstart", "--sampler_needs=CPU"], "'CPU' is not NAME=NUMBER"),
+    (["--config=quickstart", "--learners=0"], "a learner is one process, or several"),
     (["--config=quickstart", "--address=127.0.0.1:9"], "no Ray cluster at 127.0.0.1:9"),
   ],
 )

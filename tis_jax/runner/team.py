@@ -231,7 +231,7 @@ class Several:
       jax.distributed.shutdown()
 
   def _fail(self, error: BaseException) -> None:
-    if isinstance(error, JaxRuntimeError):
+    if _is_of_a_computation(error):
       # Most likely for the end of another, which is named when it is missed.
       time.sleep(self._seconds + 5 * self._pause)
     if isinstance(error, ProcessFailedError):
@@ -294,6 +294,16 @@ class Several:
     print(words, file=sys.stderr, flush=True)
     sys.stdout.flush()
     os._exit(code)
+
+
+def _is_of_a_computation(error: BaseException | None) -> bool:
+  """Whether it is what JAX says where a computation fails, or comes of that."""
+  while error is not None:
+    # A collective that fails while it is dispatched is a ValueError.
+    if isinstance(error, JaxRuntimeError) or "Gloo" in str(error):
+      return True
+    error = error.__cause__ or error.__context__
+  return False
 
 
 Team = Alone | Several
