@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 from tiny_run import small, steps_of, steps_of_or_none
 
+from tis_jax.engines.served.process import free_port
 from tis_jax.runner import logs
 from tis_jax.runner.workdir import locked
 from tis_jax.store import Store
@@ -46,10 +46,7 @@ def _compiled_once(tmp_path_factory, monkeypatch):
 def start(workdir, count, steps=STEPS, **changes):
   """Starts the processes of a learner: each says what it says in a file."""
   workdir.mkdir(exist_ok=True)
-  with socket.socket() as listener:
-    listener.bind(("127.0.0.1", 0))
-    port = listener.getsockname()[1]
-  started = []
+  port, started = free_port(), []
   for index in range(count):
     own = {
       "processes.count": count,

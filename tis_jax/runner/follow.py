@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from tis_jax.learner import Batch, Checkpoints, concatenate
-from tis_jax.learner.mesh import row_sharding
 from tis_jax.runner import logs
-from tis_jax.runner.ahead import Ahead
 from tis_jax.runner.config import ConfigError
 from tis_jax.runner.interrupts import Interrupts
 from tis_jax.runner.lineage import Lineage
-from tis_jax.runner.publisher import publisher_of
 from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
 from tis_jax.runner.stream import reread
 from tis_jax.runner.team import Several
-from tis_jax.runner.work import Work, first_state
+from tis_jax.runner.work import first_state, working
 from tis_jax.store import Store, StoreError
 
 
@@ -86,23 +83,22 @@ def follow(
     store = Store.open(url, run)
     kept_width = settings.sampler.kept_width(parts.decoder.vocab_size)
     stream = ChosenBatches(store, team, kept_width)
-    ahead = stack.enter_context(
-      Ahead(stream, row_sharding(parts.learner.mesh), parts.pack)
-    )
-    publisher = stack.enter_context(publisher_of(settings, store, team))
-    work = Work(
-      parts,
-      state,
-      info["tightened"],
-      team=team,
-      ahead=ahead,
-      publisher=publisher,
-      checkpoints=checkpoints,
+    work = stack.enter_context(
+      working(
+        settings,
+        parts,
+        state,
+        info,
+        team=team,
+        store=store,
+        stream=stream,
+        checkpoints=checkpoints,
+      )
     )
     team.meet()
     logs.say(f"process {team.index} of {team.count} follows process 0")
     while True:
-      publisher.check()
+      work.publisher.check()
       what, *told = team.hear(look)
       if what == "end":
         return told[0]

@@ -24,11 +24,9 @@ import numpy as np
 from tis_jax.engines.native.health import PHASES
 from tis_jax.learner import Batch, Checkpoints, save_batch
 from tis_jax.runner import logs
-from tis_jax.runner.ahead import Ahead
 from tis_jax.runner.guard import WEIGHTY, Guard
 from tis_jax.runner.health import sampler_health
 from tis_jax.runner.lineage import Lineage
-from tis_jax.runner.publisher import Publisher
 from tis_jax.runner.settings import Settings
 from tis_jax.runner.stream import BatchStream, late_rows, needed_from
 from tis_jax.runner.summary import summarize
@@ -96,8 +94,6 @@ class Run:
     store: of the run.
     stream: of its batches.
     lineage: which step each version is of.
-    ahead: reads the stream.
-    publisher: of the params.
     fleet: of samplers on this machine.
     checkpoints: of the run.
     log: of its metrics.
@@ -113,8 +109,6 @@ class Run:
     store: Store,
     stream: BatchStream,
     lineage: Lineage,
-    ahead: Ahead,
-    publisher: Publisher,
     fleet: Fleet,
     checkpoints: Checkpoints,
     log: logs.MetricsLog,
@@ -122,7 +116,8 @@ class Run:
     self._settings, self._work, self._workdir = settings, work, workdir
     self._info = info
     self._store, self._stream, self._fleet = store, stream, fleet
-    self._lineage, self._ahead, self._publisher = lineage, ahead, publisher
+    self._lineage = lineage
+    self._ahead, self._publisher = work.ahead, work.publisher
     self._checkpoints, self._log = checkpoints, log
     self._began = time.monotonic()
     self.step = int(work.state.step)

@@ -9,22 +9,19 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from tis_jax.learner import CheckpointError, Checkpoints
-from tis_jax.learner.mesh import row_sharding
 from tis_jax.rollouts import Limits
 from tis_jax.runner import figures, logs, peers
-from tis_jax.runner.ahead import Ahead
 from tis_jax.runner.config import settings_of
 from tis_jax.runner.deterministic import strict_order
 from tis_jax.runner.follow import follow
 from tis_jax.runner.interrupts import Interrupted, Interrupts
 from tis_jax.runner.lineage import Lineage
-from tis_jax.runner.publisher import publisher_of
 from tis_jax.runner.run import Run
 from tis_jax.runner.settings import Settings, read_config
 from tis_jax.runner.setup import Parts, assignment, build
 from tis_jax.runner.stream import BatchStream
 from tis_jax.runner.team import ProcessSettings, Several, Team, joined
-from tis_jax.runner.work import Work, first_state
+from tis_jax.runner.work import first_state, working
 from tis_jax.runner.workdir import (
   check_config,
   identify,
@@ -152,10 +149,18 @@ def _lead(
       position=position,
       on_choice=team.choose,
     )
-    ahead = stack.enter_context(
-      Ahead(stream, row_sharding(parts.learner.mesh), parts.pack)
+    work = stack.enter_context(
+      working(
+        settings,
+        parts,
+        state,
+        info,
+        team=team,
+        store=store,
+        stream=stream,
+        checkpoints=checkpoints,
+      )
     )
-    publisher = stack.enter_context(publisher_of(settings, store, team))
     fleet = stack.enter_context(
       Fleet(
         identity.store,
@@ -168,15 +173,6 @@ def _lead(
     team.too_late = fleet.kill
     # Left before the fleet is: samplers that are told to end need not be made to.
     stack.push(_stopping(store))
-    work = Work(
-      parts,
-      state,
-      info["tightened"],
-      team=team,
-      ahead=ahead,
-      publisher=publisher,
-      checkpoints=checkpoints,
-    )
     run = Run(
       settings,
       work,
@@ -185,8 +181,6 @@ def _lead(
       store=store,
       stream=stream,
       lineage=lineage,
-      ahead=ahead,
-      publisher=publisher,
       fleet=fleet,
       checkpoints=checkpoints,
       log=log,

@@ -4,7 +4,8 @@ The lead calls these methods, and each tells the other processes to call it, too
 (`follow`). A learner of one process tells nobody.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from tis_jax.learner.mesh import replicated, row_sharding
 from tis_jax.learner.processes import params_here, whole
 from tis_jax.learner.state import placed
 from tis_jax.runner.ahead import Ahead
-from tis_jax.runner.publisher import Publisher
+from tis_jax.runner.publisher import Publisher, publisher_of
+from tis_jax.runner.settings import Settings
 from tis_jax.runner.setup import Parts
 from tis_jax.runner.team import Team
+from tis_jax.store import Store
 
 FRESH: Mapping[str, Any] = {
   "version": -1,
@@ -40,20 +43,62 @@ def first_state(
   return state, {**FRESH, **info}, True
 
 
+@contextlib.contextmanager
+def working(
+  settings: Settings,
+  parts: Parts,
+  state: TrainState,
+  info: Mapping[str, Any],
+  *,
+  team: Team,
+  store: Store,
+  stream: Any,
+  checkpoints: Checkpoints,
+) -> Iterator["Work"]:
+  """While entered, batches are read and params published beside the work.
+
+  Args:
+    settings: of the run.
+    parts: as the settings have them.
+    state: to start from.
+    info: what its checkpoint says beside it.
+    team: of the processes.
+    store: of the run.
+    stream: gives the batches, see `Ahead`.
+    checkpoints: of the run.
+  """
+  rows = row_sharding(parts.learner.mesh)
+  with (
+    Ahead(stream, rows, parts.pack) as ahead,
+    publisher_of(settings, store, team) as publisher,
+  ):
+    yield Work(
+      parts,
+      state,
+      info["tightened"],
+      team=team,
+      ahead=ahead,
+      publisher=publisher,
+      checkpoints=checkpoints,
+    )
+
+
 class Work:
   """The learner's state and what changes, shows or keeps it.
 
   Attributes:
     state: behind the update that was dispatched last.
     parts: of the run, with caps as near to 1 as they were pulled.
+    ahead: reads the batches.
+    publisher: of the params.
 
   Args:
     parts: as the settings have them.
     state: to start from.
     tightened: how often the caps were pulled.
     team: of the processes.
-    ahead: reads the batches.
-    publisher: of the params.
+    ahead: see above.
+    publisher: see above.
     checkpoints: of the run.
   """
 
@@ -70,7 +115,7 @@ class Work:
   ):
     self.state = state
     self._as_given, self._team = parts, team
-    self._ahead, self._publisher = ahead, publisher
+    self.ahead, self.publisher = ahead, publisher
     self._checkpoints = checkpoints
     self._rows: dict[int, Batch] = {}
     self._taken: Any = None
@@ -79,14 +124,14 @@ class Work:
   def read(self, step: int, version: int) -> None:
     """Has the batch of the step that follows `step` steps read; see `Ahead.begin`."""
     self._team.tell("read", step, version)
-    self._ahead.begin(step, version)
+    self.ahead.begin(step, version)
 
   def take(self, step: int, while_waiting: Callable[[], None] = lambda: None) -> Batch:
     """Waits for the batch that is being read; its rows, as the stream gave them."""
-    self._taken = self._ahead.take(while_waiting)
+    self._taken = self.ahead.take(while_waiting)
     self._team.tell("take", step)
-    self._rows[step] = self._ahead.rows
-    return self._ahead.rows
+    self._rows[step] = self.ahead.rows
+    return self.ahead.rows
 
   def update(self, step: int) -> dict[str, Any]:
     """Dispatches the update on the batch that was taken, and does not wait for it.
@@ -109,7 +154,7 @@ class Work:
   def publish(self, version: int, info: Mapping[str, Any]) -> None:
     """Starts giving the samplers the params; see `Publisher.publish`."""
     self._team.tell("publish", version, info)
-    self._publisher.publish(version, self.state.params, info)
+    self.publisher.publish(version, self.state.params, info)
 
   def save(self, info: Mapping[str, Any], heals: bool = False) -> None:
     """Starts a checkpoint of the state.
