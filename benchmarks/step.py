@@ -9,7 +9,8 @@ reward, the log-probs of all answers, and two AdamW updates with gradients clipp
 norm 1, on half of the answers each: PPO's clip at 0.2, group-normalised advantages, the
 mean over tokens, no KL, no checkpointing of activations. Both sides read the same
 safetensors and the same prompts, each in a process of its own; the first step compiles
-or warms up and is not counted, the median of the others is.
+or warms up and is not counted, the median of the others is. TRL computes padded rows;
+here they are packed, so that a prompt is computed once for its answers in a half.
 
 Phases: `generate` from the params to the answers, handing over new params included;
 `log_probs` the pass before the first update; `update` the rest. Here log-probs and

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 import tis_jax as tis
-from tis_jax import advantages, losses, models
+from tis_jax import advantages, learner, losses, models
 from tis_jax.engines import NativeEngine
 from tis_jax.learner import (
   AdamW,
@@ -25,8 +25,9 @@ from tis_jax.learner import (
   init_state,
   make_mesh,
   make_optimizer,
-  make_score,
   make_update,
+  pack,
+  take_rows,
 )
 from tis_jax.logprobs import Sampling
 from tis_jax.models.hugging_face import read_hugging_face
@@ -52,10 +53,10 @@ def main(folder: str) -> None:
     loss=functools.partial(losses.ppo, clip_low=0.2, clip_high=0.2),
     advantage=advantages.grpo,
     mini_batches=MINI_BATCHES,
-    shuffle=True,
+    packing=True,
   )
   update = make_update(graph, algorithm, optimizer, mesh)
-  score = make_score(graph, mesh)
+  score = jax.jit(functools.partial(learner.score, graph))
   state = init_state(params, optimizer, jax.random.key(0), mesh)
   del params
   engine = NativeEngine(
@@ -91,15 +92,20 @@ def main(folder: str) -> None:
       group_ids=np.arange(len(rows), dtype=np.int32) // asked["group"],
       finish_reasons=out.finish_reasons,
     )
+    packed = pack(batch, algorithm, mesh, config.hidden_size)
     paused = time.perf_counter()
     # The pass that the update makes too, in as many parts, timed beside the step.
     parts = [
-      jax.tree.map(lambda x, part=part: x[part::MINI_BATCHES], batch)
+      (
+        take_rows(batch, slice(part, None, MINI_BATCHES)),
+        jax.tree.map(lambda x, part=part: x[:, 0, part], packed.packing),
+      )
       for part in range(MINI_BATCHES)
     ]
-    scored = jax.block_until_ready([score(state.params, part).logp for part in parts])
+    scored = [score(state.params, *part).logp for part in parts]
+    scored = jax.block_until_ready(scored)
     log_probs = time.perf_counter() - paused
-    state, metrics = update(state, batch, np.int32(step))
+    state, metrics = update(state, packed, np.int32(step))
     jax.block_until_ready((state, metrics))
     seconds = time.perf_counter() - began - log_probs
     # The engine's log-probs are those of the learner: it is the same step.

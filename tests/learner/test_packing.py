@@ -35,6 +35,17 @@ def grouped(batch):
   )
 
 
+@pytest.fixture(scope="module")
+def whole(grouped):
+  """In eight groups of four."""
+  first = np.arange(32) // 4 * 4
+  return grouped._replace(
+    prompts=grouped.prompts[first],
+    prompt_mask=grouped.prompt_mask[first],
+    mask=grouped.mask & grouped.prompt_mask[first].any(1)[:, None],
+  )
+
+
 def plain(batch):
   """Without what only some algorithms read."""
   return batch._replace(top_tokens=None, kept_tokens=None)
@@ -48,13 +59,15 @@ def by_mini_batch(packing):
   )
 
 
+@pytest.mark.parametrize("of", ["grouped", "whole"])
 @pytest.mark.parametrize(
   ("mesh", "settings"),
   [("one", FOUR), ("2x2x2", {"mini_batches": 2, "micro_batches": 2}), ("one", {})],
 )
 def test_every_response_token_is_predicted_once_behind_its_prompt(
-  tiny, grouped, mesh, settings
+  tiny, grouped, whole, mesh, settings, of
 ):
+  grouped = {"grouped": grouped, "whole": whole}[of]
   algorithm, mesh = make_algorithm(**settings), tiny.meshes[mesh]
   plan = by_mini_batch(learner.pack(grouped, algorithm, mesh).packing)
   for m, mini in enumerate(zip(*plan, strict=True)):
@@ -107,6 +120,34 @@ def test_full_responses_take_as_many_passes_as_padded_rows(tiny, grouped):
     algorithm = make_algorithm(**settings)
     packed = learner.pack(full, algorithm, tiny.meshes[mesh]).packing
     assert (packed.segments != 0).all()
+
+
+@pytest.mark.parametrize("mini", [1, 2])
+def test_whole_groups_take_the_slots_of_a_prompt_once(tiny, whole, mini):
+  """Full responses, that is, and those of a group in one mini-batch."""
+  full = whole._replace(mask=np.ones_like(whole.mask))
+  full = full._replace(prompt_mask=np.ones_like(full.prompt_mask))
+  algorithm = make_algorithm(mini_batches=mini)
+  packed = learner.pack(full, algorithm, tiny.meshes["one"], 1000).packing
+  assert packed.tokens.shape == (8, 1, mini, 3 + 6 * (4 // mini))
+  assert (packed.segments != 0).all()
+  # Where attention is nearly all that a slot costs, long rows do not pay.
+  packed = learner.pack(full, algorithm, tiny.meshes["one"], 1).packing
+  assert packed.tokens.shape[3] % 9 == 0
+
+
+def test_groups_of_any_lengths_fit_the_rows_of_whole_ones(tiny, whole):
+  """As many rows as their prompts need is all that is counted, so few tries suffice."""
+  rng, mesh, shapes = np.random.default_rng(4), tiny.meshes["one"], set()
+  algorithm = make_algorithm(micro_batches=2)
+  for _ in range(200):
+    length = np.where(rng.random(32) < 0.5, rng.choice([1, 6], 32), rng.integers(0, 7))
+    short = whole._replace(mask=np.arange(6) < length[:, None])
+    short = short._replace(mask=short.mask & short.prompt_mask.any(1)[:, None])
+    packed = learner.pack(short, algorithm, mesh, 100).packing
+    shapes.add(packed.tokens.shape)
+    assert (packed.targets >= 0).sum() == short.mask.sum()
+  assert shapes == {(4, 2, 1, 27)}
 
 
 def test_a_response_without_a_prompt_is_refused(tiny, grouped):
@@ -173,6 +214,20 @@ def same_step(got, want):
     )
 
 
+def test_an_update_of_one_pass_is_the_padded_one(tiny, whole):
+  algorithm, mesh = make_algorithm(kl__coefficient=0.0), tiny.meshes["one"]
+  update = learner.make_update(tiny.graph, algorithm, tiny.optimizer, mesh)
+
+  def step(given):
+    state = learner.init_state(tiny.params, tiny.optimizer, jax.random.key(1), mesh)
+    return jax.device_get(update(state, given, np.int32(VERSION)))
+
+  batch = plain(whole)
+  packed = learner.pack(batch, algorithm, mesh, 100)
+  assert packed.packing.tokens.shape == (8, 1, 1, 27)
+  same_step(step(packed), step(batch))
+
+
 @pytest.mark.slow
 def test_an_update_is_the_padded_one_and_compiles_once(tiny, grouped):
   """On a mesh, with all that passes read, over batches of any lengths."""
@@ -230,7 +285,11 @@ def test_what_does_not_fit_an_update_is_refused(tiny, grouped):
   packed = learner.pack(plain(grouped), make_algorithm(**FOUR), mesh)
   state = learner.abstract_state(tiny.graph, tiny.optimizer, mesh)
   for settings, message in (
-    ({"micro_batches": 2}, r"packed rows \(1, 4, 1, 72\) are not the \(2, 2, 1, 72\)"),
+    (
+      {"micro_batches": 2},
+      r"packed rows \(1, 4, 1, 72\) are not the \(R, 2, 1, L\) of this update, R x L "
+      "at most 144",
+    ),
     ({**FOUR, "shuffle": True}, "shuffle=True deals them anew"),
   ):
     update = learner.make_update(

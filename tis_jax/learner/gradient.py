@@ -85,15 +85,15 @@ def optimize(
 
   zeros = jax.tree.map(jnp.zeros_like, trained)
   keys = jax.random.split(key, algorithm.micro_batches)
-  if packing is not None:
+  if algorithm.micro_batches == 1:
+    # Added to nothing: a sum to begin with is as large as the params.
+    gradients, found = gradients_of(rows, packing, keys[0])
+    found = jax.tree.map(lambda x: x[None], found)
+  elif packing is not None:
     passes = split(packing, algorithm.micro_batches, learner.mesh)
     gradients, found = scan_first(
       used_passes(passes), packed_pass, zeros, (passes, keys), _unread
     )
-  elif algorithm.micro_batches == 1:
-    # Added to nothing: a sum to begin with is as large as the params.
-    gradients, found = gradients_of(rows, None, keys[0])
-    found = jax.tree.map(lambda x: x[None], found)
   else:
     parts = split(rows, algorithm.micro_batches, learner.mesh)
     gradients, found = jax.lax.scan(micro_batch, zeros, (parts, keys))

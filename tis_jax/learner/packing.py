@@ -20,7 +20,8 @@ from tis_jax.learner.microbatch import check_rows
 from tis_jax.numerics.arrays import Array
 from tis_jax.rollouts import up_to_last
 
-# A slot's attention costs what its row is long, so rows are joined up to here alone.
+# A slot's attention costs what its row is long, so rows whose prompts differ are joined
+# up to here alone.
 _SLOTS = 128
 
 
@@ -71,43 +72,63 @@ class PackedShape(NamedTuple):
   passes: int
 
 
-def packed_shape(batch: Batch, algorithm: Algorithm, mesh: Mesh) -> PackedShape:
-  """The shape of the packed rows of every batch that is shaped like this one.
+def packed_shape(
+  batch: Batch, algorithm: Algorithm, mesh: Mesh, width: int = _SLOTS
+) -> PackedShape:
+  """The shape of packed rows: of every batch that is shaped and grouped like this one.
 
-  A pass has as many slots as one of padded rows: `micro_batches` decides for both. A
-  packed row stands for k padded ones, as many as make up 128 slots, at least one; k
-  responses of any length fit, so a mini-batch never needs more than `micro_batches`
-  passes.
+  A packed row stands for k padded ones, of P + T - 1 slots each. Where the batch has
+  its rows in groups of a prompt, it holds k full responses behind one prompt, in
+  P - 1 + k T slots; k is what costs least, at `width` + L for a slot of a row of L.
+  Where that is k = 1, or the groups are too small, it has k (P + T - 1) slots, up to
+  128. Either way all rows fit, whatever the lengths of their responses, in
+  `micro_batches` passes at most, none of which has more slots than one of padded rows.
 
   Args:
-    batch: of the update.
+    batch: of the update, in numpy.
     algorithm: of the update.
     mesh: of the update.
+    width: D of the decoder: beside its attention, a slot costs about as much as the
+      attention of so many slots.
 
   Raises:
     ValueError: its rows do not divide.
 
   >>> from types import SimpleNamespace as Fake
-  >>> batch = Batch(*[np.zeros((64, 40))] * 2, *[np.zeros((64, 25))] * 4,
-  ...               *[np.zeros(64)] * 3)
-  >>> parts = Fake(mini_batches=2, micro_batches=4)
-  >>> packed_shape(batch, parts, Fake(shape={"data": 2, "fsdp": 1}))
+  >>> prompts, response = np.arange(64).repeat(40).reshape(64, 40), np.ones((64, 25))
+  >>> batch = Batch(prompts, prompts >= 0, *[response] * 4, *[np.zeros(64)] * 3)
+  >>> parts = Fake(mini_batches=2, micro_batches=4), Fake(shape={"data": 2, "fsdp": 1})
+  >>> packed_shape(batch, *parts)
   PackedShape(rows=4, length=128, passes=4)
+  >>> packed_shape(batch._replace(prompts=prompts // 8), *parts)
+  PackedShape(rows=2, length=139, passes=4)
   """
   rows, shards = batch.tokens.shape[0], row_shards(mesh)
   mini, micro = algorithm.mini_batches, algorithm.micro_batches
   check_rows(rows, mini, micro, mesh)
   padded = rows // (shards * mini * micro)
-  length = batch.prompts.shape[1] + batch.tokens.shape[1] - 1
-  joined = max(
-    k
-    for k in range(1, padded + 1)
-    if padded % k == 0 and (k == 1 or k * length <= _SLOTS)
-  )
-  return PackedShape(padded // joined * shards, joined * length, micro)
+  prompt, response = batch.prompts.shape[1] - 1, batch.tokens.shape[1]
+  together = [k for k in range(1, padded + 1) if padded % k == 0]
+  alike = [list(_alike(part).values()) for part in _mini_batches(batch, mini)]
+
+  def fits(k: int) -> bool:
+    needed = (sum(-(-len(group) // k) for group in groups) for groups in alike)
+    return max(needed) <= padded // k * shards * micro
+
+  def cost(k: int) -> float:
+    return (response + prompt / k) * (width + prompt + k * response)
+
+  k = min(filter(fits, together), key=cost)
+  length = prompt + k * response
+  if k == 1:
+    k = max(k for k in together if k == 1 or k * length <= _SLOTS)
+    length *= k
+  return PackedShape(padded // k * shards, length, micro)
 
 
-def pack(batch: Batch, algorithm: Algorithm, mesh: Mesh) -> PackedBatch:
+def pack(
+  batch: Batch, algorithm: Algorithm, mesh: Mesh, width: int = _SLOTS
+) -> PackedBatch:
   """A batch with its packed rows; mini-batches hold the rows that they always do.
 
   Responses to the same prompt come one after the other, longest first, those of the
@@ -119,11 +140,12 @@ def pack(batch: Batch, algorithm: Algorithm, mesh: Mesh) -> PackedBatch:
     batch: numpy, in the update's shape.
     algorithm: of the update.
     mesh: of the update.
+    width: see `packed_shape`.
 
   Raises:
     ValueError: a response without a prompt, or rows that do not divide.
   """
-  shape = packed_shape(batch, algorithm, mesh)
+  shape = packed_shape(batch, algorithm, mesh, width)
   mini = algorithm.mini_batches
   held = np.asarray(batch.mask).any(axis=1)
   if (held & ~np.asarray(batch.prompt_mask).any(axis=1)).any():
@@ -131,7 +153,7 @@ def pack(batch: Batch, algorithm: Algorithm, mesh: Mesh) -> PackedBatch:
       "a response has no prompt, so nothing predicts its first token; give it one, or "
       "an empty mask"
     )
-  plans = [_plan(take_rows(batch, slice(m, None, mini)), shape) for m in range(mini)]
+  plans = [_plan(part, shape) for part in _mini_batches(batch, mini)]
 
   def dealt(*columns):
     parts = np.stack(columns).reshape(mini, shape.passes, shape.rows, shape.length)
@@ -183,7 +205,10 @@ def _plan(batch: Batch, shape: PackedShape) -> Packing:
 
 
 def _placed(batch: Batch, shared, shape: PackedShape) -> _Segments:
-  """Where everything goes; `shared` are the slots that each row's prompt takes."""
+  """Where everything goes; `shared` are the slots that each row's prompt takes.
+
+  There is room: an empty row takes k responses of a prompt before it needs another.
+  """
   lengths = up_to_last(np.asarray(batch.mask)).sum(axis=1)
   number = shape.rows * shape.passes
   free, count = np.full(number, shape.length), np.zeros(number, int)
@@ -210,11 +235,21 @@ def _placed(batch: Batch, shared, shape: PackedShape) -> _Segments:
   return _Segments(*np.array(found, int).reshape(-1, 6).T)
 
 
+def _mini_batches(batch: Batch, mini: int) -> list[Batch]:
+  return [take_rows(batch, slice(m, None, mini)) for m in range(mini)]
+
+
 def _by_prompt(batch: Batch, lengths) -> list[list[int]]:
   """Rows of equal prompts, longest first, those that take most slots before others."""
+  order = np.argsort(-lengths, kind="stable")
+  groups = _alike(batch, order[: np.count_nonzero(lengths)]).values()
+  return sorted(groups, key=lambda rows: -lengths[rows].sum())
+
+
+def _alike(batch: Batch, order=None) -> dict[bytes, list[int]]:
+  """The rows of each prompt, in some order."""
   prompts = np.where(batch.prompt_mask, batch.prompts, -1)
   found: dict[bytes, list[int]] = {}
-  for b in np.argsort(-lengths, kind="stable"):
-    if lengths[b]:
-      found.setdefault(prompts[b].tobytes(), []).append(int(b))
-  return sorted(found.values(), key=lambda rows: -lengths[rows].sum())
+  for b in range(len(prompts)) if order is None else order:
+    found.setdefault(prompts[b].tobytes(), []).append(int(b))
+  return found

@@ -16,7 +16,7 @@ from tis_jax.learner.learner import Learner
 from tis_jax.learner.measures import plain
 from tis_jax.learner.mesh import replicated, row_sharding
 from tis_jax.learner.microbatch import check_rows, split
-from tis_jax.learner.packing import PackedBatch, packed_shape
+from tis_jax.learner.packing import PackedBatch
 from tis_jax.learner.rows import Rows
 from tis_jax.learner.state import TrainState
 from tis_jax.logprobs import Sampling, agree, truncates
@@ -186,12 +186,16 @@ def _check_packing(learner: Learner, given: PackedBatch) -> None:
       "rows are packed for the mini-batches that they stand in, and shuffle=True deals "
       "them anew; give the plain batch, or take shuffle=False"
     )
-  shape = packed_shape(given.batch, algorithm, learner.mesh)
-  wanted = (shape.rows, shape.passes, algorithm.mini_batches, shape.length)
-  if (found := given.packing.tokens.shape) != wanted:
+  passes, mini = algorithm.micro_batches, algorithm.mini_batches
+  rows, *parts, length = given.packing.tokens.shape
+  batch = given.batch
+  responses, prompt = batch.tokens.shape, batch.prompts.shape[1] - 1
+  most = responses[0] // (passes * mini) * (prompt + responses[1])
+  if parts != [passes, mini] or rows * length > most:
     raise ValueError(
-      f"packed rows {found} are not the {wanted} of this update: pack the batch with "
-      "its own algorithm and mesh"
+      f"packed rows {given.packing.tokens.shape} are not the (R, {passes}, {mini}, L) "
+      f"of this update, R x L at most {most}: pack the batch with its own algorithm "
+      "and mesh"
     )
 
 

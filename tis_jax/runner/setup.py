@@ -17,6 +17,7 @@ from tis_jax.learner.processes import local_mesh
 from tis_jax.learner.state import placed
 from tis_jax.logprobs import Sampling, truncates
 from tis_jax.models import Base, DecoderConfig
+from tis_jax.models.params import config_of
 from tis_jax.models.tokenizers import Tokenizer
 from tis_jax.numerics.arguments import bind, check_name
 from tis_jax.numerics.checks import check_choice
@@ -71,10 +72,11 @@ class Parts:
 
   def pack(self, batch: Batch) -> Batch | PackedBatch:
     """The batch as `update` is to have it."""
-    algorithm = self.learner.algorithm
-    return (
-      learner.pack(batch, algorithm, self.learner.mesh) if algorithm.packs else batch
-    )
+    parts = self.learner
+    if not parts.algorithm.packs:
+      return batch
+    width = config_of(parts.graph).hidden_size
+    return learner.pack(batch, parts.algorithm, parts.mesh, width)
 
   def tightened(self, times: int) -> "Parts":
     """The parts with the correction's caps pulled to 1 so many times."""
