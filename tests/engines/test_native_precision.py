@@ -76,6 +76,31 @@ def test_a_layout_computes_what_the_decoder_does(config, precision):
     assert np.abs(found - exact).mean() < 1.3 * off + 2e-5, chunks
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_held_in_fp32_matrices_are_what_they_were_rounded_to(monkeypatch, dtype):
+  """From fp32 params, where XLA would rather not round at all."""
+  graph, params = models.decoder_graph(PLAIN, dtype=dtype), random_params(PLAIN)
+  found = {}
+  for held in (dtype, "float32"):
+    fastest = functools.partial(jnp.dtype, held)
+    monkeypatch.setattr(
+      sys.modules[layout.__module__], "multiplied_in", lambda *_, of=fastest: of()
+    )
+    found[held] = layout(graph, params)
+  narrow, wide = found[dtype], found["float32"]
+  same = [(narrow.head_VD, wide.head_VD)]
+  for one, other in zip(narrow.layers, wide.layers, strict=True):
+    for name in ("heads", "out", "gate_up", "down"):
+      same.append(tuple(getattr(x, name).numbers_OI for x in (one, other)))
+  for a, b in same:
+    assert (a.dtype, b.dtype) == (jnp.dtype(dtype), jnp.float32)
+    np.testing.assert_array_equal(a.astype(jnp.float32), b)
+  # Sums in another order, each then rounded to `dtype`.
+  want, got = (engine_logits(graph, made) for made in (narrow, wide))
+  exact = engine_logits(models.decoder_graph(PLAIN), layout(graph, params))
+  assert np.abs(want - got).mean() < 2**0.5 * np.abs(want - exact).mean()
+
+
 def test_a_head_may_be_fp32_under_bf16_layers():
   graph = models.decoder_graph(EVERYTHING, dtype=jnp.bfloat16)
   params = random_params(EVERYTHING)

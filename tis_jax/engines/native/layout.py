@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tis_jax.engines.native.cpu import multiplied_in
 from tis_jax.models.config import DecoderConfig
 from tis_jax.models.experts import ExpertMatrix, Experts
 from tis_jax.models.params import config_of, dtype_of, flatten
@@ -53,7 +54,10 @@ class Matrix(NamedTuple):
 
   def __call__(self, x_TI: jax.Array) -> jax.Array:
     """x @ numbers * scale: accumulated and scaled in fp32, in the dtype of x."""
-    product = times(x_TI, self.numbers_OI.astype(x_TI.dtype))
+    numbers_OI = self.numbers_OI
+    if numbers_OI.dtype != jnp.float32:
+      numbers_OI = numbers_OI.astype(x_TI.dtype)
+    product = times(x_TI.astype(numbers_OI.dtype), numbers_OI)
     if self.scale_O is not None:
       product = product * self.scale_O[None, :]
     if self.beside is not None:
@@ -133,8 +137,9 @@ def layout(graph: nnx.GraphDef, params: nnx.State, head: nnx.State | None = None
       activations' dtype.
 
   Returns:
-    Layout. On a CPU whole numbers are held in the activations' dtype, which is exact,
-    and saves a conversion at every step; elsewhere they are held as they are.
+    Layout. On a CPU matrices are held in what it multiplies fastest in, which is exact,
+    and saves a conversion at every step, see `multiplied_in`; elsewhere whole numbers
+    are held as they are.
 
   Example:
     >>> from tis_jax.models import DecoderConfig, decoder_graph, init_params
@@ -156,8 +161,27 @@ def layout(graph: nnx.GraphDef, params: nnx.State, head: nnx.State | None = None
     head_dtype = jnp.dtype(jnp.float32)
   source = flat["embedding" if config.tie_embeddings else "output"]
   if config.tie_embeddings and head is None and source.dtype == dtype:
-    return made._replace(head_VD=made.embedding_VD)
-  return made._replace(head_VD=_head(config, head_dtype, source))
+    made = made._replace(head_VD=made.embedding_VD)
+  else:
+    made = made._replace(head_VD=_head(config, head_dtype, source))
+  if widened and (held := multiplied_in(dtype, config.num_parameters)) != dtype:
+    head_VD, layers = _held_in(held, (made.head_VD, made.layers))
+    made = made._replace(head_VD=head_VD, layers=layers)
+  return made
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _held_in(dtype, matrices):
+  """The matrices in a wider dtype; with the rounding in one jit, XLA leaves that out."""
+
+  def one(x):
+    if isinstance(x, Matrix):
+      return x._replace(numbers_OI=x.numbers_OI.astype(dtype))
+    return x
+
+  head_VD, layers = matrices
+  is_matrix = lambda x: isinstance(x, Matrix)
+  return head_VD.astype(dtype), jax.tree.map(one, layers, is_leaf=is_matrix)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
