@@ -172,7 +172,7 @@ def layout(graph: nnx.GraphDef, params: nnx.State, head: nnx.State | None = None
 
 @functools.partial(jax.jit, static_argnums=0)
 def _held_in(dtype, matrices):
-  """The matrices in a wider dtype; with the rounding in one jit, XLA leaves that out."""
+  """Matrices in a wider dtype; in one jit with the rounding XLA leaves that out."""
 
   def one(x):
     if isinstance(x, Matrix):
