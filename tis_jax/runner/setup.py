@@ -157,6 +157,11 @@ def build(settings: Settings) -> Parts:
         "algorithm.score_centering needs the sampler's most probable tokens in the "
         "record: set sampler.top_logprobs, to 20 say"
       )
+    if settings.sampler.routed_experts and not decoder.num_experts:
+      raise ValueError(
+        f"sampler.routed_experts: {settings.model.source} is no mixture of experts, so "
+        "there is nothing to record; set it to False"
+      )
     graph = models.decoder_graph(
       decoder, dtype=settings.model.dtype, remat=settings.model.remat
     )
