@@ -78,11 +78,12 @@ TOKENS = np.random.default_rng(7).integers(0, PLAIN.vocab_size, (3, 10))
 LEFT_PADDED = (np.arange(10)[None, :] >= np.array([[0], [3], [7]])).astype(np.int32)
 
 
-def reference(config, params, tokens, sent=None):
+def reference(config, params, tokens, sent=None, routed=None):
   """Log-probs of one row, token by token, head by head, in float64.
 
   `sent` is a list that is given, layer by layer and token by token, the experts and by
   how much their shares differ from each other and from the next one's.
+  `routed` gives, in the same order, experts to take instead; None for the router's own.
   """
   w = {name: np.asarray(x, np.float64) for name, x in models.flatten(params).items()}
   half = config.head_dim // 2
@@ -123,6 +124,8 @@ def reference(config, params, tokens, sent=None):
     share /= share.sum()
     order = np.argsort(-share)
     chosen = order[: config.experts_per_token]
+    if routed is not None and (given := next(routed)) is not None:
+      chosen = given
     if sent is not None:
       gaps = -np.diff(share[order])[: config.experts_per_token]
       sent.append((chosen, gaps.min()))

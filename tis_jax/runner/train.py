@@ -144,6 +144,7 @@ def _lead(
       groups=settings.train.prompts_per_step,
       filter_groups=settings.train.dynamic_sampling,
       kept_width=settings.sampler.kept_width(parts.decoder.vocab_size),
+      routed=settings.algorithm.replay_experts,
       max_staleness=settings.store.max_staleness,
       late=settings.algorithm.late.policy,
       lineage=lineage,
