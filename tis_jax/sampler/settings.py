@@ -47,8 +47,9 @@ class SamplerSettings:
       each place; 0 for none. For algorithm.score_centering. It costs 8 bytes each a
       token, and as many compares a logit in the learner's passes.
     routed_experts: record to which experts of a mixture each layer sent each token of
-      prompt and response, with engine "native". It costs 2 bytes for each of a token's
-      experts in each layer (768 a token at 48 layers of 8).
+      prompt and response, with engine "native". For algorithm.replay_experts. It costs
+      2 bytes for each of a token's experts in each layer (768 a token at 48 layers of
+      8).
     prompts_per_record: prompts a rollout record.
     group_size: responses a prompt.
     max_new_tokens: the length limit of a response; of a conversation, all of it, what

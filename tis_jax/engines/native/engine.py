@@ -221,8 +221,7 @@ class NativeEngine:
     given = ids_of(prompts, prompt_mask)
     lengths = np.array([len(ids) for ids in given], int)
     longest = self._longest(int(lengths.max(initial=1)))
-    law = GREEDY if greedy else self._plan.law
-    answers = self._no_answers(rows, prompts.shape[1], law)
+    answers = self._no_answers(rows, prompts.shape[1], greedy)
     for prompt in np.flatnonzero(lengths > longest):
       answers.abort(slice(prompt * samples, (prompt + 1) * samples))
       self._say(
@@ -240,7 +239,7 @@ class NativeEngine:
       slots=slots,
       key=key,
     )
-    return self._answer(requests, answers, slots, longest, law)
+    return self._answer(requests, answers, slots, longest, greedy)
 
   def begin(self, rows: int, prompt_length: int) -> Generation:
     """Responses of no token yet, for `go_on`.
@@ -252,7 +251,7 @@ class NativeEngine:
     Raises:
       RuntimeError: `update` has not been called.
     """
-    answers = self._no_answers(rows, prompt_length, self._plan.law)
+    answers = self._no_answers(rows, prompt_length)
     answers.interrupt()
     return answers.generation(blank(self._plan.law, self._config.vocab_size))
 
@@ -311,11 +310,12 @@ class NativeEngine:
       longest=longest,
       keys=keys,
     )
-    return self._answer(requests, answers, slots, longest, self._plan.law)
+    return self._answer(requests, answers, slots, longest, greedy=False)
 
   def _answer(
-    self, requests: Requests, answers: Answers, slots: int, longest: int, law: Law
+    self, requests: Requests, answers: Answers, slots: int, longest: int, greedy: bool
   ) -> Generation:
+    law = GREEDY if greedy else self._plan.law
     plan, health = dataclasses.replace(self._plan, law=law), Health(slots)
     if requests.order:
       Schedule(
@@ -326,7 +326,7 @@ class NativeEngine:
         longest=longest,
         cache_dtype=jnp.dtype(self._precision.cache or plan.dtype),
         version=self._in_use(),
-        newer=functools.partial(self._newer, law == GREEDY, health),
+        newer=functools.partial(self._newer, greedy, health),
         recompute=self._settings.new_params == "switch_recompute",
         health=health,
       ).run()
@@ -338,9 +338,9 @@ class NativeEngine:
       raise RuntimeError("there are no params to generate with: call `update` first")
     return self._version
 
-  def _no_answers(self, rows: int, prompt_length: int, law: Law) -> Answers:
+  def _no_answers(self, rows: int, prompt_length: int, greedy: bool = False) -> Answers:
     routed = None
-    if law.routed_experts:
+    if self._plan.law.routed_experts and not greedy:
       config = self._config
       shape = (prompt_length + self._room, config.num_layers, config.experts_per_token)
       routed = np.full((rows, *shape), -1, np.int16)
