@@ -35,7 +35,7 @@ def in_parts(policy, *parts, sampling=None, **options):  # noqa: F811
   """Responses of so many tokens more a call, by params `factor` times the policy's."""
   engine = engine_of(policy, sampling, **{"max_new_tokens": T} | options)
   engine.update(policy[1], version=0)
-  out = engine.begin(len(LENGTHS) * SAMPLES)
+  out = engine.begin(len(LENGTHS) * SAMPLES, max(LENGTHS))
   for version, (more, factor) in enumerate(parts):
     params = jax.tree.map(lambda x, factor=factor: factor * x, policy[1])
     engine.update(params, version=version)
@@ -45,7 +45,7 @@ def in_parts(policy, *parts, sampling=None, **options):  # noqa: F811
 
 def test_a_response_begins_with_nothing_said(policy):  # noqa: F811
   with pytest.raises(RuntimeError, match="call `update` first"):
-    engine_of(policy).begin(3)
+    engine_of(policy).begin(3, 4)
   _, out = in_parts(policy, kept_width=4, top_logprobs=2, sampling=Sampling(top_k=4))
   assert not out.mask.any() and (out.finish_reasons == INTERRUPTED).all()
   assert out.kept_tokens.shape == (21, T, 4) and out.top_logp.shape == (21, T, 2)

@@ -46,7 +46,9 @@ def engine_logits(graph, made, chunks=(10,), cache_dtype=None, recent=()):
     memories, start = empty(config, 3, 16, kept), 0
     for size in sizes:
       part = TOKENS[:, read : read + size]
-      hidden, memories = run(config, dtype, made, part, np.int32(start), memories, past)
+      hidden, memories, _ = run(
+        config, dtype, made, part, np.int32(start), memories, past
+      )
       found.append(np.stack([logits(made, hidden[:, i]) for i in range(size)], axis=1))
       read, start = read + size, start + size
     past = Past(memories, np.full(3, read, np.int32))

@@ -3,31 +3,13 @@
 import time
 from pathlib import Path
 
-from tis_jax.runner import logs
+from tiny_run import SMALL_STEPS, url_of
 
-SETTINGS = {
-  "algorithm.micro_batches": 1,
+SETTINGS = SMALL_STEPS | {
   "checkpoint.every": 1,
-  "eval.prompts": 8,
-  "log.tensorboard": "false",
   "optimizer.schedule": "constant",
-  "optimizer.warmup_steps": 1,
-  "sampler.group_size": 2,
-  "sampler.prompts_per_record": 4,
   "store.max_staleness": 4,
-  "train.prompts_per_step": 4,
 }
-
-
-def url_of(folder):
-  return (folder / "store").as_uri()
-
-
-def steps_of(folder):
-  if not (folder / "metrics.jsonl").exists():
-    return []
-  rows = logs.read_metrics(folder / "metrics.jsonl")
-  return [row["step"] for row in rows if "loss/total" in row]
 
 
 def processes(folder, *commands):

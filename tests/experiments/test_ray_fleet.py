@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from launched import SETTINGS, processes, steps_of, url_of, wait_until_gone
+from launched import SETTINGS, processes, wait_until_gone
+from tiny_run import steps_of, url_of
 
 from tis_jax.store import Store
 
@@ -248,6 +250,30 @@ def test_a_learner_of_two_hosts_loses_a_process_an_actor_and_a_node(nodes, tmp_p
   finally:
     driver.kill()
     driver.wait()
+
+
+def test_the_actor_runs_on_nodes_without_its_file(tmp_path):
+  sent = """import sys
+sys.path.insert(0, sys.argv[1])
+import ray, ray_process
+sys.stdout.buffer.write(ray.cloudpickle.dumps(ray_process.Process))"""
+  found = """import sys
+import ray
+actor = ray.cloudpickle.load(sys.stdin.buffer)("one", ["--version"], {}, ".")
+print(*actor.run())"""
+
+  def run(script, *argv, given=b""):
+    return subprocess.run(
+      [sys.executable, "-c", script, *argv],
+      input=given,
+      stdout=subprocess.PIPE,
+      check=True,
+      cwd=tmp_path,
+      env=os.environ | {"PYTHONPATH": str(ROOT)},
+    ).stdout
+
+  said = run(found, given=run(sent, SCRIPT.parent)).decode()
+  assert said.split()[-2:] == ["0", version("tis_jax")]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
-from launched import SETTINGS, steps_of, url_of, wait_until_gone
+from launched import SETTINGS, wait_until_gone
+from tiny_run import steps_of, url_of
 
 from tis_jax.store import Store
 

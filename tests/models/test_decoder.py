@@ -78,8 +78,13 @@ TOKENS = np.random.default_rng(7).integers(0, PLAIN.vocab_size, (3, 10))
 LEFT_PADDED = (np.arange(10)[None, :] >= np.array([[0], [3], [7]])).astype(np.int32)
 
 
-def reference(config, params, tokens):
-  """Log-probs of one row, token by token, head by head, in float64."""
+def reference(config, params, tokens, sent=None, routed=None):
+  """Log-probs of one row, token by token, head by head, in float64.
+
+  `sent` is a list that is given, layer by layer and token by token, the experts and by
+  how much their shares differ from each other and from the next one's.
+  `routed` gives, in the same order, experts to take instead; None for the router's own.
+  """
   w = {name: np.asarray(x, np.float64) for name, x in models.flatten(params).items()}
   half = config.head_dim // 2
 
@@ -117,7 +122,13 @@ def reference(config, params, tokens):
       return gated(h, *(p[f"mlp/{name}"] for name in ("gate", "up", "down")))
     share = np.exp(h @ p["mlp/router"])
     share /= share.sum()
-    chosen = np.argsort(-share)[: config.experts_per_token]
+    order = np.argsort(-share)
+    chosen = order[: config.experts_per_token]
+    if routed is not None and (given := next(routed)) is not None:
+      chosen = given
+    if sent is not None:
+      gaps = -np.diff(share[order])[: config.experts_per_token]
+      sent.append((chosen, gaps.min()))
     whole = share[chosen].sum() if config.normalize_experts else 1.0
     names = ("expert_gate", "expert_up", "expert_down")
     return sum(

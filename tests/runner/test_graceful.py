@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_run import small, steps_of, steps_of_or_none
+from tiny_run import small, steps_of
 
 from tis_jax.runner.interrupts import Interrupted, Interrupts
 from tis_jax.runner.workdir import locked
@@ -101,7 +101,7 @@ def run_of(workdir):
 
 
 def wait_for_steps(learner, workdir, steps=1):
-  while len(steps_of_or_none(workdir) or ()) < steps:
+  while len(steps_of(workdir)) < steps:
     assert learner.poll() is None, (workdir / "said.log").read_text()
     time.sleep(0.05)
 

@@ -16,6 +16,7 @@ from tis_jax.runner import ConfigError, Settings, default_config, read_config
 from tis_jax.runner.config import docs_of
 from tis_jax.runner.overrides import override
 from tis_jax.runner.recipes import load_file, load_recipe, recipes
+from tis_jax.runner.setup import build
 from tis_jax.runner.study import Study
 
 
@@ -183,11 +184,19 @@ def test_an_engine_is_asked_for_what_it_has():
     ({"engine": "vllm", "precision": "int8"}, "precision of vllm must be one of"),
     ({"engine": "llama_cpp", "temperature": 0.7}, "can only sample by that law"),
     ({"engine": "llama_cpp", "top_p": 0.9}, "can only sample by that law"),
+    ({"engine": "vllm", "routed_experts": True}, "where a mixture sends its tokens"),
   ):
     config = load_recipe("quickstart")
     config.sampler.update(changes)
     with pytest.raises(ConfigError, match=words):
       read_config(config)
+
+
+def test_experts_are_recorded_of_a_mixture_alone():
+  config = load_recipe("quickstart")
+  config.sampler.routed_experts = True
+  with pytest.raises(ConfigError, match="builtin:arithmetic is no mixture of experts"):
+    build(read_config(config))
 
 
 def test_the_arms_of_smollm2_steps_differ_in_the_correction_alone():

@@ -1,5 +1,6 @@
 """Batches out of records: nothing lost, nothing twice, also across a restart."""
 
+import dataclasses
 import json
 import secrets
 
@@ -126,6 +127,30 @@ def test_what_was_held_and_is_gone_is_lost_and_the_next_record_takes_its_place(s
   again = stream(store, groups=2, position=position)
   assert take(again, 1) == [[(2, row) for row in range(2 * SIZE)]]
   assert again.lost_rows == 2 * SIZE
+
+
+def test_experts_are_kept_for_a_learner_that_replays_them(store):
+  def experts(seq):
+    return np.full((GROUPS * SIZE, PROMPT + RESPONSE, 2, 1), seq, np.int16)
+
+  for seq in (8, 9):
+    routed = dataclasses.replace(record(seq, [0, 1] * 3), routed_experts=experts(seq))
+    store.put_rollout("a", seq, routed)
+  store.delete_rollouts({"a": 8})
+  position = {"cursor": {"a": 8}, "held": [], "rows": {}}
+  first = stream(store, groups=2, position=position, routed=True)
+  found = first.next(0, lambda: None).routed_experts
+  np.testing.assert_array_equal(found, experts(8)[: 2 * SIZE])
+  # What the step has left, and of the next record, after a restart.
+  again = stream(store, groups=2, position=first.position, routed=True)
+  found = again.next(0, lambda: None).routed_experts
+  np.testing.assert_array_equal(found[:SIZE], experts(8)[:SIZE])
+  np.testing.assert_array_equal(found[SIZE:], experts(9)[:SIZE])
+  # To others it does not matter which records have them.
+  position = {"cursor": {"a": 9}, "held": [], "rows": {}}
+  other = stream(store, groups=2 * GROUPS, position=position)
+  store.put_rollout("a", 10, record(10, [0, 1] * 3))
+  assert other.next(0, lambda: None).routed_experts is None
 
 
 def late_stream(store, policy, position=None):

@@ -81,6 +81,11 @@ def test_what_is_impossible_is_said_before_anything_runs():
     plan(Study("quickstart", {"train.step": 5}))
   with pytest.raises(ConfigError, match=r"arm cold.*temperature"):
     plan(Study("quickstart", arms={"cold": {"sampler.temperature": 0.0}}))
+  several = {"processes.count": 2, "processes.coordinator": "host:1234"}
+  with pytest.raises(ConfigError, match=r"arm two: processes.count is 2, and a study"):
+    plan(Study("quickstart", arms={"one": {}, "two": several}))
+  with pytest.raises(ConfigError, match=r"processes.count is 0, and a study"):
+    plan(Study("quickstart", {"processes.count": 0}))
   twice = {"data.options.a/b": (1,), "seed": (0,)}
   assert plan(Study("quickstart", axes=twice))[0].name == "a-b-1_seed-0"
   same = {"data.options.x": ("a/b", "a-b")}

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_run import small, steps_of, steps_of_or_none
+from tiny_run import small, steps_of
 
 from tis_jax import models
 from tis_jax.learner import load_batch
@@ -91,7 +91,7 @@ def test_signals_and_dead_samplers_are_seen_with_records_ready_for_every_step(
       time.sleep(0.01)
 
   def disturb():
-    until(lambda: steps_of_or_none(tmp_path))
+    until(lambda: steps_of(tmp_path))
     for pid in children_named("tis_jax.sampler", str(tmp_path)):
       os.kill(pid, signal.SIGKILL)
     until(lambda: any("local0 died by signal 9" in line for line in said))
@@ -132,7 +132,7 @@ def test_a_second_learner_is_refused_and_the_first_goes_on(tmp_path):
     command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
   )
   try:
-    while not steps_of_or_none(workdir):
+    while not steps_of(workdir):
       assert first.poll() is None, first.communicate()[0]
       time.sleep(0.1)
     written = [workdir / name for name in ("run.json", "config.json")]
@@ -161,7 +161,7 @@ def test_a_second_learner_is_refused_and_the_first_goes_on(tmp_path):
 @pytest.mark.chaos
 def test_a_learner_that_was_taken_over_ends_and_leaves_the_run_to_the_other(tmp_path):
   def take_over():
-    while not steps_of_or_none(tmp_path):
+    while not steps_of(tmp_path):
       time.sleep(0.01)
     # As a learner does whose workdir is a copy of this one.
     run = json.loads((tmp_path / "run.json").read_text())["run"]
@@ -181,7 +181,7 @@ def test_a_learner_that_was_taken_over_ends_and_leaves_the_run_to_the_other(tmp_
 def test_a_killed_sampler_is_started_again_and_nothing_is_lost(tmp_path, monkeypatch):
   def kill_the_sampler():
     log = tmp_path / "samplers" / "local0.log"
-    while not steps_of_or_none(tmp_path):
+    while not steps_of(tmp_path):
       time.sleep(0.1)
     for pid in children_named("tis_jax.sampler", str(tmp_path)):
       os.kill(pid, signal.SIGKILL)
@@ -213,7 +213,7 @@ def test_another_runs_store_is_refused_and_a_free_one_is_taken(tmp_path):
 @pytest.mark.chaos
 def test_a_store_that_vanishes_costs_no_step_and_the_run_begins_another(tmp_path):
   def vanish():
-    while not (steps_of_or_none(tmp_path) or [0])[-1] > 4:
+    while not (steps_of(tmp_path) or [0])[-1] > 4:
       time.sleep(0.01)
     (tmp_path / "store").rename(tmp_path / "elsewhere")
 

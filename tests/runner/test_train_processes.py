@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_run import small, steps_of, steps_of_or_none
+from tiny_run import small, steps_of
 
 from tis_jax.engines.served.process import free_port
 from tis_jax.runner import logs
@@ -79,7 +79,7 @@ def codes(processes):
 
 
 def wait_for_steps(processes, workdir, steps):
-  while len(steps_of_or_none(workdir) or ()) < steps:
+  while len(steps_of(workdir)) < steps:
     assert all(process.poll() is None for process in processes), said(workdir)
     time.sleep(0.02)
 

@@ -1,4 +1,4 @@
-"""The quickstart as a run of a few steps on eight devices."""
+"""The quickstart as a run of small steps, and how far it has come."""
 
 import sys
 from pathlib import Path
@@ -7,6 +7,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from configs import quickstart
 from tis_jax.runner import logs
+
+SMALL_STEPS = {
+  "algorithm.micro_batches": 1,
+  "eval.prompts": 8,
+  "log.tensorboard": False,
+  "optimizer.warmup_steps": 1,
+  "sampler.group_size": 2,
+  "sampler.prompts_per_record": 4,
+  "train.prompts_per_step": 4,
+}
+"""Steps of 8 rows, wherever the run is."""
 
 
 def config_with(**changes):
@@ -21,16 +32,10 @@ def config_with(**changes):
 def tiny(folder, **changes):
   """Settings of a run of 8 rows a step, its store in `folder`."""
   return {
-    "algorithm__micro_batches": 1,
-    "sampler__prompts_per_record": 4,
-    "sampler__group_size": 2,
-    "train__prompts_per_step": 4,
-    "optimizer__warmup_steps": 1,
+    **{name.replace(".", "__"): value for name, value in SMALL_STEPS.items()},
     "mesh__data": 8,
-    "eval__prompts": 8,
     "eval__every": 0,
-    "store__url": (folder / "store").as_uri(),
-    "log__tensorboard": False,
+    "store__url": url_of(folder),
     **changes,
   }
 
@@ -39,32 +44,29 @@ def small(workdir, steps, **changes):
   """A config of so many steps, a checkpoint each; `{"a.b": value}` changes it."""
   config = quickstart.get_config()
   config.update_from_flattened_dict(
-    {
-      "sampler.prompts_per_record": 4,
-      "sampler.group_size": 2,
-      "train.prompts_per_step": 4,
-      "algorithm.micro_batches": 1,
+    SMALL_STEPS
+    | {
       "train.steps": steps,
-      "optimizer.warmup_steps": 1,
       "optimizer.schedule": "constant",
       "mesh.data": 8,
-      "eval.prompts": 8,
       "eval.samples": 2,
       "eval.every": 0,
       "checkpoint.every": 1,
       "log.every": 1,
-      "log.tensorboard": False,
-      "store.url": (workdir / "store").as_uri(),
+      "store.url": url_of(workdir),
     }
     | changes
   )
   return config
 
 
+def url_of(workdir):
+  return (workdir / "store").as_uri()
+
+
 def steps_of(workdir):
+  """The steps that are logged; none before there is a log."""
+  if not (workdir / "metrics.jsonl").exists():
+    return []
   rows = logs.read_metrics(workdir / "metrics.jsonl")
   return [row["step"] for row in rows if "loss/total" in row]
-
-
-def steps_of_or_none(workdir):
-  return (workdir / "metrics.jsonl").exists() and steps_of(workdir)

@@ -36,6 +36,9 @@ class Generation(NamedTuple):
       `sampler_logp` NaN; None where all are known.
     kept_offsets, kept_ids: the kept sets without room to spare, as in a record; instead
       of `kept_tokens`.
+    routed_experts: int16 [B, P + T, L, E], to which E experts each of L layers sent
+      each token of prompt and response, as it was when the token behind it was drawn;
+      -1 where it was not fed in. None where it was not recorded.
   """
 
   tokens: np.ndarray
@@ -50,6 +53,7 @@ class Generation(NamedTuple):
   present: np.ndarray | None = None
   kept_offsets: np.ndarray | None = None
   kept_ids: np.ndarray | None = None
+  routed_experts: np.ndarray | None = None
 
 
 class Engine(Protocol):

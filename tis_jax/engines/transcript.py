@@ -10,6 +10,8 @@ from tis_jax.engines.protocol import FILL, Generation
 from tis_jax.rollouts import ABORTED, LENGTH, tight_sets
 
 _TIGHT = ("kept_offsets", "kept_ids")
+# What is not one thing for each token of a response.
+_OF_NO_PLACE = ("finish_reasons", "routed_experts", *_TIGHT)
 
 
 @dataclasses.dataclass
@@ -97,12 +99,14 @@ class Transcript:
     start = len(self.rows[row].response)
     there = slice(start, start + count)
     for name, values in generation._asdict().items():
-      if values is None or name == "finish_reasons" or name in _TIGHT:
+      if values is None or name in _OF_NO_PLACE:
         continue
       column = self._column(name, values)
       column[row, there] = values[row, :count]
     if generation.kept_offsets is not None and generation.kept_ids is not None:
       self._take_sets(row, start, count, generation)
+    if generation.routed_experts is not None:
+      self._take_routed(row, count, generation)
     ids = [int(x) for x in generation.tokens[row, :count]]
     self.rows[row].response += ids
     return ids
@@ -155,6 +159,23 @@ class Transcript:
     for t in range(count):
       kept = ids[offsets[place + t] : offsets[place + t + 1]]
       self._sets[row * self._length + start + t] = kept.tolist()
+
+  def _take_routed(self, row, count, generation: Generation) -> None:
+    """The experts of what was fed in since the last turn; others stay as they were."""
+    values, length = generation.routed_experts, generation.tokens.shape[1]
+    assert values is not None
+    width = values.shape[1] - length
+    if "routed_experts" not in self._columns:
+      # The prompts of the first turn are as wide as the openings.
+      shape = (len(self.rows), width + self._length, *values.shape[2:])
+      self._columns["routed_experts"] = np.full(shape, -1, values.dtype)
+    held = self._columns["routed_experts"]
+    opening, response = self.rows[row].opening, self.rows[row].response
+    start = width - len(opening) - len(response)
+    found = values[row, start : width + count]
+    first = held.shape[1] - self._length - len(opening)
+    held = held[row, first : first + len(found)]
+    np.copyto(held, found, where=held < 0)
 
 
 def _on_the_right(rows: Sequence[Sequence[int]], width: int):

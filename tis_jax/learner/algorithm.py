@@ -135,6 +135,11 @@ class Algorithm:
       most probable tokens (sampler.top_logprobs), the correction to be one of single
       tokens (`corrections.token_law`), and the loss to hold no ratio at the start of
       the update.
+    replay_experts: of a mixture, send each token to the experts that the sampler sent
+      it to, in every pass but the reference's; their shares are the learner's own, and
+      its router trains. Log-probs then differ by arithmetic, and no longer by a router
+      that decides otherwise. The rollouts have to record the experts
+      (sampler.routed_experts).
     entropy_coefficient: of the entropy bonus.
     temperature: of the policy that is trained; the sampler must have used it.
     epochs: passes over the batch.
@@ -144,7 +149,7 @@ class Algorithm:
     shuffle: deal the rows anew to the mini-batches of each epoch.
     packing: compute packed rows instead of padded ones, see `pack`: the same numbers to
       rounding, in fewer passes. None does where passes can be saved, which takes
-      micro_batches above 1, and no shuffle.
+      micro_batches above 1, no shuffle and no replay_experts.
 
   Raises:
     ValueError: choices that contradict each other, with what to do.
@@ -163,6 +168,7 @@ class Algorithm:
   late: Late = Late()
   max_staleness: int | None = None
   score_centering: bool = False
+  replay_experts: bool = False
   entropy_coefficient: float = 0.0
   temperature: float = 1.0
   epochs: int = 1
@@ -186,6 +192,11 @@ class Algorithm:
       raise ValueError(
         "packing=True lays the rows out for the mini-batches that they stand in, and "
         "shuffle=True deals them anew; take one of the two"
+      )
+    if self.packing and self.replay_experts:
+      raise ValueError(
+        "replay_experts=True takes padded rows, and packing=True makes none; leave "
+        "packing None"
       )
     if self.updates > 1 and self.old_logp == "current":
       raise ValueError(
@@ -216,7 +227,8 @@ class Algorithm:
   def packs(self) -> bool:
     """Whether batches are to be packed before an update."""
     if self.packing is None:
-      return self.micro_batches > 1 and not self.shuffle
+      padded = self.shuffle or self.replay_experts
+      return self.micro_batches > 1 and not padded
     return self.packing
 
   @property

@@ -59,9 +59,9 @@ def assess(
       return map_parts(function, batch, mini * micro, learner.mesh)
     return map_packed(function, batch, packing, mini, micro, learner.mesh)
 
-  def read(params, sum_squared_probs=False):
+  def read(params, **how):
     def one(*part):
-      out = learner.score(params, *part, sum_squared_probs=sum_squared_probs)
+      out = learner.score(params, *part, **how)
       return out.logp, out.sum_squared_probs
 
     return in_parts(one)
@@ -70,9 +70,10 @@ def assess(
   if algorithm.needs_critic:
     values = in_parts(lambda *part: learner.values(critic, *part))
   if algorithm.needs_reference:
-    rows = rows._replace(ref_logp=read(reference)[0])
+    rows = rows._replace(ref_logp=read(reference, replay=False)[0])
   if algorithm.old_logp == "recompute":
-    old_logp, squared = read(params, algorithm.takes("sum_squared_probs"))
+    squared = algorithm.takes("sum_squared_probs")
+    old_logp, squared = read(params, sum_squared_probs=squared)
     rows = rows._replace(old_logp=old_logp)
   elif algorithm.anchors_late and algorithm.late.policy == "recompute":
     rows = rows._replace(old_logp=read(params)[0])

@@ -42,6 +42,8 @@ class Batch(NamedTuple):
     top_logp: `[B, T, K]` fp32, its log-probs of these, -inf for padding, or None.
     turn_rewards: `[B, U]` fp32, of each turn (an uninterrupted run of the mask) in
       order, NaN behind the last, or None where rewards are of whole responses.
+    routed_experts: `[B, P + T, L, E]` int16, to which E experts each of L layers of the
+      sampler sent each token, -1 where it was not fed in, or None.
   """
 
   prompts: Array
@@ -60,6 +62,7 @@ class Batch(NamedTuple):
   top_tokens: Array | None = None
   top_logp: Array | None = None
   turn_rewards: Array | None = None
+  routed_experts: Array | None = None
 
 
 _OPTIONAL = tuple(Batch._field_defaults)
@@ -189,6 +192,7 @@ def pad(
   left, right = (more["prompt_length"], 0), (0, more["response_length"])
   fill = {"prompts": pad_id, "tokens": pad_id, "group_ids": -1, "kept_tokens": -1}
   fill |= {"top_tokens": -1, "top_logp": -np.inf, "turn_rewards": np.nan}
+  fill |= {"routed_experts": -1}
 
   def grow(name, x):
     if x is None:
@@ -196,7 +200,10 @@ def pad(
     column = left if name.startswith("prompt") else right
     if name in ("named_rewards", "turn_rewards"):
       column = (0, 0)
-    widths = (new_rows, column, (0, 0))[: x.ndim]
+    elif name == "routed_experts":
+      # Prompt and response side by side.
+      column = (more["prompt_length"], more["response_length"])
+    widths = (new_rows, column, (0, 0), (0, 0))[: x.ndim]
     return np.pad(x, widths, constant_values=fill.get(name, 0))
 
   return Batch._make(grow(name, x) for name, x in batch._asdict().items())

@@ -23,6 +23,7 @@ def score(
   temperature: float = 1.0,
   sum_squared_probs: bool = False,
   candidates: bool = False,
+  replay: bool = False,
 ) -> TokenLogprobs:
   """Log-probs and entropy of each response token given all before it.
 
@@ -33,11 +34,14 @@ def score(
   Args:
     graph: of a `Decoder`.
     params: its parameters.
-    batch: only prompts, tokens, their masks, `kept_tokens` and `top_tokens` are read.
+    batch: only prompts, tokens, their masks, `kept_tokens` and `top_tokens` are read,
+      and `routed_experts` to replay.
     packing: one pass of packed rows; what they do not hold reads 0.
     temperature: divides the logits.
     sum_squared_probs: whether to read it, see `token_logprobs`.
     candidates: whether to read the log-probs of `top_tokens` too.
+    replay: send tokens to the experts that the sampler sent them to. Only of padded
+      rows.
 
   Returns:
     `TokenLogprobs` of `[B, T]`; what lies under a False mask is of no meaning.
@@ -45,6 +49,9 @@ def score(
   model = nnx.merge(graph, params)
   head_DV = model.head()
   tokens_BS, fed = _sequences(batch) if packing is None else _packed(packing)
+  if replay:
+    assert packing is None and batch.routed_experts is not None, "`update` looks"
+    fed["routed_BSLE"] = jnp.asarray(batch.routed_experts)[:, :-1]
   hidden_BSD, _ = model(tokens_BS, **fed)
   shape, asked = batch.tokens.shape, batch
   if packing is None:
@@ -95,14 +102,14 @@ def values(
 
 
 def make_score(
-  graph: nnx.GraphDef, mesh: Mesh, *, temperature: float = 1.0
+  graph: nnx.GraphDef, mesh: Mesh, *, temperature: float = 1.0, replay: bool = False
 ) -> Callable[[nnx.State, Batch], TokenLogprobs]:
   """A jitted `score(params, batch)` on the mesh; rows must divide over it."""
   rows = row_sharding(mesh)
 
   def run(params, batch):
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-      return score(graph, params, batch, temperature=temperature)
+      return score(graph, params, batch, temperature=temperature, replay=replay)
 
   return jax.jit(run, in_shardings=(None, rows), out_shardings=rows)
 

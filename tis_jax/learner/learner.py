@@ -47,10 +47,12 @@ class Learner(NamedTuple):
     *,
     sum_squared_probs: bool = False,
     candidates: bool = False,
+    replay: bool = True,
   ) -> TokenLogprobs:
     """The learner's own log-probs of a batch, or of what a pass of it holds.
 
-    Under LoRA, params are the adapter's.
+    Under LoRA, params are the adapter's. `replay` is for what is trained: a reference
+    has its own experts.
     """
     if self.lora is not None:
       assert self.base is not None, "`make_update` gives it"
@@ -63,6 +65,7 @@ class Learner(NamedTuple):
       temperature=self.algorithm.temperature,
       sum_squared_probs=sum_squared_probs,
       candidates=candidates,
+      replay=replay and self.algorithm.replay_experts,
     )
 
   def values(

@@ -151,6 +151,13 @@ def _update(
       "score_centering needs the sampler's most probable tokens, which the rollouts do "
       "not record; have them recorded with sampler.top_logprobs"
     )
+  if not algorithm.replay_experts:
+    batch = batch._replace(routed_experts=None)
+  elif batch.routed_experts is None:
+    raise ValueError(
+      "replay_experts needs the experts that the sampler sent tokens to, which the "
+      "rollouts do not record; have them recorded with sampler.routed_experts"
+    )
   critic = None if state.critic is None else state.critic.params
   rows, metrics = assess(
     learner, state.params, critic, reference, batch, packing, version
@@ -181,6 +188,8 @@ def _update(
 
 def _check_packing(learner: Learner, given: PackedBatch) -> None:
   algorithm = learner.algorithm
+  if algorithm.replay_experts:
+    raise ValueError("replay_experts=True takes padded rows; give the plain batch")
   if algorithm.shuffle:
     raise ValueError(
       "rows are packed for the mini-batches that they stand in, and shuffle=True deals "

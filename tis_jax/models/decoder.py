@@ -81,6 +81,7 @@ class Decoder(nnx.Module):
     segment_ids_BS: jax.Array | None = None,
     positions_BS: jax.Array | None = None,
     prefixes_BS: jax.Array | None = None,
+    routed_BSLE: jax.Array | None = None,
     cache: KVCache | None = None,
   ) -> tuple[jax.Array, KVCache | None]:
     """Hidden states of `tokens_BS` after the final norm, and the cache with them in it.
@@ -96,11 +97,19 @@ class Decoder(nnx.Module):
         packing need nothing more), going on from the cache.
       prefixes_BS: int32; a further segment of its row that a token attends to, 0 for
         none: the prompt that several responses go on from. Needs their positions.
+      routed_BSLE: int, of a mixture: the experts that each layer is to send each token
+        to, weighed by the shares that the router here gives them. A token with a -1 in
+        a layer goes where that router sends it; None: all do.
       cache: from `init_cache`, with S free slots left (unchecked under jit).
 
     Returns:
       (hidden_BSD in `dtype`, the advanced cache or None).
+
+    Raises:
+      ValueError: `routed_BSLE` for a model that is no mixture.
     """
+    if routed_BSLE is not None and not self.config.num_experts:
+      raise ValueError("the model is no mixture of experts, so no token can be routed")
     if segment_ids_BS is None:
       segment_ids_BS = jnp.ones(tokens_BS.shape, jnp.int32)
     if cache is not None:
@@ -127,7 +136,7 @@ class Decoder(nnx.Module):
 
     def layer(carry, layer_inputs):
       x_BSD, memory = carry
-      params, index = layer_inputs
+      params, index, routed_BSE = layer_inputs
       attends, turns = attend, angles
       if window is not None:
         full = window.is_full(index)
@@ -135,14 +144,18 @@ class Decoder(nnx.Module):
         width = jnp.where(full, _EVERYTHING, window.size)
         attends = functools.partial(attend, near=Near(width, *positions))
       attention = functools.partial(_attention, attends, memory, index)
-      x_BSD, memory = nnx.merge(graph, params)(x_BSD, turns, attention)
+      block = nnx.merge(graph, params)
+      x_BSD, memory = block(x_BSD, turns, attention, routed_BSE)
       return (constrain(x_BSD, _ROWS), memory), None
 
     if self.remat:
       # Inside a scan the optimiser cannot undo the recomputation; no barrier needed.
       layer = jax.checkpoint(layer, prevent_cse=False)
     indices = jnp.arange(self.config.num_layers)
-    (x_BSD, cache), _ = jax.lax.scan(layer, (x_BSD, cache), (stacked, indices))
+    routed_LBSE = None if routed_BSLE is None else jnp.moveaxis(routed_BSLE, 2, 0)
+    (x_BSD, cache), _ = jax.lax.scan(
+      layer, (x_BSD, cache), (stacked, indices, routed_LBSE)
+    )
     if cache is not None:
       cache = cache._replace(length=cache.length + tokens_BS.shape[1])
     return rms_norm(x_BSD, self.final_norm[...], self.config.rms_norm_eps), cache

@@ -68,7 +68,11 @@ class Experts(NamedTuple):
   down: ExpertMatrix
 
   def __call__(
-    self, x_TD: jax.Array, chosen: int, normalized: bool
+    self,
+    x_TD: jax.Array,
+    chosen: int,
+    normalized: bool,
+    routed_TK: jax.Array | None = None,
   ) -> tuple[jax.Array, jax.Array]:
     """sum over the chosen e of share_e down_e(silu(gate_e(x)) * up_e(x)).
 
@@ -80,6 +84,9 @@ class Experts(NamedTuple):
       x_TD: activations.
       chosen: K.
       normalized: shares of the K add up to 1; else they are those among all experts.
+      routed_TK: int, experts to take in place of those that the router finds most
+        probable; a token that has a -1 has none. Shares are the router's all the same,
+        and gradients reach it.
 
     Returns:
       (out_TD in the dtype of x, experts_TK int32, the most probable first).
@@ -94,7 +101,12 @@ class Experts(NamedTuple):
     """
     tokens, count = x_TD.shape[0], self.router_DE.shape[1]
     logits_TE = multiply("td,de->te", x_TD, self.router_DE.astype(x_TD.dtype))
-    shares_TK, experts_TK = jax.lax.top_k(jax.nn.softmax(logits_TE), chosen)
+    shares_TE = jax.nn.softmax(logits_TE)
+    shares_TK, experts_TK = jax.lax.top_k(shares_TE, chosen)
+    if routed_TK is not None:
+      given_T1 = (routed_TK >= 0).all(axis=1, keepdims=True)
+      experts_TK = jnp.where(given_T1, routed_TK.astype(jnp.int32), experts_TK)
+      shares_TK = jnp.take_along_axis(shares_TE, experts_TK, axis=1)
     if normalized:
       shares_TK = shares_TK / shares_TK.sum(axis=1, keepdims=True)
     order_R = jnp.argsort(experts_TK.reshape(-1))

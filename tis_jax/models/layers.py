@@ -184,13 +184,16 @@ class MixtureMLP(nnx.Module):
     self.expert_up = _weight(rngs, (count, width, inner), width, param_dtype)
     self.expert_down = _weight(rngs, (count, inner, width), inner, param_dtype, gain)
 
-  def __call__(self, x_BSD):
+  def __call__(self, x_BSD, routed_BSE=None):
     matrices = (self.expert_gate, self.expert_up, self.expert_down)
     experts = Experts(
       self.router[...], *(ExpertMatrix.of(matrix.get_value()) for matrix in matrices)
     )
     x_TD = x_BSD.reshape(-1, x_BSD.shape[-1])
-    out_TD, _ = experts(x_TD, self.chosen, self.normalized)
+    routed_TK = None
+    if routed_BSE is not None:
+      routed_TK = routed_BSE.reshape(-1, self.chosen)
+    out_TD, _ = experts(x_TD, self.chosen, self.normalized, routed_TK)
     return out_TD.reshape(x_BSD.shape)
 
 
@@ -209,15 +212,23 @@ class Block(nnx.Module):
       self.attention_post_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
       self.mlp_post_norm = nnx.Param(jnp.ones((config.hidden_size,), param_dtype))
 
-  def __call__(self, x_BSD, angles, attention):
-    """Runs the block; `attention(query, key, value)` decides what is attended to."""
+  def __call__(self, x_BSD, angles, attention, routed_BSE=None):
+    """Runs the block.
+
+    Args:
+      x_BSD: the stream.
+      angles: of the rotation.
+      attention: `attention(query, key, value)` decides what is attended to.
+      routed_BSE: experts to send each token to; None leaves it to the router.
+    """
     normed = rms_norm(x_BSD, self.attention_norm[...], self.eps)
     heads, memory = attention(*self.attention.project(normed, angles))
     added = self.attention.merge(heads)
     if self.has_post_norms:
       added = rms_norm(added, self.attention_post_norm[...], self.eps)
     x_BSD = x_BSD + added
-    added = self.mlp(rms_norm(x_BSD, self.mlp_norm[...], self.eps))
+    given = () if routed_BSE is None else (routed_BSE,)
+    added = self.mlp(rms_norm(x_BSD, self.mlp_norm[...], self.eps), *given)
     if self.has_post_norms:
       added = rms_norm(added, self.mlp_post_norm[...], self.eps)
     return x_BSD + added, memory

@@ -122,7 +122,8 @@ class Rollout:
       `kept_ids[kept_offsets[b * T + t] : kept_offsets[b * T + t + 1]]`, nothing being
       all of the vocabulary. `padded_sets` makes `kept_tokens` of them.
     routed_experts: int16 [B, S, L, E], to which experts each layer sent each token of
-      prompt and response, -1 where it was not fed in; None for other models.
+      prompt and response, as it was when the token behind it was drawn; -1 where it was
+      not fed in. None where nobody asked for it, and for other models.
   """
 
   prompts: np.ndarray

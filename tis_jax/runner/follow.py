@@ -29,12 +29,14 @@ class ChosenBatches:
     store: of the run.
     team: to hear the choice from.
     kept_width: as the lead's stream has it.
+    routed: likewise.
   """
 
   position = None
 
-  def __init__(self, store: Store, team: Several, kept_width: int):
-    self._store, self._team, self._kept_width = store, team, kept_width
+  def __init__(self, store: Store, team: Several, kept_width: int, routed: bool):
+    self._store, self._team = store, team
+    self._read = kept_width, routed
 
   def next(self, version: int, while_waiting, *, step: int, urgent) -> Batch:
     """The batch that the lead's stream gives for the same step."""
@@ -42,7 +44,7 @@ class ChosenBatches:
     lineage = Lineage.of(choice["attempts"])
     parts = []
     for chosen in choice["records"]:
-      held = reread(self._store, chosen, lineage, self._kept_width)
+      held = reread(self._store, chosen, lineage, *self._read)
       if held is None:
         writer, seq, _ = chosen
         raise StoreError(
@@ -82,7 +84,8 @@ def follow(
     team.hear(look)
     store = Store.open(url, run)
     kept_width = settings.sampler.kept_width(parts.decoder.vocab_size)
-    stream = ChosenBatches(store, team, kept_width)
+    replays = settings.algorithm.replay_experts
+    stream = ChosenBatches(store, team, kept_width, replays)
     work = stack.enter_context(
       working(
         settings,

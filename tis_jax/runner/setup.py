@@ -95,7 +95,12 @@ class Parts:
       self.learner.algorithm,
       self.learner.mesh,
     )
-    whole = learner.make_score(graph, mesh, temperature=algorithm.temperature)
+    whole = learner.make_score(
+      graph,
+      mesh,
+      temperature=algorithm.temperature,
+      replay=algorithm.replay_experts,
+    )
     return lambda params, batch: whole(self.whole(params), batch)
 
   @functools.cached_property
@@ -158,6 +163,16 @@ def build(settings: Settings) -> Parts:
       raise ValueError(
         "algorithm.score_centering needs the sampler's most probable tokens in the "
         "record: set sampler.top_logprobs, to 20 say"
+      )
+    if settings.algorithm.replay_experts and not settings.sampler.routed_experts:
+      raise ValueError(
+        "algorithm.replay_experts needs the experts in the record: set "
+        "sampler.routed_experts=True"
+      )
+    if settings.sampler.routed_experts and not decoder.num_experts:
+      raise ValueError(
+        f"sampler.routed_experts: {settings.model.source} is no mixture of experts, so "
+        "there is nothing to record; set it to False"
       )
     graph = models.decoder_graph(
       decoder, dtype=settings.model.dtype, remat=settings.model.remat

@@ -34,9 +34,13 @@ class Held(NamedTuple):
     return list(dict.fromkeys(self.rows.group_ids.tolist()))
 
 
-def read(rollout: Rollout, lineage: Lineage, kept_width: int) -> Held:
+def read(
+  rollout: Rollout, lineage: Lineage, kept_width: int, routed: bool = False
+) -> Held:
   """A record as rows of a batch, with room for kept tokens, and versions as steps."""
   rows = from_rollouts([with_padded_sets(rollout, kept_width)])
+  if not routed:
+    rows = rows._replace(routed_experts=None)
   rows = rows._replace(versions=lineage.steps(rows.versions))
   ids, prompts = rows.group_ids.tolist(), rollout.prompt_ids.tolist()
   held = dict(zip(ids, prompts, strict=True))
@@ -44,7 +48,11 @@ def read(rollout: Rollout, lineage: Lineage, kept_width: int) -> Held:
 
 
 def reread(
-  store: Store, chosen: Sequence[Any], lineage: Lineage, kept_width: int
+  store: Store,
+  chosen: Sequence[Any],
+  lineage: Lineage,
+  kept_width: int,
+  routed: bool = False,
 ) -> Held | None:
   """Groups of a record that a `RolloutReader` has handed out; None where it is gone.
 
@@ -53,12 +61,13 @@ def reread(
     chosen: (writer, sequence number, groups).
     lineage: versions as steps.
     kept_width: room for kept tokens.
+    routed: keep the routed experts.
   """
   writer, seq, groups = chosen
   rollout = store.get_rollout(writer, seq)
   if rollout is None:
     return None
-  held = read(rollout, lineage, kept_width)
+  held = read(rollout, lineage, kept_width, routed)
   rows = np.isin(held.rows.group_ids, groups)
   return held._replace(rows=take_rows(held.rows, rows))
 
@@ -78,6 +87,7 @@ class BatchStream:
     filter_groups: leave out groups whose rewards are all alike (dynamic sampling).
     kept_width: room for the tokens that sampling kept, of records that have as much of
       it as they need.
+    routed: keep the routed experts, for a learner that replays them.
     max_staleness: the bound, in learner steps; a group with an older token is late.
       None: none is.
     late: what becomes of a late group. "drop" leaves it out, and trains the next one of
@@ -95,6 +105,7 @@ class BatchStream:
     groups: int,
     filter_groups: bool = False,
     kept_width: int = 0,
+    routed: bool = False,
     max_staleness: int | None = None,
     late: str = "keep",
     lineage: Lineage | None = None,
@@ -103,7 +114,8 @@ class BatchStream:
   ):
     self._reader = reader
     self._groups = groups
-    self._filter_groups, self._kept_width = filter_groups, kept_width
+    self._filter_groups = filter_groups
+    self._kept_width, self._routed = kept_width, routed
     self._max_staleness, self._late = max_staleness, late
     self._lineage = lineage or Lineage()
     self._on_choice = on_choice
@@ -116,7 +128,7 @@ class BatchStream:
       self.rows.update(position["rows"])
       self._dropped = set(position.get("dropped", ()))
       held = [
-        reread(reader.store, held, self._lineage, kept_width)
+        reread(reader.store, held, self._lineage, kept_width, routed)
         for held in position["held"]
       ]
       # Rows that are gone since count as lost: taken, and neither trained nor held.
@@ -208,7 +220,7 @@ class BatchStream:
   def _take_record(self, version, while_waiting):
     gone = len(self._reader.lost)
     (rollout,) = self._reader.take(1, version, while_waiting=while_waiting)
-    held = read(rollout, self._lineage, self._kept_width)
+    held = read(rollout, self._lineage, self._kept_width, self._routed)
     rows = held.rows
     before = len(rows.rewards)
     # A record that nobody can read had as many rows as the next.

@@ -121,6 +121,7 @@ class Carry:
   def _begin(self, seq: int, last: int) -> None:
     """Begins groups, as many as later records can hold in time."""
     most = self._prompts * max(1, min(_RECORDS, last - seq + 1))
+    width = self._environment.prompts.tokens.shape[1]
     while len(self._groups) < most:
       draw = self._again[0] if self._again else self._next(seq)
       enough = len(self._groups) >= self._prompts
@@ -128,7 +129,7 @@ class Carry:
         break
       self._again = self._again[1:]
       (prompt,) = prompt_order(len(self._environment), self._order_seed, draw, 1)
-      nothing = self._engine.begin(self._samples)
+      nothing = self._engine.begin(self._samples, width)
       self._groups.append(Group(draw, int(prompt), last, nothing))
     # The most urgent first: so they are already, unless samplers have come or gone.
     self._groups.sort(key=lambda group: (group.last, group.draw))

@@ -46,6 +46,10 @@ class SamplerSettings:
     top_logprobs: how many of the most probable tokens a record has the log-probs of, at
       each place; 0 for none. For algorithm.score_centering. It costs 8 bytes each a
       token, and as many compares a logit in the learner's passes.
+    routed_experts: record to which experts of a mixture each layer sent each token of
+      prompt and response, with engine "native". For algorithm.replay_experts. It costs
+      2 bytes for each of a token's experts in each layer (768 a token at 48 layers of
+      8).
     prompts_per_record: prompts a rollout record.
     group_size: responses a prompt.
     max_new_tokens: the length limit of a response; of a conversation, all of it, what
@@ -73,6 +77,7 @@ class SamplerSettings:
   min_p: float = 0.0
   kept_tokens: int | None = None
   top_logprobs: int = 0
+  routed_experts: bool = False
   prompts_per_record: int = 64
   group_size: int = 8
   max_new_tokens: int = 8
@@ -97,6 +102,11 @@ class SamplerSettings:
       raise ValueError(
         f"sampler.native.interrupt_after: {self.engine} does not hand over answers "
         "that are under way; set it to 0, or engine to 'native'"
+      )
+    if self.engine != "native" and self.routed_experts:
+      raise ValueError(
+        f"sampler.routed_experts: {self.engine} is not asked where a mixture sends its "
+        "tokens; set it to False, or engine to 'native'"
       )
     altered = self.temperature != 1 or truncates(self.sampling)
     if self.engine == "llama_cpp" and altered:

@@ -173,6 +173,7 @@ def build(
       graph,
       settings.sampling,
       precision=settings.precision,
+      routed_experts=settings.routed_experts,
       settings=settings.native,
       base=base,
       **asked,

@@ -23,9 +23,18 @@ class Answers:
     room: T.
     pad_id: fills the tokens after the end.
     version: said where nothing was sampled.
+    routed: int16 [R, P + T, layers, experts of a token], all -1, for the experts that
+      tokens were sent to; None does not record them.
   """
 
-  def __init__(self, rows: int, room: int, pad_id: int, version: int):
+  def __init__(
+    self,
+    rows: int,
+    room: int,
+    pad_id: int,
+    version: int,
+    routed: np.ndarray | None = None,
+  ):
     self.count = np.zeros(rows, np.int32)
     self.tokens = np.full((rows, room), pad_id, np.int32)
     self._mask = np.zeros((rows, room), bool)
@@ -34,6 +43,7 @@ class Answers:
     self._finish = np.full(rows, LENGTH, np.int8)
     self._room_R = np.full(rows, room, np.int32)
     self._further: dict[str, np.ndarray] = {}
+    self._routed = routed
 
   @classmethod
   def of(cls, begun: Generation, room: np.ndarray) -> "Answers":
@@ -51,8 +61,28 @@ class Answers:
     answers._finish, answers._room_R = begun.finish_reasons.copy(), room
     found = {name: getattr(begun, name) for name in FILL}
     answers._further = {n: x.copy() for n, x in found.items() if x is not None}
+    if begun.routed_experts is not None:
+      answers._routed = begun.routed_experts.copy()
     answers._end_what_is_full()
     return answers
+
+  def read(self, row: int, prompt: int, routed: np.ndarray | None) -> None:
+    """Takes the experts of what was read before a response's next token.
+
+    A token that had been fed in before keeps those that it had then, by which the token
+    behind it was drawn: what goes on may be read again by other params.
+
+    Args:
+      row: the response.
+      prompt: tokens of its prompt.
+      routed: int16 [length, layers, experts of a token], of the prompt and of what has
+        been said; None where it is not recorded.
+    """
+    if routed is None or self._routed is None:
+      return
+    first = self._prompt_length - prompt
+    held = self._routed[row, first : first + len(routed)]
+    np.copyto(held, routed, where=held < 0)
 
   def take(self, block: Block, request_B: np.ndarray, version: int) -> int:
     """Takes the tokens of a block.
@@ -75,6 +105,10 @@ class Answers:
     for name in FILL:
       if (found := getattr(block.drawn, name)) is not None:
         self._array(name, found)[row, place] = found[slot, column]
+    if self._routed is not None and block.routed_BTLE is not None:
+      # A column feeds in the token before the one that it draws.
+      fed = self._prompt_length + place - 1
+      self._routed[row, fed] = block.routed_BTLE[slot, column]
     np.add.at(self.count, row, 1)
     self._finish[request_B[block.stopped_B]] = STOP
     self._end_what_is_full()
@@ -105,7 +139,14 @@ class Answers:
       versions=self._versions,
       finish_reasons=self._finish,
       **self._further,
+      routed_experts=self._routed,
     )
+
+  @property
+  def _prompt_length(self) -> int:
+    """P."""
+    assert self._routed is not None
+    return self._routed.shape[1] - self.tokens.shape[1]
 
   def _end_what_is_full(self) -> None:
     ongoing = self._finish == INTERRUPTED

@@ -24,6 +24,7 @@ class Law(NamedTuple):
     min_p: least probability that may be drawn, relative to the most probable token.
     kept_width: room for the ids of the tokens kept; 0 does not record them.
     top_logprobs: how many of the most probable tokens are recorded.
+    routed_experts: whether it is recorded to which experts tokens are sent.
   """
 
   temperature: float = 1.0
@@ -32,12 +33,13 @@ class Law(NamedTuple):
   min_p: float = 0.0
   kept_width: int = 0
   top_logprobs: int = 0
+  routed_experts: bool = False
 
   @classmethod
-  def of(cls, sampling: Sampling, kept_width: int, top_logprobs: int) -> "Law":
-    """The law that a record's header names."""
+  def of(cls, sampling: Sampling, **recorded) -> "Law":
+    """The law that a record's header names, and what is recorded of it."""
     law = (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p)
-    return cls(*law, kept_width, top_logprobs)
+    return cls(*law, **recorded)
 
 
 GREEDY = Law(temperature=0.0)

@@ -69,6 +69,7 @@ class NativeEngine:
     kept_width: K, room for the ids of the tokens kept; 0 does not record them.
     top_logprobs: how many of the most probable tokens are recorded with their
       log-probs.
+    routed_experts: record to which experts each layer sends each token, of a mixture.
     precision: "bfloat16", "float16" or "float32" for params and activations, "int8",
       "int4" or "float8" for params in it under bfloat16 activations. None computes with
       the params as they are, and the graph's activations.
@@ -79,7 +80,7 @@ class NativeEngine:
 
   Raises:
     ValueError: a precision that there is not, a number outside its range, a stop token
-      outside the vocabulary.
+      outside the vocabulary, routed experts of a model that has none.
 
   Example:
     >>> from tis_jax.models import DecoderConfig, flatten, init_params
@@ -105,6 +106,7 @@ class NativeEngine:
     pad_id: int,
     kept_width: int = 0,
     top_logprobs: int = 0,
+    routed_experts: bool = False,
     precision: str | None = None,
     settings: NativeSettings = NativeSettings(),
     base: Base | None = None,
@@ -118,6 +120,11 @@ class NativeEngine:
     if unknown := [i for i in eos_ids if not 0 <= i < self._config.vocab_size]:
       raise ValueError(
         f"stop tokens {unknown} are not in the vocabulary of {self._config.vocab_size}"
+      )
+    if routed_experts and not self._config.num_experts:
+      raise ValueError(
+        "routed_experts: the model is no mixture of experts, so there is nothing to "
+        "record; leave it False"
       )
     if (dtype := self._precision.activations) is not None:
       graph = decoder_graph(self._config, dtype=dtype)
@@ -134,7 +141,12 @@ class NativeEngine:
     self._plan = Plan(
       config=self._config,
       dtype=dtype_of(graph),
-      law=Law.of(sampling, kept_width, top_logprobs),
+      law=Law.of(
+        sampling,
+        kept_width=kept_width,
+        top_logprobs=top_logprobs,
+        routed_experts=routed_experts,
+      ),
       eos_ids=tuple(eos_ids),
       steps=min(max_new_tokens, _STEPS),
     )
@@ -209,7 +221,7 @@ class NativeEngine:
     given = ids_of(prompts, prompt_mask)
     lengths = np.array([len(ids) for ids in given], int)
     longest = self._longest(int(lengths.max(initial=1)))
-    answers = self._no_answers(rows)
+    answers = self._no_answers(rows, prompts.shape[1], greedy)
     for prompt in np.flatnonzero(lengths > longest):
       answers.abort(slice(prompt * samples, (prompt + 1) * samples))
       self._say(
@@ -229,13 +241,17 @@ class NativeEngine:
     )
     return self._answer(requests, answers, slots, longest, greedy)
 
-  def begin(self, rows: int) -> Generation:
+  def begin(self, rows: int, prompt_length: int) -> Generation:
     """Responses of no token yet, for `go_on`.
+
+    Args:
+      rows: R.
+      prompt_length: P of the prompts that they will answer.
 
     Raises:
       RuntimeError: `update` has not been called.
     """
-    answers = self._no_answers(rows)
+    answers = self._no_answers(rows, prompt_length)
     answers.interrupt()
     return answers.generation(blank(self._plan.law, self._config.vocab_size))
 
@@ -268,7 +284,7 @@ class NativeEngine:
     Raises:
       RuntimeError: `update` has not been called.
     """
-    self._no_answers(0)
+    self._in_use()
     rows, width = prompts.shape
     given = ids_of(prompts, prompt_mask)
     lengths = np.array([len(ids) for ids in given], int)
@@ -302,7 +318,6 @@ class NativeEngine:
     law = GREEDY if greedy else self._plan.law
     plan, health = dataclasses.replace(self._plan, law=law), Health(slots)
     if requests.order:
-      assert self._version is not None
       Schedule(
         plan,
         requests,
@@ -310,7 +325,7 @@ class NativeEngine:
         slots=slots,
         longest=longest,
         cache_dtype=jnp.dtype(self._precision.cache or plan.dtype),
-        version=self._version,
+        version=self._in_use(),
         newer=functools.partial(self._newer, greedy, health),
         recompute=self._settings.new_params == "switch_recompute",
         health=health,
@@ -318,10 +333,18 @@ class NativeEngine:
     self.health = health.metrics()
     return answers.generation(blank(law, self._config.vocab_size))
 
-  def _no_answers(self, rows: int) -> Answers:
+  def _in_use(self) -> Version:
     if self._version is None:
       raise RuntimeError("there are no params to generate with: call `update` first")
-    return Answers(rows, self._room, self._pad_id, self._version.number)
+    return self._version
+
+  def _no_answers(self, rows: int, prompt_length: int, greedy: bool = False) -> Answers:
+    routed = None
+    if self._plan.law.routed_experts and not greedy:
+      config = self._config
+      shape = (prompt_length + self._room, config.num_layers, config.experts_per_token)
+      routed = np.full((rows, *shape), -1, np.int16)
+    return Answers(rows, self._room, self._pad_id, self._in_use().number, routed)
 
   def _longest(self, prompt: int) -> int:
     """Places that a slot may need, behind a prompt of so many tokens."""

@@ -4,7 +4,8 @@ The arithmetic is that of `tis_jax.models.Decoder`: fp32 norms, angles and softm
 products accumulated in fp32 and rounded to the activations' dtype.
 
 Letters in names: B slots, S new tokens of each, T = B * S, C places in a memory, D
-width, N key heads, G query heads a key head, K head width, Q = S * G.
+width, N key heads, G query heads a key head, K head width, Q = S * G, L layers, E
+experts of a token.
 """
 
 import functools
@@ -51,7 +52,9 @@ def forward(
   start,
   cache: Cache,
   past: Past | None = None,
-) -> tuple[jax.Array, Cache]:
+  *,
+  routed: bool = False,
+) -> tuple[jax.Array, Cache, jax.Array | None]:
   """Hidden states of new tokens after the final norm, and the cache with them in it.
 
   A token sees the past of its slot and the places of the cache up to its own, whatever
@@ -66,9 +69,11 @@ def forward(
     start: int32 scalar, the place of the first new token in the cache.
     cache: with places for them.
     past: what comes before the cache; None for nothing.
+    routed: give the experts, too, of a mixture.
 
   Returns:
-    (hidden_BSD in `dtype`, the cache).
+    (hidden_BSD in `dtype`, the cache, int16 [B, S, L, E] to which experts each layer
+    sent each token, or None).
   """
   rows, new = tokens_BS.shape
   places_BS = jnp.broadcast_to(start + jnp.arange(new), (rows, new))
@@ -89,16 +94,21 @@ def forward(
   if config.scaled_embedding:
     x_BSD = x_BSD * jnp.asarray(config.hidden_size**0.5, dtype)
   x_TD = x_BSD.reshape(rows * new, -1)
-  memories = []
+  memories, chosen = [], []
   for index, (layer, memory) in enumerate(zip(layout.layers, cache, strict=True)):
     sees_all = config.window is None or config.window.is_full(index)
     before = [] if past is None else [past.cache[index]]
-    x_TD, memory = _block(
+    x_TD, memory, experts_TE = _block(
       config, layer, x_TD, full if sees_all else windowed, start, memory, before
     )
     memories.append(memory)
+    chosen.append(experts_TE)
   hidden_TD = rms_norm(x_TD, layout.final_norm, config.rms_norm_eps)
-  return hidden_TD.reshape(rows, new, -1), tuple(memories)
+  routed_BSLE = None
+  if routed:
+    routed_TLE = jnp.stack(chosen, axis=1).astype(jnp.int16)
+    routed_BSLE = routed_TLE.reshape(rows, new, *routed_TLE.shape[1:])
+  return hidden_TD.reshape(rows, new, -1), tuple(memories), routed_BSLE
 
 
 def logits(layout: Layout, hidden_BD: jax.Array) -> jax.Array:
@@ -142,18 +152,19 @@ def _block(config, layer: LayerLayout, x_TD, sees: _Sees, start, memory, before)
   if layer.attention_post_norm is not None:
     added_TD = rms_norm(added_TD, layer.attention_post_norm, eps)
   x_TD = x_TD + added_TD
-  added_TD = _mlp(config, layer, rms_norm(x_TD, layer.mlp_norm, eps))
+  added_TD, experts_TE = _mlp(config, layer, rms_norm(x_TD, layer.mlp_norm, eps))
   if layer.mlp_post_norm is not None:
     added_TD = rms_norm(added_TD, layer.mlp_post_norm, eps)
-  return x_TD + added_TD, memory
+  return x_TD + added_TD, memory, experts_TE
 
 
 def _mlp(config, layer: LayerLayout, x_TD):
+  """What the MLP adds, and the experts that it took; None where there are none."""
   if layer.experts is not None:
-    return layer.experts(x_TD, config.experts_per_token, config.normalize_experts)[0]
+    return layer.experts(x_TD, config.experts_per_token, config.normalize_experts)
   assert layer.gate_up is not None and layer.down is not None
   gate, up = jnp.split(layer.gate_up(x_TD), 2, axis=1)
-  return layer.down(gate_activation(config)(gate) * up)
+  return layer.down(gate_activation(config)(gate) * up), None
 
 
 def _up_to(last_BS, memory: Memory, at_BS, window: int | None) -> jax.Array:

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,10 +19,18 @@ _FEW = 4
 
 
 class Held(NamedTuple):
-  """Where a sequence that has been read stands: row `row` of `read`."""
+  """Where a sequence that has been read stands.
+
+  Attributes:
+    read: the sequences of one call.
+    row: its own there.
+    routed: int16 [length, layers, experts of a token], to which experts its tokens were
+      sent; None where it is not recorded.
+  """
 
   read: Read
   row: int
+  routed: np.ndarray | None = None
 
 
 class Reader:
@@ -72,13 +81,21 @@ class Reader:
       tokens[row, : len(ids)] = ids
     cache = empty(plan.config, rows, width, self._cache_dtype)
     hidden = jnp.zeros((rows, plan.config.hidden_size), plan.dtype)
+    parts = []
     for start in range(0, int(lengths.max()), chunk):
       if start:
         yield []
       part = tokens[:, start : start + chunk]
-      cache, hidden = read(plan, layout, part, np.int32(start), lengths, cache, hidden)
+      cache, hidden, routed = read(
+        plan, layout, part, np.int32(start), lengths, cache, hidden
+      )
+      parts.append(routed)
     done = Read(cache, last_logits(layout, hidden))
-    yield [Held(done, row) for row in range(len(sequences))]
+    routed_R = [None] * len(sequences)
+    if plan.law.routed_experts:
+      whole = np.concatenate(jax.device_get(parts), axis=1)
+      routed_R = [row[: len(ids)] for row, ids in zip(whole, sequences, strict=False)]
+    yield [Held(done, *there) for there in enumerate(routed_R)]
 
 
 class Prefixes:

@@ -156,6 +156,9 @@ class Schedule:
       if not ready:
         return []
       held = [self._prefixes.use(prompt) for prompt in prompts]
+      for row, one in zip(rows, held, strict=True):
+        prompt = self._length_R[row] - self._said_R[row]
+        self._answers.read(row, prompt, one.routed)
       self._request_B[free[: len(rows)]] = rows
       for _ in rows:
         self._waiting.popleft()

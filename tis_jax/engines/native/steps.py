@@ -4,7 +4,7 @@ Each function here is compiled once for each shape of its cache, and for nothing
 which slots are taken, by what and for how long are numbers.
 
 Letters in names: B slots, N prompts, S tokens of a chunk, V vocabulary, T tokens drawn
-by one call.
+by one call, L layers, E experts of a token.
 """
 
 import dataclasses
@@ -82,12 +82,15 @@ class Block(NamedTuple):
     mask_BT: which were drawn for a response that went on.
     stopped_B: whether one of them ended it.
     steps: int32, columns used.
+    routed_BTLE: int16, the experts of the token that was fed in for each column; None
+      where they are not recorded, and of a column that was drawn from what was read.
   """
 
   drawn: Drawn
   mask_BT: jax.Array
   stopped_B: jax.Array
   steps: jax.Array
+  routed_BTLE: jax.Array | None = None
 
 
 def no_slots(cache: tuple[Memory, ...], keys_B: jax.Array) -> Slots:
@@ -113,15 +116,17 @@ def read(plan: Plan, layout: Layout, chunk_NS, start, lengths_N, cache, hidden_N
     hidden_ND: last hidden states so far; donated.
 
   Returns:
-    (cache, hidden_ND).
+    (cache, hidden_ND, int16 [N, S, L, E] the chunk's experts or None).
   """
-  config, dtype = plan.config, plan.dtype
-  out_NSD, cache = forward(config, dtype, layout, chunk_NS, start, cache)
+  config, dtype, routed = plan.config, plan.dtype, plan.law.routed_experts
+  out_NSD, cache, routed_NSLE = forward(
+    config, dtype, layout, chunk_NS, start, cache, routed=routed
+  )
   last_N = lengths_N - 1 - start
   inside_N = (last_N >= 0) & (last_N < chunk_NS.shape[1])
   at_N = jnp.clip(last_N, 0, chunk_NS.shape[1] - 1)
   last_ND = jnp.take_along_axis(out_NSD, at_N[:, None, None], axis=1)[:, 0]
-  return cache, jnp.where(inside_N[:, None], last_ND, hidden_ND)
+  return cache, jnp.where(inside_N[:, None], last_ND, hidden_ND), routed_NSLE
 
 
 @jax.jit
@@ -210,8 +215,8 @@ def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
     return (step < steps) & (slots.live_B.sum(dtype=jnp.int32) >= enough)
 
   def one(carry):
-    step, slots, drawn, mask_BT, stopped_B = carry
-    hidden_B1D, cache = forward(
+    step, slots, drawn, routed_BTLE, mask_BT, stopped_B = carry
+    hidden_B1D, cache, routed_B1LE = forward(
       plan.config,
       plan.dtype,
       layout,
@@ -219,6 +224,7 @@ def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
       step,
       slots.cache,
       past,
+      routed=plan.law.routed_experts,
     )
     logits_BV = logits(layout, hidden_B1D[:, 0])
     new = draw(plan.law, logits_BV, _noise(slots.key_B, slots.count_B))
@@ -227,6 +233,8 @@ def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
       return jax.lax.dynamic_update_index_in_dim(all_BT, new_B, step, 1)
 
     drawn = jax.tree.map(column, drawn, new)
+    if routed_BTLE is not None and routed_B1LE is not None:
+      routed_BTLE = column(routed_BTLE, routed_B1LE[:, 0])
     live_B = slots.live_B
     stops_B = live_B & _stops(plan, new.tokens)
     moved_B = live_B.astype(jnp.int32)
@@ -238,7 +246,8 @@ def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
       count_B=count_B,
       live_B=live_B & ~stops_B & (count_B < slots.limit_B),
     )
-    return step + 1, slots, drawn, column(mask_BT, live_B), stopped_B | stops_B
+    mask_BT = column(mask_BT, live_B)
+    return step + 1, slots, drawn, routed_BTLE, mask_BT, stopped_B | stops_B
 
   shapes = jax.eval_shape(
     lambda head: draw(plan.law, jnp.zeros((rows, len(head))), slots.key_B),
@@ -247,13 +256,19 @@ def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
   blank = jax.tree.map(lambda x: jnp.zeros((rows, room, *x.shape[1:]), x.dtype), shapes)
   nothing_BT, none_B = jnp.zeros((rows, room), bool), jnp.zeros((rows,), bool)
   slots = slots._replace(cache=empty(plan.config, rows, room, dtype))
-  start = (jnp.int32(0), slots, blank, nothing_BT, none_B)
-  step, slots, drawn, mask_BT, stopped_B = jax.lax.while_loop(goes_on, one, start)
+  routed_BTLE = None
+  if plan.law.routed_experts:
+    shape = (rows, room, plan.config.num_layers, plan.config.experts_per_token)
+    routed_BTLE = jnp.zeros(shape, jnp.int16)
+  start = (jnp.int32(0), slots, blank, routed_BTLE, nothing_BT, none_B)
+  step, slots, drawn, routed_BTLE, mask_BT, stopped_B = jax.lax.while_loop(
+    goes_on, one, start
+  )
   # Of a response that ended on the way nobody looks at any more.
   pairs = zip(past.cache, slots.cache, strict=True)
   cache = tuple(append(old, new, past.length_B, step) for old, new in pairs)
   slots = slots._replace(cache=cache)
-  return slots, Block(drawn, mask_BT, stopped_B, step)
+  return slots, Block(drawn, mask_BT, stopped_B, step, routed_BTLE)
 
 
 def _noise(key_B, count_B):

@@ -121,7 +121,8 @@ def plan(study: Study) -> list[PlannedRun]:
   a study that share a workdir share the run.
 
   Raises:
-    ConfigError: settings that do not exist, are impossible or contradict each other.
+    ConfigError: settings that do not exist, are impossible or contradict each other, or
+      a learner of several processes.
 
   >>> study = Study("quickstart", {"store.max_staleness": 8},
   ...               {"none": {"algorithm.correction.stages": ()}},
@@ -144,6 +145,15 @@ def plan(study: Study) -> list[PlannedRun]:
   return runs
 
 
+def _check_alone(config: ConfigDict) -> None:
+  """Refuses a learner of several processes: a study starts one for each run."""
+  if (count := config.processes.count) != 1:
+    raise ConfigError(
+      f"processes.count is {count}, and a study makes each of its runs in one process: "
+      "set it to 1, or make such runs by tis train, the same command in each process"
+    )
+
+
 def _planned(study: Study, arm: str, point: Mapping[str, Any], seed) -> PlannedRun:
   settings = {**study.common, **study.arms[arm], **point}
   if seed is not None:
@@ -153,6 +163,7 @@ def _planned(study: Study, arm: str, point: Mapping[str, Any], seed) -> PlannedR
   try:
     override(config, overrides)
     read_config(config)
+    _check_alone(config)
   except ConfigError as error:
     raise ConfigError(f"arm {arm}: {error}" if arm else str(error)) from error
   texts = {name: as_text(value) for name, value in point.items()}
