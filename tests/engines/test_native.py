@@ -285,6 +285,35 @@ def test_it_lowers_for_accelerators(policy):
   assert exported.platforms == ("tpu", "cuda")
 
 
+def test_a_long_prompt_is_read_by_a_kernel_of_a_tpu():
+  config = models.DecoderConfig(
+    vocab_size=24, hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4,
+    num_kv_heads=2, head_dim=16,
+  )  # fmt: skip
+  dtype = jnp.dtype(jnp.bfloat16)
+  params = models.init_params(config, jax.random.key(0))
+  laid_out = layout(models.decoder_graph(config, dtype=dtype), params)
+  plan = steps.Plan(config, dtype, Law(), (EOS,), steps=4)
+
+  def lowered(cache_dtype):
+    cache = jax.eval_shape(lambda: empty(config, 2, 16_384, jnp.dtype(cache_dtype)))
+    chunk, lengths = jnp.zeros((2, 512), jnp.int32), jnp.zeros(2, jnp.int32)
+    hidden = jnp.zeros((2, 32), dtype)
+    read = jax.jit(lambda *args: steps.read(plan, *args))
+    return jax.export.export(read, platforms=["tpu"])(
+      laid_out, chunk, np.int32(512), lengths, cache, hidden
+    ).mlir_module()
+
+  # Params may lie on several devices, of which without a mesh nothing is known.
+  assert "tpu_custom_call" not in lowered("bfloat16")
+  auto = (jax.sharding.AxisType.Auto,)
+  one = jax.make_mesh((1,), ("data",), axis_types=auto, devices=jax.devices()[:1])
+  with jax.set_mesh(one):
+    for cache_dtype in ("bfloat16", "int8"):
+      # One a layer.
+      assert lowered(cache_dtype).count("tpu_custom_call") == 2
+
+
 def test_params_may_be_split_over_devices(policy, prompts):
   graph, params = policy
   auto = (jax.sharding.AxisType.Auto,) * 2

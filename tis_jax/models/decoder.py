@@ -6,16 +6,15 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from tis_jax.models.attend_long import attend_long
 from tis_jax.models.cache import KVCache
 from tis_jax.models.config import DecoderConfig
 from tis_jax.models.layers import Block, Near, attend, rms_norm, rotary_angles
-from tis_jax.models.long_attention import attend_in_blocks, is_long, sees
-from tis_jax.models.sharding import constrain
+from tis_jax.models.long_attention import is_long, sees
+from tis_jax.models.sharding import ROWS, constrain
 
 # The width of a window that nothing lies outside of.
 _EVERYTHING = 2**30
-# Mesh axes that split the rows of a batch.
-_ROWS = ("data", "fsdp")
 
 
 class Decoder(nnx.Module):
@@ -131,7 +130,7 @@ class Decoder(nnx.Module):
     x_BSD = jnp.take(embedding_VD, tokens_BS, axis=0).astype(self.dtype)
     if self.config.scaled_embedding:
       x_BSD = x_BSD * jnp.asarray(self.config.hidden_size**0.5, self.dtype)
-    x_BSD = constrain(x_BSD, _ROWS)
+    x_BSD = constrain(x_BSD, ROWS)
     graph, stacked = nnx.split(self.layers)
 
     def layer(carry, layer_inputs):
@@ -146,7 +145,7 @@ class Decoder(nnx.Module):
       attention = functools.partial(_attention, attends, memory, index)
       block = nnx.merge(graph, params)
       x_BSD, memory = block(x_BSD, turns, attention, routed_BSE)
-      return (constrain(x_BSD, _ROWS), memory), None
+      return (constrain(x_BSD, ROWS), memory), None
 
     if self.remat:
       # Inside a scan the optimiser cannot undo the recomputation; no barrier needed.
@@ -219,7 +218,7 @@ def _attends(segment_ids_BS, prefixes_BS, cache):
     segment_ids_BC, slots_S = cache.segment_ids_BC, slots_S + cache.length
   if is_long(segment_ids_BS.shape[1], segment_ids_BC.shape[1]):
     return functools.partial(
-      attend_in_blocks,
+      attend_long,
       places_BS=jnp.broadcast_to(slots_S[None, :], segment_ids_BS.shape),
       segments_BS=segment_ids_BS,
       segments_BC=segment_ids_BC,

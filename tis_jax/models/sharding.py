@@ -6,6 +6,9 @@ import jax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+ROWS = ("data", "fsdp")
+"""The mesh axes that split the rows of a batch."""
+
 # Trailing axes of each parameter; axes of layers and experts in front are never split.
 _AXES = {
   "embedding": ("tensor", "fsdp"),
@@ -91,13 +94,16 @@ def constrain(x, *axes):
     x; constrained only where a mesh is set (`jax.set_mesh`), has the axes, and they
     divide the dimension.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  spec = []
-  for names, size in zip(axes, x.shape, strict=False):
-    names = (names,) if isinstance(names, str) else names
-    names = tuple(name for name in names if name in mesh.shape)
-    devices = math.prod(mesh.shape[name] for name in names)
-    spec.append(names if size % devices == 0 else None)
+  spec = [fitting(names, size) for names, size in zip(axes, x.shape, strict=False)]
   if not any(spec):
     return x
   return jax.lax.with_sharding_constraint(x, PartitionSpec(*spec))
+
+
+def fitting(names, size: int) -> tuple[str, ...] | None:
+  """Those of the mesh axes that are set, or None where they do not divide `size`."""
+  mesh = jax.sharding.get_abstract_mesh()
+  names = (names,) if isinstance(names, str) else names
+  names = tuple(name for name in names if name in mesh.shape)
+  devices = math.prod(mesh.shape[name] for name in names)
+  return names if size % devices == 0 else None

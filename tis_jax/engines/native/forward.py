@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from tis_jax.engines.native.cache import Memory, moved, places_of, write
 from tis_jax.engines.native.layout import LayerLayout, Layout, times
+from tis_jax.models.attend_long import attend_long
 from tis_jax.models.config import DecoderConfig
 from tis_jax.models.layers import (
   MASKED,
@@ -26,7 +27,7 @@ from tis_jax.models.layers import (
   rotary_angles,
   rotate,
 )
-from tis_jax.models.long_attention import attend_in_blocks, is_long
+from tis_jax.models.long_attention import is_long
 from tis_jax.models.precision import multiply
 
 Cache = tuple[Memory, ...]
@@ -147,7 +148,7 @@ def _block(config, layer: LayerLayout, x_TD, sees: _Sees, start, memory, before)
   if before or not is_long(sees.places_BS.shape[1], places_of(memory)):
     mixed_BSHK = _attend(query, [*before, memory], sees.seen, kv)
   else:
-    mixed_BSHK = _attend_in_blocks(query, memory, sees, kv)
+    mixed_BSHK = _attend_long(query, memory, sees, kv)
   added_TD = layer.out(mixed_BSHK.reshape(x_TD.shape[0], -1))
   if layer.attention_post_norm is not None:
     added_TD = rms_norm(added_TD, layer.attention_post_norm, eps)
@@ -220,7 +221,7 @@ def _product(query_BNQK, memory: Memory) -> jax.Array:
   return product * memory.key_scale_BNC[:, :, None, :]
 
 
-def _attend_in_blocks(query_BSHK, memory: Memory, sees: _Sees, kv: int) -> jax.Array:
+def _attend_long(query_BSHK, memory: Memory, sees: _Sees, kv: int) -> jax.Array:
   """What `_attend` computes of one memory, without an array of all tokens by places."""
   rows, new, heads, width = query_BSHK.shape
   query_BSNGK = query_BSHK.reshape(rows, new, kv, heads // kv, width)
@@ -232,9 +233,7 @@ def _attend_in_blocks(query_BSHK, memory: Memory, sees: _Sees, kv: int) -> jax.A
   if sees.window is not None:
     places_BC = jnp.broadcast_to(jnp.arange(places[1])[None, :], places)
     near = Near(jnp.asarray(sees.window), places_BS, places_BC)
-  mixed = attend_in_blocks(
-    query_BSNGK, keys_BCNK, values_BCNK, places_BS, *one, near=near
-  )
+  mixed = attend_long(query_BSNGK, keys_BCNK, values_BCNK, places_BS, *one, near=near)
   return mixed.reshape(query_BSHK.shape)
 
 
