@@ -30,6 +30,7 @@ from tis_jax.rollouts.errors import (
   CorruptRolloutError,
   RolloutSchemaError,
   RolloutShapeError,
+  RolloutValueError,
   TruncatedRolloutError,
 )
 
@@ -182,7 +183,11 @@ def test_everything_that_version_2_has_room_for_comes_back(make_rollout):
     kept_ids=ids,
     routed_experts=np.full((rows, prompt + length, 2, 3), 7, np.int16),
   )
-  validate(record, Limits(experts=8))
+  validate(record, Limits(experts=8, routing=(2, 3)))
+  with pytest.raises(RolloutValueError, match=r"routed_experts has one outside"):
+    validate(record, Limits(experts=7))
+  with pytest.raises(RolloutShapeError, match=r"routed_experts have \(2, 3\) layers"):
+    validate(record, Limits(routing=(2, 2)))
   again = decode(encode(record))
   assert again.header == record.header
   assert again.arrays().keys() == record.arrays().keys()

@@ -118,6 +118,13 @@ class DecoderConfig:
       raise ValueError("experts have SiLU gates; gelu goes with one MLP for all tokens")
 
   @property
+  def routing(self) -> tuple[int, int] | None:
+    """Layers, and experts that each sends a token to; None of no mixture."""
+    if not self.num_experts:
+      return None
+    return self.num_layers, self.experts_per_token
+
+  @property
   def group_size(self) -> int:
     """Query heads that share one key head, G."""
     return self.num_heads // self.num_kv_heads

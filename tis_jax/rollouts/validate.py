@@ -33,6 +33,8 @@ class Limits(NamedTuple):
     shape: their (B, P, T).
     group_size: responses to each prompt.
     vocab_size: token ids are below it.
+    routing: layers, and experts that each sends a token to, where routed experts are
+      recorded.
     experts: experts of a layer.
     sampling: the law that the run samples by. The engine and its dtype are free.
     record_bytes: of a record; what is longer is not even read.
@@ -42,6 +44,7 @@ class Limits(NamedTuple):
   shape: tuple[int, int, int] | None = None
   group_size: int | None = None
   vocab_size: int | None = None
+  routing: tuple[int, int] | None = None
   experts: int | None = None
   sampling: Sampling | None = None
   record_bytes: int = 1 << 30
@@ -160,6 +163,12 @@ def _check_rows(rollout: Rollout, limits: Limits) -> None:
     raise RolloutShapeError(
       f"groups of {sorted(set(sizes.tolist()))} responses, the run has groups of"
       f" {limits.group_size}"
+    )
+  routed, wanted = rollout.routed_experts, limits.routing
+  if routed is not None and wanted is not None and routed.shape[2:] != wanted:
+    raise RolloutShapeError(
+      f"routed_experts have {routed.shape[2:]} layers and experts of a token, the model"
+      f" has {wanted}"
     )
   prompt_mask = rollout.prompt_mask
   if (prompt_mask[:, :-1] & ~prompt_mask[:, 1:]).any():

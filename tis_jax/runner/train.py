@@ -132,6 +132,7 @@ def _lead(
         shape=settings.record_shape,
         group_size=settings.sampler.group_size,
         vocab_size=parts.decoder.vocab_size,
+        routing=parts.decoder.routing,
         experts=parts.decoder.num_experts or None,
         sampling=settings.sampler.sampling,
       ),

@@ -339,11 +339,9 @@ class NativeEngine:
     return self._version
 
   def _no_answers(self, rows: int, prompt_length: int, greedy: bool = False) -> Answers:
-    routed = None
-    if self._plan.law.routed_experts and not greedy:
-      config = self._config
-      shape = (prompt_length + self._room, config.num_layers, config.experts_per_token)
-      routed = np.full((rows, *shape), -1, np.int16)
+    routed, routing = None, self._config.routing
+    if self._plan.law.routed_experts and routing is not None and not greedy:
+      routed = np.full((rows, prompt_length + self._room, *routing), -1, np.int16)
     return Answers(rows, self._room, self._pad_id, self._in_use().number, routed)
 
   def _longest(self, prompt: int) -> int:
