@@ -25,10 +25,10 @@ def request_keys(key):
   return jax.numpy.stack(keys)
 
 
-def go_on(engine, begun, more, key=1):
+def go_on(engine, begun, more, key=1, **how):
   tokens, mask = (np.repeat(x, SAMPLES, axis=0) for x in ragged(LENGTHS))
   more = np.broadcast_to(more, len(tokens))
-  return engine.go_on(tokens, mask, begun, more=more, keys=request_keys(key))
+  return engine.go_on(tokens, mask, begun, more=more, keys=request_keys(key), **how)
 
 
 def in_parts(policy, *parts, sampling=None, **options):  # noqa: F811
@@ -130,3 +130,26 @@ def test_a_slot_that_is_full_ends_a_response_and_a_long_prompt_is_given_up(polic
   assert (reasons[4] == ABORTED).all() and (np.delete(reasons, 4, 0) == LENGTH).all()
   wanted = np.maximum(12 - np.array(LENGTHS) + 1, 0)
   np.testing.assert_array_equal(out.mask.sum(axis=1)[::SAMPLES], wanted)
+
+
+def test_what_is_enough_is_asked_between_tokens_and_nothing_is_read_twice(policy):  # noqa: F811
+  law = Sampling(temperature=0.8, top_k=4)
+  engine = engine_of(policy, law, max_new_tokens=T, slots=4)
+  engine.update(policy[1], version=0)
+  whole = engine.generate(*ragged(LENGTHS), samples=SAMPLES, key=jax.random.key(1))
+  asked = []
+
+  def enough(reasons):
+    asked.append((reasons != INTERRUPTED).sum())
+    return asked[-1] >= 5
+
+  begun = engine.begin(len(LENGTHS) * SAMPLES, max(LENGTHS))
+  out = go_on(engine, begun, T, enough=enough, every=3)
+  assert len(asked) > 2 and max(asked[:-1]) < 5
+  ended = out.finish_reasons != INTERRUPTED
+  assert 5 <= ended.sum() < len(ended)
+  np.testing.assert_array_equal(out.mask[ended], whole.mask[ended])
+  np.testing.assert_array_equal(out.tokens[out.mask], whole.tokens[out.mask])
+  # Each prompt once, however often it was asked.
+  assert engine.health["prompt_tokens"] <= sum(LENGTHS)
+  assert go_on(engine, out, T).tokens.tolist() == whole.tokens.tolist()

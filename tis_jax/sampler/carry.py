@@ -47,11 +47,11 @@ class Carry:
   begun      = all draws of the walk below seq * n + len(left)
   ```
 
-  A response draws at most `interrupt_after` tokens in one call of the engine, and goes
-  on in the next; up to two records of groups are under way at once. A group that no
-  later record could hold in time is finished in this one, so that no token is staler at
-  its use than the run allows: where the sampler is as far ahead of the learner as it
-  may be, nothing is interrupted.
+  Every `interrupt_after` tokens it is looked whether a record's groups are finished;
+  what is not is interrupted then, and goes on in the next record. Up to two records of
+  groups are under way at once. A group that no later record could hold in time is
+  finished in this one, so that no token is staler at its use than the run allows: where
+  the sampler is as far ahead of the learner as it may be, nothing is interrupted.
 
   Attributes:
     digest: of the newest params that made a token of the last record; "" if unknown.
@@ -112,8 +112,10 @@ class Carry:
       last: the last record that may hold what begins now.
     """
     self._begin(seq, last)
-    while (chosen := self._chosen(seq)) is None:
+    if self._chosen(seq) is None:
       self._go_on(seq)
+    chosen = self._chosen(seq)
+    assert chosen is not None, "the engine goes on until there are enough"
     draws = {group.draw for group in chosen}
     self._groups = [group for group in self._groups if group.draw not in draws]
     return self._played(chosen)
@@ -138,35 +140,43 @@ class Carry:
     return seq * self._prompts + len(self.left)
 
   def _chosen(self, seq: int) -> list[Group] | None:
-    """The finished groups that make the record; None while there are not enough.
+    """The finished groups that make the record; None while there are not enough."""
+    places = self._places(seq, [group.finished for group in self._groups])
+    return None if places is None else [self._groups[place] for place in places]
+
+  def _places(self, seq: int, finished: Sequence[bool]) -> list[int] | None:
+    """Theirs among the groups, by which are finished.
 
     There are enough if those that are left fit the records that may hold them.
     """
-    chosen = [group for group in self._groups if group.finished][: self._prompts]
-    draws = {group.draw for group in chosen}
-    left = [group for group in self._groups if group.draw not in draws]
+    chosen = np.flatnonzero(finished)[: self._prompts].tolist()
+    left = np.setdiff1d(np.arange(len(self._groups)), chosen).tolist()
     in_time = all(
-      place < self._prompts * (group.last - seq) for place, group in enumerate(left)
+      place < self._prompts * (self._groups[at].last - seq)
+      for place, at in enumerate(left)
     )
     # Samplers that come shorten what each may be ahead: then some are late.
-    enough = in_time or all(group.finished for group in left)
+    enough = in_time or all(finished[at] for at in left)
     return chosen if enough and len(chosen) == self._prompts else None
 
   def _go_on(self, seq: int) -> None:
-    """One call of the engine for everything that is not finished."""
+    """Goes on with everything that is not finished, until a record is."""
     groups, samples = self._groups, self._samples
     prompts = np.repeat([group.prompt for group in groups], samples)
     begun = _stacked([group.generation for group in groups])
-    # What no later record may hold is not interrupted.
-    needed = len(groups) <= self._prompts
-    room, part = begun.tokens.shape[1], self._interrupt_after
-    more = [room if needed or group.last <= seq else part for group in groups]
+
+    def enough(finish_reasons: np.ndarray) -> bool:
+      ongoing = (finish_reasons == INTERRUPTED).reshape(-1, samples).any(axis=1)
+      return self._places(seq, (~ongoing).tolist()) is not None
+
     out = self._engine.go_on(
       self._environment.prompts.tokens[prompts],
       self._environment.prompts.mask[prompts],
       begun,
-      more=np.repeat(more, samples),
+      more=np.full(len(prompts), begun.tokens.shape[1]),
       keys=_keys(self._key, np.array([group.draw for group in groups]), samples),
+      enough=enough,
+      every=self._interrupt_after,
     )
     digest = self._engine.params_digest
     self._groups = [

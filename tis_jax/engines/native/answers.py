@@ -40,7 +40,7 @@ class Answers:
     self._mask = np.zeros((rows, room), bool)
     self._logp = np.zeros((rows, room), np.float32)
     self._versions = np.full((rows, room), version, np.int32)
-    self._finish = np.full(rows, LENGTH, np.int8)
+    self.finish_reasons = np.full(rows, LENGTH, np.int8)
     self._room_R = np.full(rows, room, np.int32)
     self._further: dict[str, np.ndarray] = {}
     self._routed = routed
@@ -58,7 +58,7 @@ class Answers:
     answers.count = begun.mask.sum(axis=1, dtype=np.int32)
     answers.tokens, answers._mask = begun.tokens.copy(), begun.mask.copy()
     answers._logp, answers._versions = begun.sampler_logp.copy(), begun.versions.copy()
-    answers._finish, answers._room_R = begun.finish_reasons.copy(), room
+    answers.finish_reasons, answers._room_R = begun.finish_reasons.copy(), room
     found = {name: getattr(begun, name) for name in FILL}
     answers._further = {n: x.copy() for n, x in found.items() if x is not None}
     if begun.routed_experts is not None:
@@ -110,17 +110,17 @@ class Answers:
       fed = self._prompt_length + place - 1
       self._routed[row, fed] = block.routed_BTLE[slot, column]
     np.add.at(self.count, row, 1)
-    self._finish[request_B[block.stopped_B]] = STOP
+    self.finish_reasons[request_B[block.stopped_B]] = STOP
     self._end_what_is_full()
     return len(row)
 
   def abort(self, rows) -> None:
     """Says of rows that they were given up."""
-    self._finish[rows] = ABORTED
+    self.finish_reasons[rows] = ABORTED
 
   def interrupt(self) -> None:
     """Says of all that they go on."""
-    self._finish[:] = INTERRUPTED
+    self.finish_reasons[:] = INTERRUPTED
 
   def generation(self, blank: Drawn) -> Generation:
     """As the protocol has it.
@@ -137,7 +137,7 @@ class Answers:
       mask=self._mask,
       sampler_logp=self._logp,
       versions=self._versions,
-      finish_reasons=self._finish,
+      finish_reasons=self.finish_reasons,
       **self._further,
       routed_experts=self._routed,
     )
@@ -149,8 +149,8 @@ class Answers:
     return self._routed.shape[1] - self.tokens.shape[1]
 
   def _end_what_is_full(self) -> None:
-    ongoing = self._finish == INTERRUPTED
-    self._finish[ongoing & (self.count >= self._room_R)] = LENGTH
+    ongoing = self.finish_reasons == INTERRUPTED
+    self.finish_reasons[ongoing & (self.count >= self._room_R)] = LENGTH
 
   def _array(self, name: str, like: np.ndarray) -> np.ndarray:
     if name not in self._further:

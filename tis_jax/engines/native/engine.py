@@ -263,6 +263,8 @@ class NativeEngine:
     *,
     more: np.ndarray,
     keys: jax.Array,
+    enough: Callable[[np.ndarray], bool] | None = None,
+    every: int = 1,
   ) -> Generation:
     """Goes on with responses that were begun, and interrupts them again.
 
@@ -276,6 +278,9 @@ class NativeEngine:
       more: int [R], at least 1: the most tokens that each may draw now.
       keys: PRNG keys [R], of each response the same in every call: its token t is drawn
         with `fold_in(key, t)`, however often it is interrupted.
+      enough: asked every `every` tokens of a slot, with the finish reasons of then [R];
+        True interrupts all. None: each draws what it may.
+      every: tokens.
 
     Returns:
       Them, with what they have said now; `INTERRUPTED` is the finish reason of those
@@ -310,10 +315,19 @@ class NativeEngine:
       longest=longest,
       keys=keys,
     )
-    return self._answer(requests, answers, slots, longest, greedy=False)
+    return self._answer(
+      requests, answers, slots, longest, greedy=False, enough=enough, every=every
+    )
 
   def _answer(
-    self, requests: Requests, answers: Answers, slots: int, longest: int, greedy: bool
+    self,
+    requests: Requests,
+    answers: Answers,
+    slots: int,
+    longest: int,
+    greedy: bool,
+    enough: Callable[[np.ndarray], bool] | None = None,
+    every: int = 1,
   ) -> Generation:
     law = GREEDY if greedy else self._plan.law
     plan, health = dataclasses.replace(self._plan, law=law), Health(slots)
@@ -329,6 +343,8 @@ class NativeEngine:
         newer=functools.partial(self._newer, greedy, health),
         recompute=self._settings.new_params == "switch_recompute",
         health=health,
+        enough=enough and (lambda: enough(answers.finish_reasons)),
+        every=every,
       ).run()
     self.health = health.metrics()
     return answers.generation(blank(law, self._config.vocab_size))

@@ -52,6 +52,8 @@ class Schedule:
     newer: gives newer params, or None; asked between calls.
     recompute: read the running responses again by newer params.
     health: told what happens.
+    enough: asked every `every` tokens of a slot; True ends it all. None: never.
+    every: tokens.
   """
 
   def __init__(
@@ -67,10 +69,13 @@ class Schedule:
     newer: Callable[[], Version | None],
     recompute: bool,
     health: Health,
+    enough: Callable[[], bool] | None = None,
+    every: int = 1,
   ):
     self._plan, self._requests, self._answers = plan, requests, answers
     self._version, self._newer, self._recompute = version, newer, recompute
     self._health = health
+    self._enough, self._every, self._drawn = enough, every, 0
     self._sizes = capacities(longest)
     lengths = np.array([len(ids) for ids in requests.prompts], np.int32)
     self._said_R, self._length_R = answers.count.copy(), lengths[requests.prompt_R]
@@ -91,13 +96,19 @@ class Schedule:
     self._slots = no_slots(cache, self._slot_keys(np.zeros(slots, int)))
 
   def run(self) -> None:
-    """Answers everything."""
-    while self._waiting or self._running.size:
+    """Answers everything, or enough."""
+    while (self._waiting or self._running.size) and not self._has_enough():
       self._take_newer_params()
       blocks = self._fill()
       if self._running.size:
         blocks.append(self._decode())
         self._collect(blocks)
+
+  def _has_enough(self) -> bool:
+    if self._enough is None or self._drawn < self._every:
+      return False
+    self._drawn = 0
+    return self._enough()
 
   @property
   def _running(self) -> np.ndarray:
@@ -197,6 +208,8 @@ class Schedule:
     """Draws tokens until enough slots are free, or enough tokens drawn."""
     running = len(self._running)
     steps, enough = self._plan.steps, 1
+    if self._enough is not None:
+      steps = min(steps, self._every - self._drawn)
     if self._waiting:
       enough = max(1, running + 1 - max(1, len(self._request_B) // _FREE_PART))
       if running < len(self._request_B):
@@ -239,6 +252,7 @@ class Schedule:
       ]
       ends = self._ends(self._request_B[self._running])
       self._health.add(tokens=sum(tokens[:-1]))
+      self._drawn += int(blocks[-1].steps)
       self._health.decoded(
         steps=int(blocks[-1].steps),
         tokens=tokens[-1],

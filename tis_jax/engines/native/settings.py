@@ -28,10 +28,11 @@ class NativeSettings:
       began with; "switch" takes newer ones between steps, drops no response, and goes
       on with the keys and values of the old; "switch_recompute" computes those anew.
       The record has the version of every token.
-    interrupt_after: tokens that a response draws before it makes room for others; the
-      rest of it is drawn for a later record, by the params of then, with what it has
-      said read again. A record holds the groups that are finished, whichever they are,
-      so that short answers do not wait for the longest. 0 never interrupts.
+    interrupt_after: tokens of a slot between two looks whether the groups of a record
+      are finished; what is not is handed over then: the rest of it is drawn for a later
+      record, by the params of then, with what it has said read again. A record holds
+      the groups that are finished, whichever they are, so that short answers do not
+      wait for the longest. 0 never interrupts.
 
   Raises:
     ValueError: a setting outside its range.
