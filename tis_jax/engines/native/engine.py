@@ -343,7 +343,7 @@ class NativeEngine:
         newer=functools.partial(self._newer, greedy, health),
         recompute=self._settings.new_params == "switch_recompute",
         health=health,
-        enough=enough and (lambda: enough(answers.finish_reasons)),
+        enough=enough,
         every=every,
       ).run()
     self.health = health.metrics()

@@ -52,7 +52,8 @@ class Schedule:
     newer: gives newer params, or None; asked between calls.
     recompute: read the running responses again by newer params.
     health: told what happens.
-    enough: asked every `every` tokens of a slot; True ends it all. None: never.
+    enough: asked every `every` tokens of a slot, with the finish reasons of then; True
+      ends it all. None: never.
     every: tokens.
   """
 
@@ -69,7 +70,7 @@ class Schedule:
     newer: Callable[[], Version | None],
     recompute: bool,
     health: Health,
-    enough: Callable[[], bool] | None = None,
+    enough: Callable[[np.ndarray], bool] | None = None,
     every: int = 1,
   ):
     self._plan, self._requests, self._answers = plan, requests, answers
@@ -108,7 +109,7 @@ class Schedule:
     if self._enough is None or self._drawn < self._every:
       return False
     self._drawn = 0
-    return self._enough()
+    return self._enough(self._answers.finish_reasons)
 
   @property
   def _running(self) -> np.ndarray:
