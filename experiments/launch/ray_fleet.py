@@ -30,7 +30,7 @@ try:
   from tis_jax.runner.overrides import override
   from tis_jax.runner.recipes import load_recipe
 except ModuleNotFoundError as error:
-  if error.name is None or error.name.startswith("tis_jax."):
+  if error.name is None or error.name.startswith(("tis_jax.", "ray_")):
     raise
   sys.exit(
     f"{sys.executable} has no {error.name}: make ray installs it, or where tis_jax is "

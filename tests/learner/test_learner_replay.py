@@ -140,8 +140,8 @@ def test_a_reference_has_experts_of_its_own(tiny, mixture, routed):
   assert k3 > 1e-2
 
 
-@pytest.mark.parametrize(("precision", "above"), [("float32", 0), ("bfloat16", 1.5)])
-def test_what_the_engine_records_is_what_the_learner_replays(mixture, precision, above):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_what_the_engine_records_is_what_the_learner_replays(mixture, precision):
   _, graph, params = mixture
   prompts = np.random.default_rng(2).integers(3, 20, (32, 4)).astype(np.int32)
   engine = NativeEngine(
@@ -166,7 +166,8 @@ def test_what_the_engine_records_is_what_the_learner_replays(mixture, precision,
     for replay in (True, False)
   ]
   assert off[0] < (1e-5 if precision == "float32" else 0.05)
-  assert off[1] >= above * off[0]
+  if precision == "bfloat16":
+    assert off[1] > 1.5 * off[0]
 
 
 def test_what_cannot_be_replayed_is_refused(tiny, mixture, batch, routed):

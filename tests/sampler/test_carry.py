@@ -1,6 +1,7 @@
 """Answers that are handed over from record to record: none lost, none repeated."""
 
 import dataclasses
+import itertools
 import zlib
 
 import numpy as np
@@ -113,6 +114,33 @@ def full_pass(graph, params, record):
   width = record.prompts.shape[1]
   found = token_logprobs(hidden[:, width - 1 :], model.head(), both[:, width:])
   return np.asarray(found.logp)
+
+
+def test_a_digest_is_that_of_the_params_that_drew_the_newest_token(told, params):
+  """Also where newer ones come while a group that is finished waits for others."""
+  native = NativeSettings(slots=4, interrupt_after=64, new_params="switch")
+  sampler = dataclasses.replace(told.sampler, native=native)
+  switching = dataclasses.replace(told, sampler=sampler)
+  engine, environment = build(switching)
+  worker, version, said = worker_of(switching, (engine, environment)), 0, {}
+
+  def publish():
+    nonlocal version
+    version += 1
+    newest = scaled(params, 1 + 0.001 * version)
+    said[version] = digest(newest)
+    return newest, version, said[version]
+
+  looks = itertools.count()
+  engine.newer = lambda: None if next(looks) % 3 else publish()
+  engine.update(*publish())
+  checked = 0
+  for seq in range(20):
+    header = worker.rollout(seq, last=seq + 3).header
+    if header.params_digest:
+      assert header.params_digest == said[header.version]
+      checked += 1
+  assert 0 < checked < 20
 
 
 def test_no_token_is_staler_than_the_run_allows(told, parts, params):

@@ -23,6 +23,8 @@ from tis_jax.rollouts import up_to_last
 # A slot's attention costs what its row is long, so rows whose prompts differ are joined
 # up to here alone.
 _SLOTS = 128
+# A decoder's, where nobody tells it.
+_WIDTH = 128
 
 
 class Packing(NamedTuple):
@@ -73,16 +75,17 @@ class PackedShape(NamedTuple):
 
 
 def packed_shape(
-  batch: Batch, algorithm: Algorithm, mesh: Mesh, width: int = _SLOTS
+  batch: Batch, algorithm: Algorithm, mesh: Mesh, width: int = _WIDTH
 ) -> PackedShape:
   """The shape of packed rows: of every batch that is shaped and grouped like this one.
 
   A packed row stands for k padded ones, of P + T - 1 slots each. Where the batch has
   its rows in groups of a prompt, it holds k full responses behind one prompt, in
   P - 1 + k T slots; k is what costs least, at `width` + L for a slot of a row of L.
-  Where that is k = 1, or the groups are too small, it has k (P + T - 1) slots, up to
-  128. Either way all rows fit, whatever the lengths of their responses, in
-  `micro_batches` passes at most, none of which has more slots than one of padded rows.
+  Else, and where as many responses fit such rows and passes can be left out, it has
+  k (P + T - 1) slots, up to 128. Either way all rows fit, whatever the lengths of their
+  responses, in `micro_batches` passes at most, none of which has more slots than one of
+  padded rows.
 
   Args:
     batch: of the update, in numpy.
@@ -118,16 +121,16 @@ def packed_shape(
   def cost(k: int) -> float:
     return (response + prompt / k) * (width + prompt + k * response)
 
-  k = min(filter(fits, together), key=cost)
+  k, one = min(filter(fits, together), key=cost), prompt + response
   length = prompt + k * response
-  if k == 1:
-    k = max(k for k in together if k == 1 or k * length <= _SLOTS)
-    length *= k
+  joined = max(k for k in together if k == 1 or k * one <= _SLOTS)
+  if k == 1 or (micro > 1 and k <= joined):
+    k, length = joined, joined * one
   return PackedShape(padded // k * shards, length, micro)
 
 
 def pack(
-  batch: Batch, algorithm: Algorithm, mesh: Mesh, width: int = _SLOTS
+  batch: Batch, algorithm: Algorithm, mesh: Mesh, width: int = _WIDTH
 ) -> PackedBatch:
   """A batch with its packed rows; mini-batches hold the rows that they always do.
 
@@ -247,9 +250,11 @@ def _by_prompt(batch: Batch, lengths) -> list[list[int]]:
 
 
 def _alike(batch: Batch, order=None) -> dict[bytes, list[int]]:
-  """The rows of each prompt, in some order."""
+  """The rows of each prompt, in some order; those without one take no slot."""
   prompts = np.where(batch.prompt_mask, batch.prompts, -1)
   found: dict[bytes, list[int]] = {}
-  for b in range(len(prompts)) if order is None else order:
+  if order is None:
+    order = np.flatnonzero(np.asarray(batch.prompt_mask).any(axis=1))
+  for b in order:
     found.setdefault(prompts[b].tobytes(), []).append(int(b))
   return found

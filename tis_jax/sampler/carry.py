@@ -25,7 +25,7 @@ class Group(NamedTuple):
     last: the last record that may hold it; its oldest tokens would be too stale for a
       later one.
     generation: what its responses have said.
-    digest: of the params that went on with it last.
+    digest: of the params that drew its newest token; "" if unknown.
   """
 
   draw: int
@@ -178,24 +178,27 @@ class Carry:
       enough=enough,
       every=self._interrupt_after,
     )
-    digest = self._engine.params_digest
     self._groups = [
       group
       if group.finished
-      else group._replace(
-        generation=_rows(out, place * samples, samples), digest=digest
-      )
+      else self._gone_on(group, _rows(out, place * samples, samples))
       for place, group in enumerate(groups)
     ]
+
+  def _gone_on(self, group: Group, generation: Generation) -> Group:
+    """The group with what it has said now."""
+    newest, digest = _newest(generation), group.digest
+    if newest != _newest(group.generation):
+      # Of params between the first and the last of a call nobody tells the digest.
+      current = newest == self._engine.version
+      digest = self._engine.params_digest if current else ""
+    return group._replace(generation=generation, digest=digest)
 
   def _played(self, groups: Sequence[Group]) -> Played:
     environment = self._environment
     generation = _stacked([group.generation for group in groups])
     rows = np.repeat([group.prompt for group in groups], self._samples)
-    newest = [
-      int(g.generation.versions.max(where=g.generation.mask, initial=-1))
-      for g in groups
-    ]
+    newest = [_newest(group.generation) for group in groups]
     self.digest = groups[int(np.argmax(newest))].digest
     rewards = environment.rewards(rows, generation.tokens, generation.mask)
     tokens, mask = environment.prompts.tokens[rows], environment.prompts.mask[rows]
@@ -213,6 +216,11 @@ def check_interruptible(environment: Environment) -> None:
       "sampler.native.interrupt_after: the task has conversations, which are not "
       "handed over while they are under way; set it to 0"
     )
+
+
+def _newest(generation: Generation) -> int:
+  """The newest version that drew a token of it; -1 of none."""
+  return int(generation.versions.max(where=generation.mask, initial=-1))
 
 
 def _stacked(parts: Sequence[Generation]) -> Generation:

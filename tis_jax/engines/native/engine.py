@@ -241,6 +241,15 @@ class NativeEngine:
     )
     return self._answer(requests, answers, slots, longest, greedy)
 
+  @property
+  def version(self) -> int:
+    """Of the params in use.
+
+    Raises:
+      RuntimeError: `update` has not been called.
+    """
+    return self._in_use().number
+
   def begin(self, rows: int, prompt_length: int) -> Generation:
     """Responses of no token yet, for `go_on`.
 
@@ -290,6 +299,7 @@ class NativeEngine:
       RuntimeError: `update` has not been called.
     """
     self._in_use()
+    check_number("every", every, at_least=1)
     rows, width = prompts.shape
     given = ids_of(prompts, prompt_mask)
     lengths = np.array([len(ids) for ids in given], int)

@@ -137,8 +137,9 @@ def layout(graph: nnx.GraphDef, params: nnx.State, head: nnx.State | None = None
       activations' dtype.
 
   Returns:
-    Layout. On a CPU matrices are held in what it multiplies fastest in, which is exact,
-    and saves a conversion at every step, see `multiplied_in`; elsewhere whole numbers
+    Layout. On a CPU matrices, but for experts, are held in what it multiplies fastest
+    in, which is exact, and saves a conversion at every step, see `multiplied_in`;
+    elsewhere whole numbers
     are held as they are.
 
   Example:
