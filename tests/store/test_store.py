@@ -246,6 +246,15 @@ def test_a_torn_publication_is_never_seen_and_its_number_is_skipped(store):
   assert store.kv.keys("params/v0000000001/") == []
 
 
+def test_of_a_store_that_vanished_under_a_publication_the_end_is_not_taken(store):
+  other = Store.open(store.url)
+  store.publish(0, _PARAMS, {})
+  for key in ("run", "params/v0000000000/manifest"):
+    store.kv.delete(key)
+  with pytest.raises(WrongRunError, match="holds run 'r' no longer"):
+    other.latest()
+
+
 def test_old_params_go_unless_someone_is_using_them(store):
   for version in range(5):
     store.publish(version, _PARAMS, {})

@@ -169,11 +169,15 @@ class Store:
     params.move_latest(self.kv, version)
     return manifest
 
-  def _check_incarnation(self) -> None:
+  def _check_there(self) -> int:
+    """The incarnation of now, of a run that the store still holds."""
     now = self._incarnation_now()
     if now is None:
       raise WrongRunError(f"store {self.url} holds run {self.run!r} no longer")
-    if now != self.incarnation:
+    return now
+
+  def _check_incarnation(self) -> None:
+    if (now := self._check_there()) != self.incarnation:
       raise TakenOverError(
         f"store {self.url}: another learner has gone on with run {self.run!r} (as its "
         f"incarnation {now}; this one is {self.incarnation}), so this one ends"
@@ -201,6 +205,8 @@ class Store:
           if manifest is None:
             # Deleted between the two reads, if LATEST has moved on.
             if version == missing:
+              # A store that vanished under a publication has nothing but its end.
+              self._check_there()
               raise StoreError(
                 f"store {self.url}: params of version {version} are missing"
               )
