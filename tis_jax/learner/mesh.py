@@ -3,10 +3,9 @@
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from tis_jax.models.sharding import ROWS
+
 AXES = ("data", "fsdp", "tensor")
-# Rows of a batch lie over both: an fsdp device holds a slice of the parameters and
-# gathers the rest, but works on rows of its own.
-ROWS = ("data", "fsdp")
 
 
 def make_mesh(

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from tis_jax.learner.mesh import ROWS, row_shards
+from tis_jax.learner.mesh import row_shards
+from tis_jax.models.sharding import ROWS
 
 
 def check_rows(rows: int, mini: int, micro: int, mesh: Mesh) -> None:

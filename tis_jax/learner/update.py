@@ -197,9 +197,9 @@ def _check_packing(learner: Learner, given: PackedBatch) -> None:
     )
   passes, mini = algorithm.micro_batches, algorithm.mini_batches
   rows, *parts, length = given.packing.tokens.shape
-  batch = given.batch
-  responses, prompt = batch.tokens.shape, batch.prompts.shape[1] - 1
-  most = responses[0] // (passes * mini) * (prompt + responses[1])
+  padded, response = given.batch.tokens.shape
+  prompt = given.batch.prompts.shape[1] - 1
+  most = padded // (passes * mini) * (prompt + response)
   if parts != [passes, mini] or rows * length > most:
     raise ValueError(
       f"packed rows {given.packing.tokens.shape} are not the (R, {passes}, {mini}, L) "

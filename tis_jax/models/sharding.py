@@ -6,8 +6,9 @@ import jax
 from flax import nnx
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
+# Rows of a batch lie over both: an fsdp device holds a slice of the parameters and
+# gathers the rest, but works on rows of its own.
 ROWS = ("data", "fsdp")
-"""The mesh axes that split the rows of a batch."""
 
 # Trailing axes of each parameter; axes of layers and experts in front are never split.
 _AXES = {

@@ -139,8 +139,7 @@ def layout(graph: nnx.GraphDef, params: nnx.State, head: nnx.State | None = None
   Returns:
     Layout. On a CPU matrices, but for experts, are held in what it multiplies fastest
     in, which is exact, and saves a conversion at every step, see `multiplied_in`;
-    elsewhere whole numbers
-    are held as they are.
+    elsewhere whole numbers are held as they are.
 
   Example:
     >>> from tis_jax.models import DecoderConfig, decoder_graph, init_params

@@ -1,5 +1,6 @@
 """Which response has which slot, and when: the host's side of a batch."""
 
+import dataclasses
 from collections import Counter, deque
 from collections.abc import Callable
 from typing import NamedTuple
@@ -83,8 +84,9 @@ class Schedule:
     self._waiting = deque(requests.order)
     self._request_B = np.full(slots, -1)
     self._reader = Reader(plan, requests.together, requests.longest, cache_dtype)
-    # A running response may be as long as a slot.
-    self._rereader = Reader(plan, min(slots, 8), longest, cache_dtype)
+    # A running response may be as long as a slot. Its experts stay those that it had.
+    unrecorded = dataclasses.replace(plan, law=plan.law._replace(routed_experts=False))
+    self._rereader = Reader(unrecorded, min(slots, 8), longest, cache_dtype)
     self._prefixes = Prefixes(
       self._reader,
       requests.prompts,

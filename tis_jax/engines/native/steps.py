@@ -258,8 +258,8 @@ def decode(plan: Plan, layout: Layout, slots: Slots, steps, enough):
   slots = slots._replace(cache=empty(plan.config, rows, room, dtype))
   routed_BTLE = None
   if plan.law.routed_experts:
-    shape = (rows, room, plan.config.num_layers, plan.config.experts_per_token)
-    routed_BTLE = jnp.zeros(shape, jnp.int16)
+    assert plan.config.routing is not None, "the engine looks"
+    routed_BTLE = jnp.zeros((rows, room, *plan.config.routing), jnp.int16)
   start = (jnp.int32(0), slots, blank, routed_BTLE, nothing_BT, none_B)
   step, slots, drawn, routed_BTLE, mask_BT, stopped_B = jax.lax.while_loop(
     goes_on, one, start
